@@ -1,0 +1,364 @@
+//! The client's driver: one task that dials when somebody needs a connection, and carries bytes both ways.
+//!
+//! Never touches a call's outcome itself: it tells the lane what happened to the bytes. Ends when the last handle is
+//! gone and nothing is open.
+//!
+//! Started by `client`; drives `session::client`.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::task::AtomicWaker;
+
+use super::inbound::{Inbound, poll_write_all};
+use super::stream::Stream;
+use super::timer::{Timer, now};
+use super::{dial, lock, wake_all};
+use crate::address::Address;
+use crate::outcome::NotDelivered;
+use crate::session::client::{ClientLane, Next};
+use crate::wire::frame::{Cut, cut};
+
+/// Turns of a driver before it lets other tasks run.
+const TURNS_MAX: usize = 32;
+/// The longest pause before a connection that keeps breaking is dialled again.
+const REDIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// A lane, shared by its callers and its driver.
+#[derive(Debug)]
+pub(crate) struct LaneCell {
+    lane: Mutex<ClientLane>,
+    /// Wakes the driver.
+    driver: AtomicWaker,
+    driver_runs: AtomicBool,
+    handles: AtomicUsize,
+    address: Address,
+    frame_bytes_max: usize,
+}
+
+impl LaneCell {
+    pub(crate) fn new(address: Address, lane: ClientLane, frame_bytes_max: usize) -> Self {
+        Self {
+            lane: Mutex::new(lane),
+            driver: AtomicWaker::new(),
+            driver_runs: AtomicBool::new(false),
+            handles: AtomicUsize::new(1),
+            address,
+            frame_bytes_max,
+        }
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn drop_handle(&self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.driver.wake();
+        }
+    }
+
+    /// Works on the lane, then wakes whoever has something to do because of it.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ClientLane) -> T) -> T {
+        let mut wakers = Vec::new();
+        let (result, transmit) = {
+            let mut lane = lock(&self.lane);
+            let (before, due) = (lane.wants_driver(), lane.poll_deadline());
+            let result = work(&mut lane);
+            lane.take_wakers(&mut wakers);
+            // The driver looks at everything when it runs: it needs a wake only for what is new.
+            let sooner = lane.poll_deadline().is_some_and(|now| due.is_none_or(|due| now < due));
+            (result, sooner || (!before && lane.wants_driver()))
+        };
+        wake_all(&mut wakers);
+        if transmit {
+            self.driver.wake();
+        }
+        result
+    }
+
+    /// Wakes the driver although nothing is to be written yet: a connection is needed, or a deadline came nearer.
+    pub(crate) fn nudge(&self) {
+        self.driver.wake();
+    }
+
+    /// The last handle may be gone already: then the driver only waited for this call or doubt.
+    pub(crate) fn nudge_if_unused(&self) {
+        if self.handles.load(Ordering::Acquire) == 0 {
+            self.driver.wake();
+        }
+    }
+
+    /// Starts the driver, unless it runs.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, like every tokio function that needs one.
+    pub(crate) fn ensure_driver(self: &Arc<Self>) {
+        if self.driver_runs.load(Ordering::Acquire) {
+            return;
+        }
+        let runtime = tokio::runtime::Handle::current();
+        if !self.driver_runs.swap(true, Ordering::AcqRel) {
+            self.with(ClientLane::reopen);
+            runtime.spawn(drive(DriverGuard(Arc::clone(self))));
+        }
+    }
+}
+
+/// Whatever ends the driver, a dying runtime included, gives every open call its outcome.
+struct DriverGuard(Arc<LaneCell>);
+
+impl Drop for DriverGuard {
+    fn drop(&mut self) {
+        self.0.with(|lane| {
+            lane.disconnected();
+            lane.close_all();
+        });
+        self.0.driver_runs.store(false, Ordering::Release);
+    }
+}
+
+enum Dialled {
+    Connected(Stream),
+    Failed(NotDelivered),
+    /// Nobody waits for it any more.
+    Unwanted,
+}
+
+async fn drive(guard: DriverGuard) {
+    let cell = &guard.0;
+    let mut timer = Timer::default();
+    let mut pause = Duration::ZERO;
+    loop {
+        if !poll_fn(|cx| poll_wanted(cell, cx, &mut timer)).await {
+            return;
+        }
+        match dial_while_wanted(cell, &mut timer, pause).await {
+            Dialled::Unwanted => {}
+            Dialled::Failed(why) => {
+                pause = Duration::ZERO;
+                cell.with(|lane| lane.unreachable(&why));
+            }
+            Dialled::Connected(stream) => {
+                cell.with(ClientLane::connected);
+                let started = now();
+                let mut connection = Connection::new(stream);
+                let end = poll_fn(|cx| connection.poll(cx, cell)).await;
+                let welcomed = connection.welcomed;
+                tracing::debug!(address = %cell.address, ?end, "connection ended");
+                // Both halves are closed before the lane draws conclusions from it.
+                drop(connection);
+                cell.with(ClientLane::disconnected);
+                if welcomed {
+                    let short = started.elapsed() < Duration::from_secs(1);
+                    pause = if short {
+                        (pause * 2).clamp(Duration::from_millis(1), REDIAL_PAUSE_MAX)
+                    } else {
+                        Duration::ZERO
+                    };
+                } else {
+                    // A listener that takes connections and drops them is none; it would be dialled for ever.
+                    cell.with(|lane| lane.unreachable(&NotDelivered::ConnectionLost));
+                }
+            }
+        }
+    }
+}
+
+/// `true`: a connection is wanted. `false`: the client is gone.
+fn poll_wanted(cell: &LaneCell, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<bool> {
+    cell.driver.register(cx.waker());
+    loop {
+        let (wanted, open, deadline) = cell.with(|lane| {
+            lane.handle_timeout(now());
+            (lane.wants_connection(), lane.has_open(), lane.poll_deadline())
+        });
+        if wanted {
+            return Poll::Ready(true);
+        }
+        if !open && cell.handles.load(Ordering::Acquire) == 0 {
+            return Poll::Ready(false);
+        }
+        if timer.poll(cx, deadline).is_pending() {
+            return Poll::Pending;
+        }
+    }
+}
+
+async fn dial_while_wanted(cell: &LaneCell, timer: &mut Timer, pause: Duration) -> Dialled {
+    let attempt = async {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        dial::dial(&cell.address).await
+    };
+    let mut attempt = std::pin::pin!(attempt);
+    poll_fn(|cx| {
+        if let Poll::Ready(dialled) = attempt.as_mut().poll(cx) {
+            return Poll::Ready(match dialled {
+                Ok((stream, _)) => Dialled::Connected(stream),
+                Err(why) => Dialled::Failed(why),
+            });
+        }
+        cell.driver.register(cx.waker());
+        loop {
+            let (wanted, deadline) = cell.with(|lane| {
+                lane.handle_timeout(now());
+                (lane.wants_connection(), lane.poll_deadline())
+            });
+            if !wanted {
+                return Poll::Ready(Dialled::Unwanted);
+            }
+            if timer.poll(cx, deadline).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+#[expect(dead_code, reason = "read by the log line that prints it")]
+enum End {
+    PeerClosed,
+    Goodbye,
+    Drained,
+    Unused,
+    Broken(io::Error),
+    Violation(crate::session::Violation),
+    FrameTooLarge(usize),
+}
+
+/// CANCEL SAFETY: all state is in the struct; a poll that is not repeated loses nothing but the connection.
+struct Connection {
+    stream: Stream,
+    inbound: Inbound,
+    writing: BytesMut,
+    timer: Timer,
+    wakers: Vec<Waker>,
+    welcomed: bool,
+}
+
+impl Connection {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            inbound: Inbound::default(),
+            writing: BytesMut::new(),
+            timer: Timer::default(),
+            wakers: Vec::new(),
+            welcomed: false,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<End> {
+        cell.driver.register(cx.waker());
+        for _ in 0..TURNS_MAX {
+            match self.poll_turn(cx, cell) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One write and one read. `Ready(Ok)`: there may be more to do.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<Result<(), End>> {
+        let mut deadline = None;
+        let mut finished = None;
+        let unused = cell.handles.load(Ordering::Acquire) == 0;
+        {
+            let mut lane = lock(&cell.lane);
+            if lane.poll_deadline().is_some() || lane.wants_transmit() {
+                let now = now();
+                lane.handle_timeout(now);
+                if self.writing.is_empty() {
+                    lane.poll_transmit(now, &mut self.writing);
+                }
+                deadline = lane.poll_deadline();
+            }
+            if lane.is_drained() {
+                finished = Some(End::Drained);
+            } else if unused && !lane.has_open() && self.writing.is_empty() {
+                finished = Some(End::Unused);
+            }
+            lane.take_wakers(&mut self.wakers);
+        }
+        wake_all(&mut self.wakers);
+        if let Some(end) = finished {
+            return Poll::Ready(Err(end));
+        }
+        let write = if self.writing.is_empty() {
+            Poll::Pending
+        } else {
+            poll_write_all(cx, &mut self.stream, &mut self.writing, |bytes| lock(&cell.lane).transmitted(bytes))
+        };
+        let broken = match write {
+            Poll::Ready(Err(error)) => Some(error),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
+        };
+        let wrote = broken.is_none() && self.writing.is_empty();
+        let read = self.poll_read(cx, cell);
+        match read {
+            Poll::Ready(Err(end)) => Poll::Ready(Err(end)),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            // What the peer wrote before it went has been read now.
+            Poll::Pending if broken.is_some() => Poll::Ready(Err(broken.map_or(End::PeerClosed, End::Broken))),
+            Poll::Pending => {
+                let more = wrote && lock(&cell.lane).wants_transmit();
+                if more || self.timer.poll(cx, deadline).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<Result<(), End>> {
+        let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
+        let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
+            let mut lane = lock(&cell.lane);
+            let taken = take_frames(&mut lane, bytes, cell.frame_bytes_max);
+            *welcomed = *welcomed || (taken.0 > 0 && taken.1.is_ok());
+            lane.take_wakers(wakers);
+            taken
+        });
+        wake_all(&mut self.wakers);
+        match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(Some(result))) => Poll::Ready(result),
+            Poll::Ready(Ok(None)) => Poll::Ready(Err(End::PeerClosed)),
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Poll::Ready(Err(End::PeerClosed))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(End::Broken(error))),
+        }
+    }
+}
+
+fn take_frames(lane: &mut ClientLane, bytes: &[u8], frame_bytes_max: usize) -> (usize, Result<(), End>) {
+    let mut rest = bytes;
+    loop {
+        match cut(rest, frame_bytes_max) {
+            Cut::Frame { frame, consumed } => {
+                rest = rest.get(consumed..).unwrap_or_default();
+                match lane.handle_frame(frame) {
+                    Ok(Next::Continue) => {}
+                    Ok(Next::Close) => return (bytes.len() - rest.len(), Err(End::Goodbye)),
+                    Err(violation) => return (bytes.len() - rest.len(), Err(End::Violation(violation))),
+                }
+            }
+            Cut::Incomplete { .. } => return (bytes.len() - rest.len(), Ok(())),
+            Cut::TooLarge { announced } => return (bytes.len() - rest.len(), Err(End::FrameTooLarge(announced))),
+        }
+    }
+}

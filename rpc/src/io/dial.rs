@@ -1,0 +1,55 @@
+//! Opening a connection.
+//!
+//! Retries only what the kernel asks to be retried (a full backlog), with growing pauses; the caller's deadline ends
+//! it from outside. Nothing listening is an answer, at once.
+//!
+//! Used by `io::client`.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use super::mem::{self, MemRefusal};
+use super::stream::{Peer, Stream};
+use crate::address::Address;
+use crate::limits::TICK;
+use crate::outcome::{NotDelivered, Refusal};
+
+/// The longest pause between two attempts at a full backlog.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Connects. CANCEL SAFETY: nothing is sent; a dropped dial leaves no trace but a closed connection.
+pub(super) async fn dial(address: &Address) -> Result<(Stream, Peer), NotDelivered> {
+    let mut pause = TICK;
+    loop {
+        let no_listener = |reason: String| NotDelivered::NoListener { address: address.clone(), reason };
+        let full = match address {
+            Address::Unix(path) => match UnixStream::connect(path).await {
+                Ok(stream) => return admit(Stream::Unix(stream)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+                Err(error) => return Err(no_listener(error.to_string())),
+            },
+            Address::Mem(name) => match mem::connect(name) {
+                Ok(stream) => return admit(Stream::Mem(stream)),
+                Err(MemRefusal::BacklogFull) => true,
+                Err(MemRefusal::NoListener) => {
+                    return Err(no_listener("no service of that name in this process".into()));
+                }
+            },
+        };
+        debug_assert!(full, "every other way out returns");
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(PAUSE_MAX);
+    }
+}
+
+/// Who listens must be us: a socket that someone else put in our place learns nothing.
+fn admit(stream: Stream) -> Result<(Stream, Peer), NotDelivered> {
+    let peer = stream.peer().map_err(|_| NotDelivered::Refused(Refusal::Unauthorized))?;
+    if peer.uid == rustix::process::geteuid().as_raw() {
+        Ok((stream, peer))
+    } else {
+        Err(NotDelivered::Unauthorized(format!("the listener belongs to user {}, not to us", peer.uid)))
+    }
+}

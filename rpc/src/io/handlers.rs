@@ -1,0 +1,212 @@
+//! Handlers in pooled, pinned slots: polled in place, without a task and without an allocation per call.
+//!
+//! A handler that panics, on a poll or on a drop, harms nobody but its own call. The slots of finished handlers go back
+//! to a pool of the whole server, so an idle connection holds none.
+//!
+//! Filled and polled by `server`; woken by whatever a handler waits for.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures::task::AtomicWaker;
+
+use super::lock;
+use crate::context::CallContext;
+use crate::service::Answer;
+use crate::session::server::Reply;
+use crate::wire::header::FailedCode;
+
+/// Slots that a server keeps for reuse. LIMIT: one window; what a burst needed beyond it is freed again.
+const POOL_MAX: usize = 1024;
+
+/// Free slots of one server.
+pub(crate) struct Pool<F> {
+    free: Mutex<Vec<Slot<F>>>,
+}
+
+struct Slot<F> {
+    future: Pin<Box<Option<F>>>,
+    wake: Arc<SlotWake>,
+    waker: Waker,
+    context: Option<CallContext>,
+}
+
+/// Where to say that a slot has something to do.
+struct SlotWake {
+    queued: AtomicBool,
+    home: Mutex<Option<(Arc<Ready>, usize)>>,
+}
+
+/// The slots of one connection that were woken.
+#[derive(Default)]
+struct Ready {
+    indices: Mutex<Vec<usize>>,
+    driver: AtomicWaker,
+}
+
+/// The handlers of one connection.
+pub(super) struct Handlers<F> {
+    pool: Arc<Pool<F>>,
+    slots: Vec<Slot<F>>,
+    free: Vec<usize>,
+    ready: Arc<Ready>,
+    woken: Vec<usize>,
+}
+
+/// How a poll of a handler came out.
+pub(super) enum Polled {
+    Pending(Waker),
+    /// It has ended; `None` means that somebody else will answer.
+    Done(Option<Reply>),
+}
+
+impl<F> Default for Pool<F> {
+    fn default() -> Self {
+        Self { free: Mutex::new(Vec::new()) }
+    }
+}
+
+impl Wake for SlotWake {
+    fn wake(self: Arc<Self>) {
+        Self::wake_by_ref(&self);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // A waker that outlived its handler wakes whoever has the slot now, or nobody: spurious, and harmless.
+        let home = lock(&self.home).clone();
+        if let Some((ready, index)) = home {
+            lock(&ready.indices).push(index);
+            ready.driver.wake();
+        }
+    }
+}
+
+impl<F: Future<Output = Answer>> Handlers<F> {
+    pub(super) fn new(pool: Arc<Pool<F>>) -> Self {
+        Self { pool, slots: Vec::new(), free: Vec::new(), ready: Arc::default(), woken: Vec::new() }
+    }
+
+    /// Who is to be woken when a handler has something to do.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.ready.driver.register(waker);
+    }
+
+    /// Handlers that have not ended.
+    pub(super) fn running(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Takes a handler in and polls it for the first time.
+    pub(super) fn start(&mut self, context: CallContext, handler: F) -> Polled {
+        let index = self.free.pop().unwrap_or_else(|| self.add_slot());
+        let slot = &mut self.slots[index];
+        slot.context = Some(context);
+        slot.wake.queued.store(false, Ordering::Release);
+        slot.future.set(Some(handler));
+        self.poll(index)
+    }
+
+    /// Polls every handler that was woken. `go_on` says whether a handler's call is still wanted; one that is not is
+    /// dropped. `done` hears of each that ended.
+    pub(super) fn poll_woken(
+        &mut self,
+        mut go_on: impl FnMut(u64) -> bool,
+        mut done: impl FnMut(u64, Option<Reply>),
+    ) -> bool {
+        std::mem::swap(&mut *lock(&self.ready.indices), &mut self.woken);
+        let any = !self.woken.is_empty();
+        let mut woken = std::mem::take(&mut self.woken);
+        for index in woken.drain(..) {
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            slot.wake.queued.store(false, Ordering::Release);
+            let Some(context) = slot.context else { continue };
+            let id = context.request_id.0;
+            if !go_on(id) {
+                self.clear(index);
+                done(id, Some(Reply::Failed(FailedCode::Aborted)));
+            } else if let Polled::Done(reply) = self.poll(index) {
+                done(id, reply);
+            }
+        }
+        self.woken = woken;
+        any
+    }
+
+    /// Gives the slots back when no handler runs.
+    pub(super) fn rest(&mut self) {
+        if self.slots.is_empty() || self.running() > 0 {
+            return;
+        }
+        let mut pooled = lock(&self.pool.free);
+        for slot in self.slots.drain(..) {
+            *lock(&slot.wake.home) = None;
+            if pooled.len() < POOL_MAX {
+                pooled.push(slot);
+            }
+        }
+        drop(pooled);
+        self.free.clear();
+        lock(&self.ready.indices).clear();
+    }
+
+    fn add_slot(&mut self) -> usize {
+        let index = self.slots.len();
+        let slot = lock(&self.pool.free).pop().unwrap_or_else(Slot::new);
+        *lock(&slot.wake.home) = Some((Arc::clone(&self.ready), index));
+        self.slots.push(slot);
+        index
+    }
+
+    fn poll(&mut self, index: usize) -> Polled {
+        let slot = &mut self.slots[index];
+        let Some(context) = slot.context else { return Polled::Done(None) };
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            context.scope(|| match slot.future.as_mut().as_pin_mut() {
+                Some(future) => future.poll(&mut Context::from_waker(&slot.waker)),
+                None => Poll::Ready(Answer::Deferred),
+            })
+        }));
+        let reply = match polled {
+            Ok(Poll::Pending) => return Polled::Pending(slot.waker.clone()),
+            Ok(Poll::Ready(Answer::Now(reply))) => Some(reply),
+            Ok(Poll::Ready(Answer::Deferred)) => None,
+            Err(panic) => {
+                tracing::error!(request_id = context.request_id.0, panic = panic_text(&*panic), "a handler panicked");
+                Some(Reply::Failed(FailedCode::Panicked))
+            }
+        };
+        self.clear(index);
+        Polled::Done(reply)
+    }
+
+    fn clear(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.context = None;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.future.set(None))) {
+            tracing::error!(panic = panic_text(&*panic), "a handler panicked while it was dropped");
+        }
+        self.free.push(index);
+    }
+}
+
+impl<F> Slot<F> {
+    fn new() -> Self {
+        let wake = Arc::new(SlotWake { queued: AtomicBool::new(false), home: Mutex::new(None) });
+        Self { future: Box::pin(None), waker: Waker::from(Arc::clone(&wake)), wake, context: None }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no text)")
+}

@@ -1,0 +1,170 @@
+//! What the connections of one server share: its lanes, its identity, and what it is doing.
+//!
+//! A lane outlives its connections; it is forgotten only when no handler runs and its retention has passed, which
+//! is longer than any handshake may take. That order is what keeps an old Hello from finding a fresh lane.
+//!
+//! Used by `accept`, by the connections of `server` and by responders.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use futures::task::AtomicWaker;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::stream::Peer;
+use super::{lock, wake_all};
+use crate::id::{Incarnation, PeerId};
+use crate::limits::Limits;
+use crate::session::server::ServerLane;
+use crate::wire::header::GoodbyeCode;
+use crate::wire::hello::{Hello, ServiceInfo};
+
+/// Requests are taken.
+pub(crate) const SERVING: u8 = 0;
+/// No further request is taken; what runs may end.
+pub(crate) const DRAINING: u8 = 1;
+/// Connections say goodbye and close.
+pub(crate) const CLOSING: u8 = 2;
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) limits: Limits,
+    pub(crate) service: ServiceInfo,
+    identity: (PeerId, Incarnation),
+    lanes: Mutex<HashMap<LaneKey, Arc<LaneCell>>>,
+    /// [`SERVING`], [`DRAINING`], [`CLOSING`].
+    phase: AtomicU8,
+    /// Connections with and without a lane.
+    pub(crate) connections: AtomicUsize,
+    pub(crate) handshakes: AtomicUsize,
+    /// Something has become less: a connection, a running handler, unsent bytes. Told while draining.
+    pub(crate) progress: Notify,
+    pub(crate) tasks: Mutex<JoinSet<()>>,
+}
+
+/// A lane belongs to the process that connects, not only to the numbers that it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct LaneKey {
+    peer: PeerId,
+    incarnation: Incarnation,
+    lane: u32,
+    process: Peer,
+}
+
+/// A lane, shared by its connections' drivers and its handlers.
+#[derive(Debug)]
+pub(crate) struct LaneCell {
+    pub(super) lane: Mutex<ServerLane>,
+    /// Wakes the driver of the present connection.
+    pub(super) driver: AtomicWaker,
+}
+
+impl LaneCell {
+    /// Works on the lane, then wakes whoever has something to do because of it.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ServerLane) -> T) -> T {
+        let mut wakers = Vec::new();
+        let result = {
+            let mut lane = lock(&self.lane);
+            let result = work(&mut lane);
+            lane.take_wakers(&mut wakers);
+            result
+        };
+        wake_all(&mut wakers);
+        result
+    }
+
+    /// Like [`with`](Self::with), from outside the driver: it has something to write now.
+    pub(crate) fn with_driver<T>(&self, work: impl FnOnce(&mut ServerLane) -> T) -> T {
+        let result = self.with(work);
+        self.driver.wake();
+        result
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(limits: Limits, service: ServiceInfo) -> Self {
+        Self {
+            limits,
+            service,
+            identity: (PeerId::random(), Incarnation::random()),
+            lanes: Mutex::default(),
+            phase: AtomicU8::new(SERVING),
+            connections: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            progress: Notify::new(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire)
+    }
+
+    /// Goes on to `phase` and lets every driver notice.
+    pub(crate) fn enter(&self, phase: u8) {
+        self.phase.store(phase, Ordering::Release);
+        for cell in self.lanes() {
+            cell.with_driver(ServerLane::drain);
+        }
+    }
+
+    /// Every lane, connected or not.
+    pub(crate) fn lanes(&self) -> Vec<Arc<LaneCell>> {
+        lock(&self.lanes).values().cloned().collect()
+    }
+
+    /// Forgets lanes that have been without a connection for long enough.
+    pub(crate) fn sweep(&self, now: Instant) {
+        lock(&self.lanes).retain(|_, cell| lock(&cell.lane).expires_at().is_none_or(|at| now < at));
+    }
+
+    /// Judges a Hello and attaches its connection to its lane.
+    pub(super) fn admit(&self, hello: &Hello<'_>, peer: Peer) -> Result<(Arc<LaneCell>, u64), GoodbyeCode> {
+        let wire = crate::limits::WIRE_VERSION;
+        if hello.wire_min > wire || hello.wire_max < wire {
+            return Err(GoodbyeCode::WireVersion);
+        }
+        if hello.service != self.service.name || hello.service_version != self.service.version {
+            return Err(GoodbyeCode::Service);
+        }
+        if self.phase() != SERVING {
+            return Err(GoodbyeCode::Draining);
+        }
+        let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
+        let cell = {
+            let mut lanes = lock(&self.lanes);
+            if lanes.len() >= self.limits.lanes_max && !lanes.contains_key(&key) {
+                return Err(GoodbyeCode::TooMany);
+            }
+            let new = || LaneCell {
+                lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
+                driver: AtomicWaker::new(),
+            };
+            Arc::clone(lanes.entry(key).or_insert_with(|| Arc::new(new())))
+        };
+        let mismatched = self.mismatched(hello);
+        let attached = cell.with_driver(|lane| {
+            lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity)?;
+            lane.set_mismatched(mismatched);
+            Some(())
+        });
+        attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch)
+    }
+
+    /// Methods that both sides have, with different types.
+    fn mismatched(&self, hello: &Hello<'_>) -> Vec<(u16, u16)> {
+        hello
+            .methods()
+            .filter(|claim| {
+                self.service.methods.iter().any(|ours| {
+                    (ours.id, ours.version) == (claim.id, claim.version) && ours.fingerprint != claim.fingerprint
+                })
+            })
+            .map(|claim| (claim.id, claim.version))
+            .collect()
+    }
+}

@@ -1,0 +1,258 @@
+//! Listening on a Unix socket that nobody else can reach, replace or be mistaken for.
+//!
+//! Lock file first: whoever holds it owns the name, and only under it is a stale socket removed. The directory must be
+//! ours alone; the socket has mode 0600 before it has a name; on the way out only our own inode is unlinked.
+//! SPEC: PROTOCOL §7.
+//!
+//! Used by `accept`; the dialling side is `dial`.
+
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::UnixListener;
+
+use super::mem::MemListener;
+use super::stream::Stream;
+use crate::address::Address;
+
+/// The longest path of a Unix socket, in bytes. LIMIT: `sun_path` has 108 with its terminator (unix(7)).
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Connections that the kernel holds until we accept them. LIMIT: the kernel cuts it to `somaxconn`, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// Why a service cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The path does not fit a socket address.
+    #[error("socket path `{}` has {bytes} bytes, at most {SOCKET_PATH_BYTES_MAX} are possible; use a shorter directory or `Address::unix_in`", path.display())]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The directory is not ours alone.
+    #[error("directory `{}` is not safe for a socket: {reason}; {remedy}", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Another service listens there.
+    #[error("{address} is taken by {holder}; stop it or use another address")]
+    Taken {
+        /// The address.
+        address: Address,
+        /// Who, as far as known.
+        holder: String,
+    },
+    /// Something that is no socket has the name.
+    #[error("`{}` exists and is no socket; remove it or use another path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system said no.
+    #[error("failed to {doing} `{}`", path.display())]
+    System {
+        /// What we were doing.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A listening socket; its name goes when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    kind: Kind,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Dropped in this order: the socket, its name, and last the lock that guards the name.
+    Unix {
+        socket: UnixListener,
+        _name: OwnName,
+        _lock: fs::File,
+    },
+    Mem(MemListener),
+}
+
+/// A socket's name in the file system, with the inode that we gave it to.
+#[derive(Debug)]
+struct OwnName {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Listener {
+    pub(crate) fn bind(address: &Address) -> Result<Self, ListenError> {
+        let kind = match address {
+            Address::Unix(path) => bind_unix(path)?,
+            Address::Mem(name) => Kind::Mem(MemListener::bind(name).ok_or_else(|| ListenError::Taken {
+                address: address.clone(),
+                holder: "another listener of this process".into(),
+            })?),
+        };
+        Ok(Self { kind, address: address.clone() })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// CANCEL SAFETY: a connection is either returned or still in the backlog.
+    pub(crate) async fn accept(&mut self) -> io::Result<Stream> {
+        match &mut self.kind {
+            Kind::Unix { socket, .. } => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Kind::Mem(listener) => Ok(Stream::Mem(listener.accept().await)),
+        }
+    }
+}
+
+impl Drop for OwnName {
+    fn drop(&mut self) {
+        // Under our lock, which is dropped after this: nobody can have taken the name in between unless they ignored
+        // the lock, and then it is theirs.
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.inode);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> Result<Kind, ListenError> {
+    let bytes = path.as_os_str().len();
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        return Err(ListenError::PathTooLong { path: path.to_owned(), bytes });
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    private_directory(directory)?;
+    let lock = take_lock(path)?;
+    reclaim(path)?;
+    let system = |doing| {
+        move |errno: rustix::io::Errno| ListenError::System { doing, path: path.to_owned(), source: errno.into() }
+    };
+    let socket: OwnedFd = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(system("open a socket for"))?;
+    // Before it has a name: there is no moment at which another user could connect, whatever the umask.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600)).map_err(system("set the mode of the socket for"))?;
+    let name = SocketAddrUnix::new(path).map_err(system("name a socket"))?;
+    rustix::net::bind(&socket, &name).map_err(system("bind socket"))?;
+    let inode = fs::symlink_metadata(path)
+        .map(|found| (found.dev(), found.ino()))
+        .map_err(|source| ListenError::System { doing: "read back socket", path: path.to_owned(), source })?;
+    let name = OwnName { path: path.to_owned(), inode };
+    rustix::net::listen(&socket, BACKLOG).map_err(system("listen on socket"))?;
+    let socket = UnixListener::from_std(socket.into()).map_err(|source| ListenError::System {
+        doing: "register socket",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Kind::Unix { socket, _name: name, _lock: lock })
+}
+
+/// The directory exists, is no symlink, is ours, and nobody else may enter it. Made, with mode 0700, if it is missing.
+fn private_directory(path: &Path) -> Result<(), ListenError> {
+    let system = |doing| move |source| ListenError::System { doing, path: path.to_owned(), source };
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match fs::DirBuilder::new().mode(0o700).create(path) {
+                // Somebody else may have been faster; what they made is judged like any other.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(system("create directory"))?,
+            }
+            fs::symlink_metadata(path)
+        }
+        found => found,
+    }
+    .map_err(system("look at directory"))?;
+    let refuse = |reason: String, remedy| Err(ListenError::UnsafeDirectory { path: path.to_owned(), reason, remedy });
+    let user = rustix::process::geteuid().as_raw();
+    if found.file_type().is_symlink() {
+        refuse("it is a symbolic link".into(), "name the directory itself")
+    } else if !found.is_dir() {
+        refuse("it is no directory".into(), "use another path")
+    } else if found.uid() != user {
+        refuse(format!("it belongs to user {}, not to {user}", found.uid()), "use a directory of your own")
+    } else if found.mode() & 0o077 != 0 {
+        refuse(format!("its mode is {:04o}, others may enter it", found.mode() & 0o7777), "run `chmod 700` on it")
+    } else {
+        Ok(())
+    }
+}
+
+/// Holds the name: a lock on `PATH.lock` that the kernel releases when this process ends. The file stays; removing it
+/// would let two processes hold locks on two inodes of one name.
+fn take_lock(path: &Path) -> Result<fs::File, ListenError> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
+    let system = |doing| {
+        let path = lock_path.clone();
+        move |source: io::Error| ListenError::System { doing, path, source }
+    };
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(&lock_path)
+        .map_err(system("open lock file"))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
+            let holder = match pid.trim() {
+                "" => "another process".to_owned(),
+                pid => format!("process {pid}"),
+            };
+            return Err(ListenError::Taken { address: Address::unix(path), holder });
+        }
+        Err(errno) => return Err(system("lock")(errno.into())),
+    }
+    let write = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    write.map_err(system("write lock file"))?;
+    Ok(file)
+}
+
+/// Removes the socket that a dead service left. Called under its lock, so nobody alive listens on it.
+fn reclaim(path: &Path) -> Result<(), ListenError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(ListenError::System { doing: "look at", path: path.to_owned(), source }),
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(|source| ListenError::System {
+            doing: "remove stale socket",
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(_) => Err(ListenError::NotASocket { path: path.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

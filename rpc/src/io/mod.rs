@@ -1,0 +1,37 @@
+//! The only sockets, clocks and tasks of this crate.
+//!
+//! Never decides what a frame means: that is `session`'s. One task a connection; it reads and writes in turn and
+//! never waits for a handler, so two sides that both write cannot block each other.
+//!
+//! Drives `session`, under `client` and `server`.
+
+pub(crate) mod accept;
+pub(crate) mod client;
+mod dial;
+mod handlers;
+pub(crate) mod hub;
+mod inbound;
+pub(crate) mod listener;
+mod mem;
+pub(crate) mod server;
+pub(crate) mod stream;
+mod timer;
+
+pub(crate) use handlers::Pool;
+pub(crate) use timer::now;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+/// Locks. A panic while the lock was held cannot have left these states half-changed in a way that matters: no
+/// handler and no caller's code runs under a lock of this crate.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes all, after the lock under which they were collected is gone.
+pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
+    for waker in wakers.drain(..) {
+        waker.wake();
+    }
+}

@@ -1,0 +1,420 @@
+//! The server's driver: one task a connection, which reads, polls handlers in place, and writes their answers.
+//!
+//! Takes all frames of one read under one lock, polls each handler once outside it, and writes all answers together.
+//! Never waits for a handler: one that is pending keeps its slot and is polled again when it is woken. Handlers outlive
+//! the connection that brought them.
+//!
+//! Started by `accept`; drives `session::server`.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::handlers::{Handlers, Polled, Pool};
+use super::hub::{CLOSING, Hub, LaneCell, SERVING};
+use super::inbound::{Inbound, poll_write_all};
+use super::stream::{Peer, Stream};
+use super::timer::{Timer, now};
+use super::{lock, wake_all};
+use crate::context::CallContext;
+use crate::id::RequestId;
+use crate::request::DecodeFault;
+use crate::responder::RawResponder;
+use crate::service::{Answer, refuse};
+use crate::session::Violation;
+use crate::session::client::put_frame;
+use crate::session::server::{Reply, Taken};
+use crate::wire::frame::{Cut, cut};
+use crate::wire::header::{self, FailedCode, GoodbyeCode, Kind};
+use crate::wire::hello::{Hello, HelloError};
+
+/// Turns of a driver before it lets other tasks run.
+const TURNS_MAX: usize = 32;
+
+/// Why a connection ended.
+#[derive(Debug)]
+#[expect(dead_code, reason = "read by the log line that prints it")]
+enum End {
+    Closed,
+    Fenced,
+    Refused(GoodbyeCode),
+    Violation(Violation),
+    Broken(io::Error),
+}
+
+/// A request that was taken from a read and waits for its first poll: where its body lies in the read's bytes.
+struct Queued {
+    id: u64,
+    method: u16,
+    version: u16,
+    deadline: Instant,
+    body: Range<usize>,
+}
+
+/// One connection. CANCEL SAFETY: all state is in the struct.
+pub(crate) struct Connection<S, F> {
+    stream: Stream,
+    inbound: Inbound,
+    timer: Timer,
+    core: Core<S, F>,
+}
+
+/// A connection without its socket.
+struct Core<S, F> {
+    hub: Arc<Hub>,
+    peer: Peer,
+    start: S,
+    handlers: Handlers<F>,
+    writing: BytesMut,
+    lane: Option<(Arc<LaneCell>, u64)>,
+    hello_by: Instant,
+    /// Since when the peer has taken nothing of what we wrote.
+    stalled_at: Option<Instant>,
+    /// The connection closes once this has been written.
+    last_words: Option<GoodbyeCode>,
+    queued: Vec<Queued>,
+    replies: Vec<(u64, Reply)>,
+    wakers: Vec<Waker>,
+}
+
+impl<S, F> Connection<S, F>
+where
+    S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    /// Serves a connection to its end; handlers that still run then are polled on without it.
+    pub(crate) async fn run(hub: Arc<Hub>, stream: Stream, peer: Peer, start: S, pool: Arc<Pool<F>>) {
+        hub.handshakes.fetch_add(1, Ordering::AcqRel);
+        let hello_by = now() + hub.limits.handshake_timeout;
+        let core = Core {
+            hub,
+            peer,
+            start,
+            handlers: Handlers::new(pool),
+            writing: BytesMut::new(),
+            lane: None,
+            hello_by,
+            stalled_at: None,
+            last_words: None,
+            queued: Vec::new(),
+            replies: Vec::new(),
+            wakers: Vec::new(),
+        };
+        let mut connection = Self { stream, inbound: Inbound::default(), timer: Timer::default(), core };
+        if peer.uid != rustix::process::geteuid().as_raw() {
+            tracing::warn!(uid = peer.uid, "refused a connection of another user");
+            connection.core.say_goodbye(GoodbyeCode::Unauthorized);
+        }
+        let end = poll_fn(|cx| connection.poll(cx)).await;
+        tracing::debug!(?peer, ?end, "connection ended");
+        let Self { stream, mut core, .. } = connection;
+        drop(stream);
+        core.detach();
+        // Losing a connection cancels nothing.
+        poll_fn(|cx| {
+            core.handlers.register(cx.waker());
+            while core.poll_handlers() {}
+            if core.handlers.running() == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.core.handlers.register(cx.waker());
+        if let Some((cell, _)) = &self.core.lane {
+            cell.driver.register(cx.waker());
+        }
+        for _ in 0..TURNS_MAX {
+            match self.poll_turn(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {
+                    self.core.rest();
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Handlers, then one write, then one read. `Ready(Ok)`: there may be more to do.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let polled = self.core.poll_handlers();
+        let due = self.core.prepare_write()?;
+        if let Poll::Ready(Err(error)) = self.core.poll_write(cx, &mut self.stream) {
+            // What the peer wrote before it went is taken all the same.
+            while let Poll::Ready(Ok(())) = self.poll_read(cx) {}
+            return Poll::Ready(Err(End::Broken(error)));
+        }
+        let wants_write = self.core.wants_write();
+        if let (Some(code), true, false) = (self.core.last_words, self.core.writing.is_empty(), wants_write) {
+            return Poll::Ready(Err(End::Refused(code)));
+        }
+        let read = if self.core.may_read() { self.poll_read(cx)? } else { Poll::Pending };
+        let stalled = self.core.stalled_at.and_then(|at| at.checked_add(self.core.hub.limits.stall_timeout));
+        let due = [due, stalled].into_iter().flatten().min();
+        if read.is_ready() || polled || wants_write || self.timer.poll(cx, due).is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let core = &mut self.core;
+        let fresh = core.lane.is_none();
+        let read = ready!(self.inbound.poll_read(cx, &mut self.stream, |bytes| core.take(bytes)));
+        if let (true, Some((cell, _))) = (fresh, &core.lane) {
+            cell.driver.register(cx.waker());
+        }
+        let read = match read {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(End::Closed),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End::Closed),
+            Err(error) => Err(End::Broken(error)),
+        };
+        Poll::Ready(match read {
+            Err(End::Violation(violation)) => {
+                tracing::warn!(peer = ?core.peer, %violation, "a peer broke the protocol");
+                core.say_goodbye(GoodbyeCode::Violation);
+                Ok(())
+            }
+            Err(End::Refused(code)) => {
+                core.say_goodbye(code);
+                Ok(())
+            }
+            other => other,
+        })
+    }
+}
+
+impl<S, F> Core<S, F>
+where
+    S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    fn poll_handlers(&mut self) -> bool {
+        let Some((cell, _)) = &self.lane else { return false };
+        let replies = &mut self.replies;
+        let any = self.handlers.poll_woken(
+            |id| lock(&cell.lane).is_running(id),
+            |id, reply| replies.extend(reply.map(|reply| (id, reply))),
+        );
+        self.give_replies();
+        any
+    }
+
+    fn give_replies(&mut self) {
+        let (Some((cell, _)), false) = (&self.lane, self.replies.is_empty()) else { return };
+        {
+            let mut lane = lock(&cell.lane);
+            for (id, reply) in self.replies.drain(..) {
+                lane.answer(id, reply);
+            }
+            lane.take_wakers(&mut self.wakers);
+        }
+        wake_all(&mut self.wakers);
+    }
+
+    /// Timers, and the next batch to write. Returns when something falls due next.
+    fn prepare_write(&mut self) -> Result<Option<Instant>, End> {
+        if self.hub.phase() == CLOSING {
+            self.say_goodbye(GoodbyeCode::Draining);
+        }
+        if self.stalled_at.is_some_and(|at| now().saturating_duration_since(at) >= self.hub.limits.stall_timeout) {
+            // It does not read; there is no use in telling it.
+            return Err(End::Refused(GoodbyeCode::Stalled));
+        }
+        let Some((cell, epoch)) = &self.lane else {
+            if now() >= self.hello_by {
+                self.say_goodbye(GoodbyeCode::HandshakeTimeout);
+            }
+            return Ok(Some(self.hello_by));
+        };
+        let mut lane = lock(&cell.lane);
+        if !lane.is_attached(*epoch) {
+            return Err(End::Fenced);
+        }
+        if lane.poll_deadline().is_some() {
+            lane.handle_timeout(now());
+        }
+        if self.writing.is_empty() {
+            lane.poll_transmit(*epoch, &mut self.writing);
+        }
+        let due = lane.poll_deadline();
+        lane.take_wakers(&mut self.wakers);
+        drop(lane);
+        wake_all(&mut self.wakers);
+        Ok(due)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
+        if self.writing.is_empty() {
+            return Poll::Pending;
+        }
+        let before = self.writing.len();
+        let written = poll_write_all(cx, stream, &mut self.writing, |_| {});
+        self.stalled_at = if self.writing.is_empty() {
+            None
+        } else if self.writing.len() < before {
+            Some(now())
+        } else {
+            self.stalled_at.or_else(|| Some(now()))
+        };
+        written
+    }
+
+    fn wants_write(&self) -> bool {
+        self.writing.is_empty()
+            && self.lane.as_ref().is_some_and(|(cell, epoch)| lock(&cell.lane).wants_transmit(*epoch))
+    }
+
+    /// A peer that leaves its answers unread first loses intake.
+    fn may_read(&self) -> bool {
+        let full = |(cell, _): &(Arc<LaneCell>, u64)| {
+            !self.writing.is_empty() && lock(&cell.lane).queued_bytes() >= self.hub.limits.out_bytes_max
+        };
+        self.last_words.is_none() && !self.lane.as_ref().is_some_and(full)
+    }
+
+    /// Takes what a read brought: the Hello if it is the first, then requests, all under one lock, then their handlers.
+    fn take(&mut self, bytes: &[u8]) -> (usize, Result<(), End>) {
+        let mut consumed = 0;
+        if self.lane.is_none() {
+            match self.take_hello(bytes) {
+                Ok(0) => return (0, Ok(())),
+                Ok(hello_bytes) => consumed = hello_bytes,
+                Err(end) => return (bytes.len(), Err(end)),
+            }
+        }
+        let Some((cell, epoch)) = self.lane.clone() else { return (bytes.len(), Ok(())) };
+        let result = {
+            let mut lane = lock(&cell.lane);
+            let now = now();
+            let result = loop {
+                match cut(bytes.get(consumed..).unwrap_or_default(), self.hub.limits.frame_bytes_max) {
+                    Cut::Frame { frame, consumed: frame_bytes } => {
+                        let end = consumed + frame_bytes;
+                        match lane.handle_frame(now, epoch, frame) {
+                            Ok(Taken::Nothing) => {}
+                            Ok(Taken::Call(call)) => self.queued.push(Queued {
+                                id: call.id,
+                                method: call.method,
+                                version: call.version,
+                                deadline: call.deadline,
+                                body: end - call.body.len()..end,
+                            }),
+                            Ok(Taken::Closed) => break Err(End::Closed),
+                            Ok(Taken::Fenced) => break Err(End::Fenced),
+                            Err(violation) => break Err(End::Violation(violation)),
+                        }
+                        consumed = end;
+                    }
+                    Cut::Incomplete { .. } => break Ok(()),
+                    Cut::TooLarge { .. } => break Err(End::Refused(GoodbyeCode::FrameTooLarge)),
+                }
+            };
+            lane.take_wakers(&mut self.wakers);
+            result
+        };
+        wake_all(&mut self.wakers);
+        // Taken is taken, however the batch ended: each of these gets its first poll and its answer.
+        let mut queued = std::mem::take(&mut self.queued);
+        for call in queued.drain(..) {
+            self.start_handler(&cell, &call, bytes.get(call.body.clone()).unwrap_or_default());
+        }
+        self.queued = queued;
+        self.give_replies();
+        (consumed, result)
+    }
+
+    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, body: &[u8]) {
+        let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
+        let raw = RawResponder::new(Arc::clone(cell), context);
+        let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
+        let handler = match start {
+            Ok(Ok(handler)) => handler,
+            Ok(Err(fault)) => return self.replies.push((call.id, refuse(&fault))),
+            // A `Deserialize` of the user's panicked.
+            Err(_) => return self.replies.push((call.id, Reply::Failed(FailedCode::Panicked))),
+        };
+        match self.handlers.start(context, handler) {
+            Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
+            Polled::Pending(waker) => cell.with(|lane| lane.on_cancel(call.id, &waker)),
+        }
+    }
+
+    /// Bytes of the Hello at the front, 0 if it is not whole yet.
+    fn take_hello(&mut self, bytes: &[u8]) -> Result<usize, End> {
+        let (frame, consumed) = match cut(bytes, self.hub.limits.handshake_bytes_max) {
+            Cut::Frame { frame, consumed } => (frame, consumed),
+            Cut::Incomplete { .. } => return Ok(0),
+            Cut::TooLarge { .. } => return Err(End::Refused(GoodbyeCode::NotThisProtocol)),
+        };
+        // The timer alone is not enough: a Hello that was read late, though it arrived in time, could belong to a lane
+        // that has been forgotten since.
+        if now() >= self.hello_by {
+            return Err(End::Refused(GoodbyeCode::HandshakeTimeout));
+        }
+        let hello = match header::parse(frame) {
+            Ok(Some(frame)) if frame.kind == Kind::Hello => Hello::parse(frame.body),
+            _ => return Err(End::Refused(GoodbyeCode::NotThisProtocol)),
+        };
+        let hello = hello.map_err(|error| {
+            End::Refused(match error {
+                HelloError::Magic => GoodbyeCode::NotThisProtocol,
+                HelloError::Malformed => GoodbyeCode::Violation,
+            })
+        })?;
+        self.lane = Some(self.hub.admit(&hello, self.peer).map_err(End::Refused)?);
+        self.hub.handshakes.fetch_sub(1, Ordering::AcqRel);
+        Ok(consumed)
+    }
+
+    /// Nothing to do for now.
+    fn rest(&mut self) {
+        self.handlers.rest();
+        if self.hub.phase() != SERVING {
+            self.hub.progress.notify_waiters();
+        }
+    }
+}
+
+impl<S, F> Core<S, F> {
+    /// Queues the last frame of this connection, behind what is already to be written.
+    fn say_goodbye(&mut self, code: GoodbyeCode) {
+        if self.last_words.is_some() {
+            return;
+        }
+        self.last_words = Some(code);
+        match &self.lane {
+            Some((cell, _)) => cell.with(|lane| lane.goodbye(code)),
+            None => put_frame(&mut self.writing, Kind::Goodbye, code.number(), 0, &[]),
+        }
+    }
+
+    fn detach(&mut self) {
+        if let Some((cell, epoch)) = &self.lane {
+            cell.with(|lane| lane.detach(*epoch, now()));
+        }
+        self.hub.progress.notify_waiters();
+    }
+}
+
+impl<S, F> Drop for Core<S, F> {
+    fn drop(&mut self) {
+        self.detach();
+        if self.lane.is_none() {
+            self.hub.handshakes.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.hub.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,102 @@
+//! Request/ack RPC for local IPC: every call ends, before its deadline, in one outcome that its sender can act on.
+//!
+//! ```
+//! use rpc::CallError;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize, rpc::Wire, Debug)]
+//! struct Overflow;
+//! #[derive(Serialize, Deserialize, rpc::Request)]
+//! #[rpc(id = 1, ack = u64, rejection = Overflow)]
+//! struct Add { a: u64, b: u64 }
+//! #[derive(Serialize, Deserialize, rpc::Request)]
+//! #[rpc(id = 2, ack = ())]
+//! struct Reset;
+//! #[derive(rpc::Protocol)]
+//! #[rpc(name = "calc", version = 1)]
+//! enum Calc { Add(Add), Reset(Reset) }
+//!
+//! struct Sums;
+//! impl CalcHandler for Sums {
+//!     async fn add(&self, m: Add) -> Result<u64, Overflow> { m.a.checked_add(m.b).ok_or(Overflow) }
+//!     async fn reset(&self, _: Reset) -> Result<(), rpc::Never> { Ok(()) }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let address = rpc::Address::mem("calc");
+//! let server = rpc::serve::<Calc>(&address, Sums).await?;
+//! let client = rpc::Client::<Calc>::new(&address);
+//! match rpc::call(&client, Add { a: 1, b: 2 }).await {
+//!     Ok(sum) => assert_eq!(sum, 3),
+//!     Err(CallError::Rejected(Overflow)) => println!("no"),
+//!     Err(CallError::NotDelivered(why)) => println!("safe to repeat: {why}"),
+//!     Err(CallError::Unknown(doubt)) => println!("{:?}", doubt.resolve().await),
+//! }
+//! server.drain().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The promise
+//! - **Answered**: every call ends by its deadline in exactly one of `Ok`, `Rejected`, `NotDelivered`, `Unknown`. A
+//!   handler that panics, is stopped or forgets its responder answers at once.
+//! - **Honest**: `NotDelivered` means that no handler saw the request and none will. `Ok` means applied. Only
+//!   `Unknown` is doubt, and a doubt can be [resolved](Doubt::resolve).
+//! - **Once**: a request is applied at most once in the memory of one server.
+//! - **Unblocked**: nothing that a server sends unasked stands between a client and its call.
+//!
+//! # Limits
+//! Every bound is a field of [`Limits`]: 1 MiB a frame, 1 024 open calls a lane, 10 s a call unless it says otherwise.
+//! Whatever is larger or longer is a stream: mark the variant `#[rpc(stream)]`, answer with an [`ItemSender`], read
+//! an [`ItemStream`].
+//!
+//! # Cancel safety
+//! Dropping a call cancels it: it is taken back if it was not written, else its handler is stopped; whether it had
+//! been applied stays unknown. All other futures say it in their own documentation.
+//!
+//! # Panics
+//! Handlers may panic; their callers learn it at once. That needs unwinding: with `panic = "abort"` the process goes.
+//!
+//! # Where to look
+//! The wire format and the rules behind it are in `PROTOCOL.md`. In the source, bytes flow upwards:
+//! [`wire`] (frames, headers, bodies), [`session`] (what frames mean; no I/O), `io` (sockets, clocks, tasks), then
+//! [`Client`] and [`Server`]. Linux only, for now: the credentials of a peer come from its kernel.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("`rpc` runs on Linux only for now: it takes the identity of its peers from Linux's socket credentials");
+
+// The derives name this crate by its name, in itself too.
+extern crate self as rpc;
+
+mod address;
+mod client;
+mod context;
+mod id;
+mod io;
+mod limits;
+mod outcome;
+mod request;
+mod responder;
+mod server;
+mod service;
+pub mod session;
+mod stream;
+pub mod wire;
+
+pub use address::{Address, AddressError};
+pub use client::{Call, Client, Doubt, call};
+pub use context::{CallContext, Peer};
+pub use id::{Incarnation, PeerId, RequestId};
+pub use limits::Limits;
+pub use outcome::{CallError, Cause, NotDelivered, Refusal, Stage};
+#[doc(hidden)]
+pub use request::__private;
+pub use request::{DecodeFault, Has, MethodInfo, Never, Protocol, Request, StreamRequest, Wire};
+pub use responder::{RawResponder, Responder};
+pub use rpc_derive::{Protocol, Request, Wire};
+pub use server::{Calls, ListenError, Server, serve, serve_calls, serve_calls_with, serve_with};
+pub use service::{Answer, Service};
+pub use session::client::LaneCounters;
+pub use stream::{ItemSender, ItemStream, SendError, StreamError};
+pub use wire::types::{Blob, List, TooLong};

@@ -1,0 +1,121 @@
+//! Every bound of the framework, why it is that number, and what the worst case costs in memory.
+//!
+//! Values only. Nothing in this crate grows without one of these.
+//!
+//! Read by `session` (windows, budgets), `io` (buffers, caps) and by whoever wants to raise them through
+//! [`Limits`].
+
+use std::time::Duration;
+
+/// What a lane, a connection and a server hold at most. The defaults suit local IPC with small messages.
+///
+/// Memory that one lane can make a server hold, at most ([`Limits::lane_bytes_max`]):
+/// `answer_bytes_max + frame_bytes_max (the one that it is sending) + out_bytes_max + one frame + streams_max * (stream_bytes + one frame) + window * 512`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest frame, in bytes, that this side accepts and sends. LIMIT: 1 MiB holds every method that is
+    /// not really a stream; what is larger travels as items.
+    pub frame_bytes_max: usize,
+    /// The largest frame before the handshake is done. LIMIT: 4 KiB holds a Hello with 250 methods.
+    pub handshake_bytes_max: usize,
+    /// How many ids may lie between the floor and the newest request. LIMIT: 1 024 saturates a Unix socket with
+    /// 64 B calls (measured: throughput is flat from 64 on) and keeps the answers of a lane below a few MiB.
+    pub window: u32,
+    /// How many old ids may be held above the window (see `PROTOCOL.md`, section 4.4). LIMIT: their list must fit
+    /// one control frame of 1 KiB.
+    pub parked_max: usize,
+    /// Request bytes that a client queues and has not handed to the kernel, per lane. LIMIT: one window of 8 KiB calls.
+    pub queued_bytes_max: usize,
+    /// Answers that a server keeps for repeats and resolves, per lane, in bytes; beyond it requests are refused as
+    /// overloaded. LIMIT: one window of answers of the default largest size, 4 KiB, and room for some larger ones.
+    pub answer_bytes_max: usize,
+    /// Answer bytes not yet taken by the kernel, per connection, above which no further request is taken up.
+    pub out_bytes_max: usize,
+    /// Open streams per lane. LIMIT: observers of one process; each costs its credit.
+    pub streams_max: usize,
+    /// Credit of a stream, in items. LIMIT: keeps a local reader busy without a round trip per item.
+    pub stream_items: u32,
+    /// Credit of a stream, in bytes. LIMIT: four socket buffers' worth.
+    pub stream_bytes: u32,
+    /// Connections of one server, all users together. LIMIT: below the usual descriptor limit's hard bound.
+    pub connections_max: usize,
+    /// Connections of one server whose handshake is not done. LIMIT: the rest wait in the kernel's backlog.
+    pub handshakes_max: usize,
+    /// Lanes that a server remembers, connected or not.
+    pub lanes_max: usize,
+    /// How long a lane without a connection is remembered. LIMIT: six default deadlines.
+    pub lane_retention: Duration,
+    /// The deadline of a call for which none was given.
+    pub deadline_default: Duration,
+    /// The longest deadline that a server honours; a longer one is cut to it.
+    pub deadline_max: Duration,
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long a peer may leave its answers unread before the connection is closed.
+    pub stall_timeout: Duration,
+}
+
+impl Limits {
+    /// The most memory, in bytes, that one lane can make a server hold.
+    pub fn lane_bytes_max(&self) -> usize {
+        let frame = self.frame_bytes_max.saturating_add(64);
+        let per_stream = frame.saturating_add(usize::try_from(self.stream_bytes).unwrap_or(usize::MAX));
+        let entries = usize::try_from(self.window).unwrap_or(usize::MAX).saturating_mul(ENTRY_BYTES);
+        [self.answer_bytes_max, frame, self.out_bytes_max, frame, self.streams_max.saturating_mul(per_stream), entries]
+            .into_iter()
+            .fold(0_usize, usize::saturating_add)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: 1 << 20,
+            handshake_bytes_max: 4 << 10,
+            window: 1024,
+            parked_max: 64,
+            queued_bytes_max: 8 << 20,
+            answer_bytes_max: 8 << 20,
+            out_bytes_max: 256 << 10,
+            streams_max: 64,
+            stream_items: 256,
+            stream_bytes: 256 << 10,
+            connections_max: 16_384,
+            handshakes_max: 1_024,
+            lanes_max: 32_768,
+            lane_retention: Duration::from_secs(60),
+            deadline_default: Duration::from_secs(10),
+            deadline_max: Duration::from_secs(3600),
+            handshake_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Bytes of bookkeeping per id in a window, counted generously (asserted in `session`).
+pub(crate) const ENTRY_BYTES: usize = 512;
+
+/// The grain of timers. LIMIT: a deadline is met to within this; finer costs wakes and helps nobody.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Bytes of a read, shared by all connections of a thread. LIMIT: what one read of a Unix socket can return at best.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+
+/// Bytes of stream items that go out in one write; answers wait for no more than these.
+pub(crate) const BULK_BYTES: usize = 64 << 10;
+
+/// The longest text of a refusal, in bytes.
+pub(crate) const REASON_BYTES_MAX: usize = 256;
+
+/// The wire versions that this crate speaks.
+pub(crate) const WIRE_VERSION: u16 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_lane_stays_below_a_hundred_mebibytes() {
+        assert!(Limits::default().lane_bytes_max() < 100 << 20, "{}", Limits::default().lane_bytes_max());
+    }
+}

@@ -1,0 +1,183 @@
+//! Serving: handlers or an actor behind an address, and a way to stop that loses nothing.
+//!
+//! Owns the tasks of all its connections: when it is dropped they end at once, and callers learn that the outcome is
+//! in doubt or, of what was not taken, that it was not delivered.
+//!
+//! Above `io::accept` and `io::server`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::address::Address;
+use crate::io::hub::{CLOSING, DRAINING, Hub};
+pub use crate::io::listener::ListenError;
+use crate::io::listener::Listener;
+use crate::io::{accept, lock};
+use crate::limits::Limits;
+use crate::request::Protocol;
+use crate::service::{Answer, Service};
+
+/// How long connections may take to write their last answers once all handlers have ended. LIMIT: a peer that does not
+/// read must not keep a server from stopping.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running server. Dropping it stops it at once; [`drain`](Self::drain) lets it finish.
+#[must_use = "dropping a server stops it"]
+pub struct Server {
+    hub: Arc<Hub>,
+    address: Address,
+    accept: AbortHandle,
+}
+
+/// The calls of a service that an actor answers.
+pub struct Calls<P: Protocol> {
+    queue: mpsc::Receiver<P::Call>,
+}
+
+/// Serves `handler` at `address`, with the default limits.
+///
+/// # Errors
+/// [`ListenError`] names the path, the reason and the remedy; nothing is left behind.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub async fn serve<P: Protocol>(address: &Address, handler: impl Into<P::Service>) -> Result<Server, ListenError> {
+    serve_with::<P>(address, handler, Limits::default()).await
+}
+
+/// Serves `handler` at `address` with limits of its own.
+///
+/// # Errors
+/// Like [`serve`].
+pub async fn serve_with<P: Protocol>(
+    address: &Address,
+    handler: impl Into<P::Service>,
+    limits: Limits,
+) -> Result<Server, ListenError> {
+    start(address, handler.into().into(), limits)
+}
+
+/// Serves `address` by giving every call, with its responder, to whoever receives from the returned queue. Up to
+/// `queue` calls wait in it, in the order in which each client sent them; further ones wait with their handlers'
+/// permits, within their deadlines.
+///
+/// # Errors
+/// Like [`serve`].
+pub async fn serve_calls<P: Protocol>(address: &Address, queue: usize) -> Result<(Server, Calls<P>), ListenError> {
+    serve_calls_with(address, queue, Limits::default()).await
+}
+
+/// [`serve_calls`] with limits of its own.
+///
+/// # Errors
+/// Like [`serve`].
+pub async fn serve_calls_with<P: Protocol>(
+    address: &Address,
+    queue: usize,
+    limits: Limits,
+) -> Result<(Server, Calls<P>), ListenError> {
+    let (sender, receiver) = mpsc::channel(queue.max(1));
+    let service = Service::<P>::new(move |request: P, raw| {
+        let sender = sender.clone();
+        async move {
+            match sender.reserve().await {
+                Ok(permit) => {
+                    permit.send(request.into_call(raw));
+                    Answer::Deferred
+                }
+                Err(_) => Answer::unavailable("the service has stopped taking calls"),
+            }
+        }
+    });
+    Ok((start(address, service, limits)?, Calls { queue: receiver }))
+}
+
+fn start<P: Protocol>(address: &Address, service: Service<P>, limits: Limits) -> Result<Server, ListenError> {
+    let listener = Listener::bind(address)?;
+    let address = listener.address().clone();
+    let hub = Arc::new(Hub::new(limits, Service::<P>::INFO));
+    let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect)).abort_handle();
+    Ok(Server { hub, address, accept })
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.hub.connections.load(Ordering::Acquire)
+    }
+
+    /// Stops taking requests, lets the running handlers end and their answers be written, says goodbye.
+    ///
+    /// Callers whose requests come too late learn that they were not delivered. Handlers end by their deadlines; a peer
+    /// that does not read its answers is left behind after 5 s.
+    ///
+    /// # Cancel safety
+    /// Dropping it stops the server at once.
+    pub async fn drain(self) {
+        self.accept.abort();
+        self.hub.enter(DRAINING);
+        // A handler can run no longer than its deadline, and then for one poll.
+        let handlers = self.until(|| self.hub.lanes().iter().all(|cell| cell.with(|lane| lane.is_drained())));
+        let _ = tokio::time::timeout(self.hub.limits.deadline_max + GOODBYE_TIMEOUT, handlers).await;
+        self.hub.enter(CLOSING);
+        let connections = self.until(|| self.hub.lanes().iter().all(|cell| !cell.with(|lane| lane.is_connected())));
+        if tokio::time::timeout(GOODBYE_TIMEOUT, connections).await.is_err() {
+            tracing::warn!(address = %self.address, "left connections behind that did not read their answers");
+        }
+    }
+
+    async fn until(&self, done: impl Fn() -> bool) {
+        loop {
+            let mut progress = std::pin::pin!(self.hub.progress.notified());
+            progress.as_mut().enable();
+            if done() {
+                return;
+            }
+            progress.await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accept.abort();
+        lock(&self.hub.tasks).abort_all();
+    }
+}
+
+impl<P: Protocol> Calls<P> {
+    /// The next call. `None`: the server is gone and its queue is empty.
+    ///
+    /// # Cancel safety
+    /// A call is either returned or still queued.
+    pub async fn recv(&mut self) -> Option<P::Call> {
+        self.queue.recv().await
+    }
+
+    /// A call that is already there.
+    pub fn try_recv(&mut self) -> Option<P::Call> {
+        self.queue.try_recv().ok()
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Calls<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calls").field("service", &P::NAME).finish_non_exhaustive()
+    }
+}

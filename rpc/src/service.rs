@@ -1,0 +1,149 @@
+//! A service: how its requests find their handlers.
+//!
+//! The types of the handlers end here: what lies below knows bytes, what lies above knows requests.
+//!
+//! Made by the code that `#[derive(Protocol)]` generates, run by `server`.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+
+use crate::io::Pool;
+use crate::io::hub::Hub;
+use crate::io::server::Connection;
+use crate::io::stream::{Peer, Stream};
+use crate::request::{DecodeFault, Protocol, Request};
+use crate::responder::RawResponder;
+use crate::session::payload::Payload;
+use crate::session::server::Reply;
+use crate::wire::body;
+use crate::wire::header::{FailedCode, NackCode};
+use crate::wire::hello::ServiceInfo;
+
+/// The handlers of a protocol, ready to be served.
+pub struct Service<P> {
+    pub(crate) connect: Arc<dyn Connect>,
+    _protocol: PhantomData<fn() -> P>,
+}
+
+/// Serves one connection to its end. The one dynamic call is made per connection, none per request.
+pub(crate) trait Connect: Send + Sync {
+    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer) -> BoxFuture<'static, ()>;
+}
+
+/// What a handler's future ends with.
+#[derive(Debug)]
+#[must_use]
+pub enum Answer {
+    #[doc(hidden)]
+    Now(Reply),
+    /// Somebody else holds a [`Responder`](crate::Responder) and will answer.
+    Deferred,
+}
+
+struct Typed<P, D, F> {
+    dispatch: Arc<D>,
+    pool: Arc<Pool<F>>,
+    _protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol> Service<P> {
+    /// A service whose requests are given to `dispatch`.
+    pub fn new<D, F>(dispatch: D) -> Self
+    where
+        D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        Self {
+            connect: Arc::new(Typed { dispatch: Arc::new(dispatch), pool: Arc::default(), _protocol: PhantomData }),
+            _protocol: PhantomData,
+        }
+    }
+
+    pub(crate) const INFO: ServiceInfo = ServiceInfo { name: P::NAME, version: P::VERSION, methods: P::METHODS };
+}
+
+impl<P> fmt::Debug for Service<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+impl<P, D, F> Connect for Typed<P, D, F>
+where
+    P: Protocol,
+    D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer) -> BoxFuture<'static, ()> {
+        let dispatch = Arc::clone(&self.dispatch);
+        let start = move |method, version, body: &[u8], raw: RawResponder| {
+            P::decode(method, version, body).map(|request| dispatch(request, raw))
+        };
+        Box::pin(Connection::run(hub, stream, peer, start, Arc::clone(&self.pool)))
+    }
+}
+
+impl Answer {
+    /// The answer of a handler of `R`.
+    pub fn of<R: Request>(result: Result<R::Ack, R::Rejection>) -> Self {
+        Self::Now(reply_of::<R>(result))
+    }
+
+    /// The request was not shown to a handler, and will not be.
+    pub fn unavailable(why: &str) -> Self {
+        Self::Now(Reply::Nack(NackCode::Unavailable, Payload::copy(clip(why).as_bytes())))
+    }
+}
+
+/// Encodes a handler's result. An ack that is too large or cannot be encoded was applied all the same: the caller
+/// learns that the outcome is in doubt, and why.
+pub(crate) fn reply_of<R: Request>(result: Result<R::Ack, R::Rejection>) -> Reply {
+    let mut bytes = BytesMut::new();
+    let encoded = match &result {
+        Ok(ack) => body::encode(ack, &mut bytes),
+        Err(rejection) => body::encode(rejection, &mut bytes),
+    };
+    let max = usize::try_from(R::ACK_BYTES_MAX).unwrap_or(usize::MAX);
+    if let Err(error) = &encoded {
+        tracing::error!(method = R::NAME, %error, "an answer cannot be encoded");
+    } else if bytes.len() > max {
+        tracing::error!(method = R::NAME, bytes = bytes.len(), max, "an answer is larger than its method declares");
+    }
+    if encoded.is_err() || bytes.len() > max {
+        return Reply::Failed(FailedCode::AnswerTooLarge);
+    }
+    let payload = payload_of(bytes);
+    match result {
+        Ok(_) => Reply::Ack(payload),
+        Err(_) => Reply::Nack(NackCode::Rejected, payload),
+    }
+}
+
+fn payload_of(bytes: BytesMut) -> Payload {
+    if bytes.len() <= crate::session::payload::INLINE_BYTES {
+        Payload::copy(&bytes)
+    } else {
+        Payload::Shared(Bytes::from(bytes))
+    }
+}
+
+/// The answer to a request that was not understood: no handler sees it.
+pub(crate) fn refuse(fault: &DecodeFault) -> Reply {
+    let text = fault.to_string();
+    let code = match fault {
+        DecodeFault::UnknownMethod | DecodeFault::UnsupportedVersion => NackCode::UnknownMethod,
+        DecodeFault::BadBody(_) => NackCode::BadBody,
+    };
+    Reply::Nack(code, Payload::copy(clip(&text).as_bytes()))
+}
+
+/// The front of a text, cut at a character.
+pub(crate) fn clip(text: &str) -> &str {
+    let end = (0..=crate::limits::REASON_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or("")
+}

@@ -1,0 +1,258 @@
+//! What happens to a lane's connection: it opens, carries bytes away, is lost; and time passes.
+//!
+//! Proof of *not delivered* is made here and nowhere else: a frame that was voided before it was claimed, or that
+//! ends behind the last byte which the kernel took. SPEC: PROTOCOL §4.3.
+//!
+//! Called by `io::client`.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::{Claim, ClientLane, Link, Outcome, State, StreamEnd, put_frame, remaining_ms, to_u64};
+use crate::limits::TICK;
+use crate::outcome::{Cause, NotDelivered, Stage};
+use crate::wire::frame::{self, LENGTH_BYTES, Oversized};
+use crate::wire::header::{DEADLINE_AT, Kind};
+use crate::wire::hello::Hello;
+
+impl ClientLane {
+    /// A connection is there: the next epoch begins with a Hello.
+    pub fn connected(&mut self) {
+        debug_assert!(self.link == Link::Down && self.claim.is_none(), "one live connection a lane");
+        self.epoch = self.epoch.saturating_add(1);
+        self.control.clear();
+        let hello = Hello::new(
+            self.identity.peer,
+            self.identity.incarnation,
+            self.identity.lane,
+            self.epoch,
+            u32::try_from(self.limits.frame_bytes_max).unwrap_or(u32::MAX),
+            self.limits.window,
+            self.service.name,
+            self.service.version,
+        );
+        let appended = frame::append(&mut self.control, usize::MAX, |out| {
+            hello.put(out, &self.service);
+            Ok::<(), Oversized>(())
+        });
+        debug_assert!(appended.is_ok(), "a Hello fits a u32");
+        // Only a lane that no server has seen may send behind its Hello: repeats, resolves and ids above a floor wait
+        // for the Welcome, which says whether the lane was resumed.
+        self.link = Link::Opening { optimistic: self.epoch == 1 };
+        self.counters.connections = self.counters.connections.saturating_add(1);
+    }
+
+    /// The connection is gone for good: both halves closed, nothing more can reach the peer over it.
+    pub fn disconnected(&mut self) {
+        self.link = Link::Down;
+        self.control.clear();
+        self.claim = None;
+        let (written, out_base) = (self.written, self.out_base);
+        let mut not_delivered = Vec::new();
+        for (id, entry) in self.window.iter_mut() {
+            if !matches!(entry.state, State::Sent) {
+                continue;
+            }
+            if entry.end > written {
+                not_delivered.push(id);
+            } else {
+                entry.state = State::InDoubt;
+            }
+        }
+        for id in not_delivered {
+            self.finish(id, Outcome::NotDelivered(NotDelivered::ConnectionLost));
+        }
+        // What was claimed and not written is settled above; offsets go on behind it.
+        self.written = out_base;
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
+        for id in streams {
+            let queued = self.window.get(id).is_some_and(|entry| matches!(entry.state, State::Queued));
+            if !queued {
+                self.end_stream(id, StreamEnd::Lost);
+            }
+        }
+    }
+
+    /// No connection could be made: what was never written is not delivered, what was is in doubt.
+    pub fn unreachable(&mut self, why: &NotDelivered) {
+        self.fail_open(why, Cause::ConnectionLost);
+    }
+
+    /// The client ends: every open call gets its outcome now, and no further one is taken.
+    pub fn close_all(&mut self) {
+        self.closed = true;
+        self.fail_open(&NotDelivered::ClientClosed, Cause::ClientClosed);
+        let streams: Vec<u64> = self.streams.keys().copied().collect();
+        for id in streams {
+            self.end_stream(id, StreamEnd::Lost);
+        }
+        self.wakers.append(&mut self.blocked);
+    }
+
+    /// The client is used again after its driver had ended with its runtime.
+    pub fn reopen(&mut self) {
+        self.closed = false;
+    }
+
+    /// The next time at which [`handle_timeout`](Self::handle_timeout) has something to do. It may be early.
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Ends every call whose deadline has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return;
+        }
+        let mut due = Vec::new();
+        let mut earliest: Option<Instant> = None;
+        for (id, entry) in self.window.iter_mut() {
+            if !matches!(entry.state, State::Queued | State::Sent | State::InDoubt) {
+                continue;
+            }
+            if entry.deadline <= now {
+                due.push((id, matches!(entry.state, State::Queued), entry.stage));
+            } else {
+                earliest = Some(earliest.map_or(entry.deadline, |e| e.min(entry.deadline)));
+            }
+        }
+        // A full table of nearby deadlines must not make a scan per call: one tick at least lies between two scans.
+        self.earliest = earliest.map(|e| e.max(now.checked_add(TICK).unwrap_or(e)));
+        for (id, queued, stage) in due {
+            if queued {
+                self.void(id);
+                self.finish(id, Outcome::NotDelivered(NotDelivered::NotWritten));
+            } else {
+                self.finish(id, Outcome::Unknown(stage, Cause::Deadline));
+            }
+        }
+        self.wakers.append(&mut self.blocked);
+    }
+
+    /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
+    pub fn wants_transmit(&self) -> bool {
+        self.claim.is_none()
+            && (!self.control.is_empty() || self.park_is_due() || (self.may_send() && !self.out.is_empty()))
+    }
+
+    /// Whether the driver has something to do: bytes to write, or a connection to open for them.
+    pub fn wants_driver(&self) -> bool {
+        self.wants_transmit() || (self.link == Link::Down && !self.out.is_empty())
+    }
+
+    /// Hands everything that may be sent to the writer, control frames first, in `into`, which must be empty. Deadlines are
+    /// stamped here. [`transmitted`](Self::transmitted) says how much of it the kernel has taken.
+    pub fn poll_transmit(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        if !self.wants_transmit() {
+            return false;
+        }
+        debug_assert!(into.is_empty(), "one claim at a time");
+        if self.park_is_due() {
+            self.put_park();
+        }
+        let control = self.control.len();
+        let requests = if self.may_send() { self.out.len() } else { 0 };
+        if requests > 0 {
+            self.stamp(now);
+        }
+        if control == 0 {
+            std::mem::swap(into, &mut self.out);
+        } else {
+            std::mem::swap(into, &mut self.control);
+            if requests > 0 {
+                into.extend_from_slice(&self.out);
+                self.out.clear();
+            }
+        }
+        self.out_base = self.out_base.saturating_add(to_u64(requests));
+        self.claim = Some(Claim { control, requests });
+        true
+    }
+
+    /// The kernel has taken `bytes` more of what was claimed.
+    pub fn transmitted(&mut self, bytes: usize) {
+        let Some(claim) = &mut self.claim else { return };
+        let of_control = claim.control.min(bytes);
+        let of_requests = bytes.saturating_sub(of_control).min(claim.requests);
+        claim.control = claim.control.saturating_sub(of_control);
+        claim.requests = claim.requests.saturating_sub(of_requests);
+        self.written = self.written.saturating_add(to_u64(of_requests));
+        if claim.control == 0 && claim.requests == 0 {
+            self.claim = None;
+        }
+    }
+
+    /// Whether the server said that it takes no more and nothing is open any longer: the connection can go.
+    pub fn is_drained(&mut self) -> bool {
+        matches!(self.link, Link::Draining { .. })
+            && self.streams.is_empty()
+            && !self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::Sent | State::InDoubt))
+    }
+
+    pub(super) fn put_park(&mut self) {
+        self.park_dirty = false;
+        let mut body = BytesMut::new();
+        for (id, entry) in self.window.parked() {
+            if !matches!(entry.state, State::Lost(_)) {
+                body.extend_from_slice(&id.to_le_bytes());
+            }
+        }
+        put_frame(&mut self.control, Kind::Park, 0, 0, &body);
+    }
+
+    fn park_is_due(&self) -> bool {
+        self.park_dirty && self.link == Link::Up
+    }
+
+    fn may_send(&self) -> bool {
+        matches!(self.link, Link::Up | Link::Opening { optimistic: true })
+    }
+
+    /// Writes what remains of each deadline into the queued frames, and marks them as handed over.
+    fn stamp(&mut self, now: Instant) {
+        let (out_base, out, epoch) = (self.out_base, &mut self.out, self.epoch);
+        for (_, entry) in self.window.ring_from(self.first_queued) {
+            if !matches!(entry.state, State::Queued) {
+                continue;
+            }
+            let at = usize::try_from(entry.start.saturating_sub(out_base)).unwrap_or(usize::MAX);
+            let place = at.saturating_add(LENGTH_BYTES).saturating_add(DEADLINE_AT);
+            if let Some(place) = out.get_mut(place..).and_then(|tail| tail.first_chunk_mut::<4>()) {
+                *place = remaining_ms(entry.deadline, now).to_le_bytes();
+            }
+            entry.state = State::Sent;
+            entry.epoch = epoch;
+        }
+        self.first_queued = self.next_id;
+    }
+
+    pub(super) fn fail_open(&mut self, why: &NotDelivered, cause: Cause) {
+        let mut open = Vec::new();
+        for (id, entry) in self.window.iter_mut() {
+            match entry.state {
+                State::Queued => open.push((id, Outcome::NotDelivered(why.clone()))),
+                State::Sent | State::InDoubt => open.push((id, Outcome::Unknown(entry.stage, cause))),
+                State::Done(_) | State::Doubt(_) | State::Lost(_) => {}
+            }
+        }
+        for (id, outcome) in open {
+            self.finish(id, outcome);
+            self.end_stream(id, StreamEnd::Lost);
+        }
+        // No writer has them: every frame in `out` belongs to a call that has its outcome now.
+        self.out_base = self.out_base.saturating_add(to_u64(self.out.len()));
+        self.written = self.out_base;
+        self.out.clear();
+        self.first_queued = self.next_id;
+    }
+
+    /// The server has taken up everything that we sent it up to `upto`.
+    pub(super) fn raise_stage(&mut self, upto: u64, stage: Stage) {
+        for (id, entry) in self.window.iter_mut() {
+            if id <= upto && matches!(entry.state, State::Sent) {
+                entry.stage = entry.stage.max(stage);
+            }
+        }
+    }
+}

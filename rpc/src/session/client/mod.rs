@@ -1,0 +1,491 @@
+//! The client's half of a lane: ids, open calls, doubts and streams.
+//!
+//! Pure state. Never says *not delivered* of bytes that the kernel may have taken; never sends an id twice to a
+//! server that may have forgotten the first; never drops an open call without an outcome.
+//!
+//! Driven by `io::client`; called by `client`. The methods that callers use are here; `link` has what happens to the
+//! connection, `receive` what the server says.
+
+mod link;
+mod receive;
+
+use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+pub use self::receive::Next;
+use super::payload::Payload;
+pub use super::stream_in::StreamEnd;
+use super::stream_in::StreamIn;
+use super::window::Window;
+use crate::id::{Incarnation, PeerId};
+use crate::limits::Limits;
+use crate::outcome::{Cause, NotDelivered, Stage};
+use crate::wire::frame::{self, Oversized};
+use crate::wire::header::{self, FLAGS_AT, IGNORABLE, KIND_AT, Kind, RequestHeader};
+use crate::wire::hello::ServiceInfo;
+
+/// Which lane this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneIdentity {
+    /// The client.
+    pub peer: PeerId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The number of the lane.
+    pub lane: u32,
+}
+
+/// How a call ended, before its types are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The ack's bytes.
+    Ack(Payload),
+    /// The rejection's bytes.
+    Rejected(Payload),
+    /// No handler saw it and none will.
+    NotDelivered(NotDelivered),
+    /// In doubt.
+    Unknown(Stage, Cause),
+}
+
+/// A request to be queued.
+#[derive(Clone, Copy, Debug)]
+pub struct Submit<'a> {
+    /// The method.
+    pub method: u16,
+    /// Its version.
+    pub version: u16,
+    /// The encoded request.
+    pub body: &'a [u8],
+    /// When the call ends at the latest.
+    pub deadline: Instant,
+    /// Whether it opens a stream.
+    pub stream: bool,
+}
+
+/// Why a request was not queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubmitError {
+    /// The window or the queue is full; it may have room later.
+    Full,
+    /// It can never be sent.
+    Refused(NotDelivered),
+}
+
+/// What a lane has seen, for those who watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneCounters {
+    /// Answers for ids that nobody waited for any more.
+    pub late_answers: u64,
+    /// Connections that were established.
+    pub connections: u64,
+    /// Calls resolved after a reconnect.
+    pub resolved: u64,
+}
+
+/// The client's half of a lane.
+#[derive(Debug)]
+pub struct ClientLane {
+    limits: Limits,
+    identity: LaneIdentity,
+    service: ServiceInfo,
+    link: Link,
+    /// The number of the last connection; 0 before the first.
+    epoch: u64,
+    /// The server that this lane has spoken to, if any: another one remembers none of our ids.
+    server: Option<(PeerId, Incarnation)>,
+    frame_bytes_max: usize,
+    /// What both sides allow.
+    window_ids_max: u32,
+    window: Window<Entry>,
+    next_id: u64,
+    /// Frames that go before any request of the next claim.
+    control: BytesMut,
+    /// Requests that no writer has claimed. They may still be voided, and they survive a lost connection.
+    out: BytesMut,
+    /// How many request bytes were ever claimed: the offset of `out`'s first byte.
+    out_base: u64,
+    /// The lowest id whose frame may be in `out`.
+    first_queued: u64,
+    claim: Option<Claim>,
+    /// How many request bytes the kernel has taken, of all that were claimed.
+    written: u64,
+    /// A lower bound of the next deadline; found exactly when it passes.
+    earliest: Option<Instant>,
+    streams: BTreeMap<u64, StreamIn>,
+    /// Tasks that wait for room in the window.
+    blocked: Vec<Waker>,
+    /// Tasks to be woken once the lane is unlocked.
+    wakers: Vec<Waker>,
+    park_dirty: bool,
+    closed: bool,
+    counters: LaneCounters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    /// Hello is on its way. Requests may follow at once if this server cannot know the lane yet.
+    Opening {
+        optimistic: bool,
+    },
+    Up,
+    /// The server takes nothing above this id.
+    Draining {
+        last: u64,
+    },
+}
+
+/// What the writer holds: so many bytes of control frames, then requests up to this offset.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    control: usize,
+    requests: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    stage: Stage,
+    waker: Option<Waker>,
+    deadline: Instant,
+    /// Where its frame begins and ends among all request bytes of this lane.
+    start: u64,
+    end: u64,
+    /// The connection on which it was first claimed; 0 before.
+    epoch: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In `out`.
+    Queued,
+    /// Claimed by the writer of the present connection.
+    Sent,
+    /// Written on an earlier connection; to be resolved on the next.
+    InDoubt,
+    /// The outcome waits for its caller.
+    Done(Outcome),
+    /// Its caller was told *unknown* and may resolve it. The answer, should it still come.
+    Doubt(Option<Outcome>),
+    /// Resolving is useless: that server is gone or has forgotten.
+    Lost(Cause),
+}
+
+impl ClientLane {
+    /// A lane that has never been connected.
+    pub fn new(identity: LaneIdentity, service: ServiceInfo, limits: Limits) -> Self {
+        Self {
+            frame_bytes_max: limits.frame_bytes_max,
+            window_ids_max: limits.window,
+            limits,
+            identity,
+            service,
+            link: Link::Down,
+            epoch: 0,
+            server: None,
+            window: Window::new(1),
+            next_id: 1,
+            control: BytesMut::new(),
+            out: BytesMut::new(),
+            out_base: 0,
+            first_queued: 1,
+            claim: None,
+            written: 0,
+            earliest: None,
+            streams: BTreeMap::new(),
+            blocked: Vec::new(),
+            wakers: Vec::new(),
+            park_dirty: false,
+            closed: false,
+            counters: LaneCounters::default(),
+        }
+    }
+
+    /// Queues a request and gives it its id.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was queued and no id was used.
+    pub fn submit(&mut self, request: Submit<'_>) -> Result<u64, SubmitError> {
+        if self.closed {
+            return Err(SubmitError::Refused(NotDelivered::ClientClosed));
+        }
+        if let Link::Draining { .. } = self.link {
+            return Err(SubmitError::Refused(NotDelivered::Draining));
+        }
+        self.make_room()?;
+        let header = RequestHeader {
+            id: self.next_id,
+            floor: self.window.floor(),
+            method: request.method,
+            version: request.version,
+            // Stamped when the frame is claimed.
+            remaining_ms: 0,
+            credit: request.stream.then_some((self.limits.stream_items, self.limits.stream_bytes)),
+        };
+        let start = self.out_base.saturating_add(to_u64(self.out.len()));
+        frame::append(&mut self.out, self.frame_bytes_max, |out| {
+            header::put_request(out, &header);
+            out.extend_from_slice(request.body);
+            Ok::<(), Oversized>(())
+        })
+        .map_err(|e| SubmitError::Refused(NotDelivered::TooLarge { bytes: e.bytes, max: e.max }))?;
+        let entry = Entry {
+            state: State::Queued,
+            stage: Stage::Written,
+            waker: None,
+            deadline: request.deadline,
+            start,
+            end: self.out_base.saturating_add(to_u64(self.out.len())),
+            epoch: 0,
+        };
+        let inserted = self.window.insert(self.next_id, entry, self.window_span());
+        debug_assert!(inserted, "make_room has made room");
+        if request.stream {
+            self.streams.insert(self.next_id, StreamIn::new(self.limits.stream_items, self.limits.stream_bytes));
+        }
+        self.expect_by(request.deadline);
+        let id = self.next_id;
+        self.next_id = self.next_id.saturating_add(1);
+        Ok(id)
+    }
+
+    /// The outcome of `id`, once. After an outcome other than `Unknown` the id is closed; after `Unknown` it stays
+    /// open for [`resolve`](Self::resolve) until [`release`](Self::release).
+    pub fn poll_outcome(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(entry) = self.window.get_mut(id) else {
+            // Not reachable from `client`, which polls an id no more once it has its outcome.
+            return Poll::Ready(Outcome::Unknown(Stage::Written, Cause::Forgotten));
+        };
+        if !matches!(entry.state, State::Done(_)) {
+            match &mut entry.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        let State::Done(outcome) = std::mem::replace(&mut entry.state, State::Doubt(None)) else {
+            return Poll::Pending;
+        };
+        match &outcome {
+            Outcome::Unknown(_, cause @ (Cause::PeerRestarted | Cause::Forgotten)) => entry.state = State::Lost(*cause),
+            Outcome::Unknown(..) => {}
+            Outcome::Ack(_) => self.close(id),
+            Outcome::Rejected(_) | Outcome::NotDelivered(_) => {
+                self.end_stream(id, StreamEnd::Lost);
+                self.streams.remove(&id);
+                self.close(id);
+            }
+        }
+        Poll::Ready(outcome)
+    }
+
+    /// Waits for room in the window, until `deadline`.
+    pub fn wait_for_room(&mut self, deadline: Instant, waker: &Waker) {
+        self.expect_by(deadline);
+        if !self.blocked.iter().any(|known| known.will_wake(waker)) {
+            self.blocked.push(waker.clone());
+        }
+    }
+
+    /// The caller has gone. A frame that nobody claimed is voided, anything else is cancelled at the server.
+    pub fn abandon(&mut self, id: u64) {
+        let Some(entry) = self.window.get(id) else { return };
+        match entry.state {
+            State::Queued => self.void(id),
+            State::Sent | State::InDoubt => self.put_control(Kind::Cancel, 0, id, &[]),
+            State::Done(_) | State::Doubt(_) | State::Lost(_) => {}
+        }
+        if entry_is_stream_of_server(&self.streams, id) {
+            self.put_control(Kind::Cancel, 0, id, &[]);
+        }
+        self.streams.remove(&id);
+        self.close(id);
+    }
+
+    /// Asks again what became of an id whose outcome was unknown. The answer comes by
+    /// [`poll_outcome`](Self::poll_outcome), by `deadline`.
+    pub fn resolve(&mut self, id: u64, deadline: Instant) {
+        let connected = self.link == Link::Up;
+        let closed = self.closed;
+        let Some(entry) = self.window.get_mut(id) else { return };
+        let stage = entry.stage;
+        entry.deadline = deadline;
+        entry.state = match std::mem::replace(&mut entry.state, State::InDoubt) {
+            State::Doubt(Some(outcome)) => State::Done(outcome),
+            State::Doubt(None) if closed => State::Done(Outcome::Unknown(stage, Cause::ClientClosed)),
+            State::Doubt(None) => State::InDoubt,
+            State::Lost(cause) => State::Done(Outcome::Unknown(stage, cause)),
+            other => other,
+        };
+        if matches!(entry.state, State::InDoubt) {
+            self.expect_by(deadline);
+            if connected {
+                self.put_control(Kind::Resolve, 0, id, &[]);
+            }
+        }
+    }
+
+    /// Gives an unresolved doubt up: the server may forget the id.
+    pub fn release(&mut self, id: u64) {
+        self.streams.remove(&id);
+        self.close(id);
+    }
+
+    /// The next item of the stream that `id` opened.
+    pub fn poll_item(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Result<Payload, StreamEnd>> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamEnd::Lost)) };
+        let item = stream.poll_item(cx);
+        if let Some((items, bytes)) = stream.refill(self.limits.stream_items, self.limits.stream_bytes) {
+            self.put_control(Kind::Credit, items, id, &bytes.to_le_bytes());
+        }
+        item
+    }
+
+    /// The reader of a stream has gone.
+    pub fn drop_stream(&mut self, id: u64) {
+        if entry_is_stream_of_server(&self.streams, id) {
+            self.put_control(Kind::Cancel, 0, id, &[]);
+        }
+        self.streams.remove(&id);
+    }
+
+    /// Tasks to wake. Call it before unlocking, wake after.
+    pub fn take_wakers(&mut self, into: &mut Vec<Waker>) {
+        into.append(&mut self.wakers);
+    }
+
+    /// Whether anybody waits for something that needs a connection.
+    pub fn wants_connection(&mut self) -> bool {
+        !self.out.is_empty() || self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::InDoubt))
+    }
+
+    /// Whether calls, doubts or streams are open.
+    pub fn has_open(&mut self) -> bool {
+        !self.streams.is_empty() || self.window.iter_mut().next().is_some()
+    }
+
+    /// What this lane has seen.
+    pub fn counters(&self) -> LaneCounters {
+        self.counters
+    }
+
+    /// The number of the last connection; 0 before the first.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How far `id` is known to have come.
+    pub fn stage(&self, id: u64) -> Option<Stage> {
+        self.window.get(id).map(|entry| entry.stage)
+    }
+
+    fn window_span(&self) -> usize {
+        usize::try_from(self.window_ids_max).unwrap_or(usize::MAX)
+    }
+
+    /// Room for one more id: parks what is old and still open, if it must.
+    fn make_room(&mut self) -> Result<(), SubmitError> {
+        if self.out.len() >= self.limits.queued_bytes_max {
+            return Err(SubmitError::Full);
+        }
+        if self.window.span() < self.window_span() {
+            return Ok(());
+        }
+        // A frame that waits in `out` carries its own floor; parking it before it is sent would cross the Park frame
+        // and the request.
+        let front_is_sent = self.window.floor() < self.first_queued;
+        if self.link == Link::Up && front_is_sent && self.window.park_front(self.limits.parked_max) {
+            self.park_dirty = true;
+            return Ok(());
+        }
+        Err(SubmitError::Full)
+    }
+
+    fn close(&mut self, id: u64) {
+        if self.window.parked().any(|(parked, _)| parked == id) {
+            self.park_dirty = true;
+        }
+        self.window.remove(id);
+        self.window.trim();
+        self.wakers.append(&mut self.blocked);
+    }
+
+    fn finish(&mut self, id: u64, outcome: Outcome) {
+        let Some(entry) = self.window.get_mut(id) else { return };
+        match &mut entry.state {
+            State::Queued | State::Sent | State::InDoubt => {
+                entry.state = State::Done(outcome);
+                self.wakers.extend(entry.waker.take());
+            }
+            State::Doubt(late) => {
+                late.get_or_insert(outcome);
+                self.counters.late_answers = self.counters.late_answers.saturating_add(1);
+            }
+            State::Done(_) | State::Lost(_) => {
+                self.counters.late_answers = self.counters.late_answers.saturating_add(1);
+            }
+        }
+    }
+
+    /// Takes a frame back that no writer has claimed: the peer will skip it.
+    fn void(&mut self, id: u64) {
+        let Some(entry) = self.window.get(id) else { return };
+        debug_assert!(entry.start >= self.out_base, "a claimed frame cannot be voided");
+        let at = usize::try_from(entry.start.saturating_sub(self.out_base)).unwrap_or(usize::MAX);
+        let frame_at = at.saturating_add(frame::LENGTH_BYTES);
+        if let Some(kind) = self.out.get_mut(frame_at.saturating_add(KIND_AT)) {
+            *kind = Kind::Void.number();
+        }
+        if let Some(flags) = self.out.get_mut(frame_at.saturating_add(FLAGS_AT)) {
+            *flags = IGNORABLE;
+        }
+    }
+
+    fn end_stream(&mut self, id: u64, end: StreamEnd) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.end(end);
+            self.wakers.extend(stream.waker());
+        }
+    }
+
+    /// Queues a control frame. While there is no connection there is nobody to tell: what matters is said again by
+    /// Hello, Park and Resolve.
+    fn put_control(&mut self, kind: Kind, aux: u32, id: u64, body: &[u8]) {
+        if matches!(self.link, Link::Up | Link::Draining { .. }) {
+            put_frame(&mut self.control, kind, aux, id, body);
+        }
+    }
+
+    fn expect_by(&mut self, deadline: Instant) {
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+    }
+}
+
+/// The server holds a stream for `id` as long as we do and it has not ended.
+fn entry_is_stream_of_server(streams: &BTreeMap<u64, StreamIn>, id: u64) -> bool {
+    streams.contains_key(&id)
+}
+
+/// Appends a frame that has only the common header. Control frames are small: none is ever too large.
+pub(crate) fn put_frame(out: &mut BytesMut, kind: Kind, aux: u32, id: u64, body: &[u8]) {
+    let appended = frame::append(out, usize::MAX, |out| {
+        header::put_common(out, kind, 0, aux, id);
+        out.extend_from_slice(body);
+        Ok::<(), Oversized>(())
+    });
+    debug_assert!(appended.is_ok(), "a control frame fits a u32");
+}
+
+fn to_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+/// The remaining time in whole milliseconds, at least 1 while anything remains: 0 would mean *expired*.
+fn remaining_ms(deadline: Instant, now: Instant) -> u32 {
+    let remaining: Duration = deadline.saturating_duration_since(now);
+    u32::try_from(remaining.as_micros().div_ceil(1000)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,253 @@
+//! What the server says.
+//!
+//! Late answers, cancel races and unknown ids are normal: counted, never an error. Only a frame that no server may
+//! send ends the connection.
+//!
+//! Called by `io::client` for each frame.
+
+use std::time::Duration;
+
+use super::{ClientLane, Link, Outcome, Payload, State, StreamEnd};
+use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
+use crate::session::Violation;
+use crate::wire::header::{self, EndCode, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, split_u32};
+use crate::wire::hello::Welcome;
+
+/// What the driver does after a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Read on.
+    Continue,
+    /// The server has said goodbye: close the connection.
+    Close,
+}
+
+impl ClientLane {
+    /// Takes one frame.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection must be closed.
+    pub fn handle_frame(&mut self, bytes: &[u8]) -> Result<Next, Violation> {
+        let Some(frame) = header::parse(bytes)? else { return Ok(Next::Continue) };
+        match frame.kind {
+            Kind::Welcome => self.welcome(&Welcome::parse(frame.body)?)?,
+            Kind::Goodbye => {
+                self.goodbye(GoodbyeCode::from_number(frame.aux), frame.id);
+                return Ok(Next::Close);
+            }
+            _ if matches!(self.link, Link::Opening { .. } | Link::Down) => {
+                return Err(Violation::Unexpected("before Welcome"));
+            }
+            Kind::Ack => self.finish(frame.id, Outcome::Ack(Payload::copy(frame.body))),
+            Kind::Nack => {
+                let outcome = self.nack(frame.id, NackCode::from_number(frame.aux), frame.body);
+                self.finish(frame.id, outcome);
+            }
+            Kind::Failed => {
+                let outcome = self.failed(frame.id, FailedCode::from_number(frame.aux));
+                self.finish(frame.id, outcome);
+            }
+            Kind::Resolution => self.resolution(&frame)?,
+            Kind::Received => self.raise_stage(frame.id, Stage::Received),
+            Kind::Item => {
+                if let Some(stream) = self.streams.get_mut(&frame.id) {
+                    if !stream.push(frame.body) {
+                        return Err(Violation::Impossible("item without credit"));
+                    }
+                    self.wakers.extend(stream.waker());
+                }
+            }
+            Kind::End => self.end_stream(frame.id, StreamEnd::Ended(EndCode::from_number(frame.aux))),
+            Kind::Ping => self.put_control(Kind::Pong, 0, frame.id, &[]),
+            Kind::Drain => self.drain(frame.id),
+            Kind::Pong | Kind::Void => {}
+            Kind::Hello | Kind::Request | Kind::Cancel | Kind::Resolve | Kind::Credit | Kind::Park => {
+                return Err(Violation::Unexpected("a client's frame"));
+            }
+        }
+        Ok(Next::Continue)
+    }
+
+    fn welcome(&mut self, welcome: &Welcome) -> Result<(), Violation> {
+        if !matches!(self.link, Link::Opening { .. }) {
+            return Err(Violation::Unexpected("Welcome"));
+        }
+        if welcome.born == 0 || welcome.born > self.epoch {
+            return Err(Violation::Impossible("epoch of birth"));
+        }
+        self.link = Link::Up;
+        let theirs = usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX);
+        self.frame_bytes_max = self.limits.frame_bytes_max.min(theirs);
+        self.window_ids_max = self.limits.window.min(welcome.window.max(1));
+        let server = (welcome.peer, welcome.incarnation);
+        let restarted = self.server.replace(server).is_some_and(|known| known != server);
+        self.forget_before(welcome.born, if restarted { Cause::PeerRestarted } else { Cause::Forgotten });
+        if self.epoch > 1 {
+            // The list of parked ids may have been lost with the last connection; without it the floor of the next
+            // request would close them. It goes before everything else.
+            self.put_park();
+            self.resolve_in_doubt();
+        }
+        Ok(())
+    }
+
+    /// Asks what became of every id that was written on an earlier connection.
+    fn resolve_in_doubt(&mut self) {
+        let mut ids = Vec::new();
+        for (id, entry) in self.window.iter_mut() {
+            if matches!(entry.state, State::InDoubt) {
+                ids.push(id);
+            }
+        }
+        for id in ids {
+            self.put_control(Kind::Resolve, 0, id, &[]);
+        }
+    }
+
+    /// What was first written before this memory was born may have been applied in one that is gone: asking would
+    /// bring *never seen* for something applied. Whether the lane was resumed is not enough to know, because the
+    /// Welcome that said so may have been lost.
+    fn forget_before(&mut self, born: u64, cause: Cause) {
+        let mut ids = Vec::new();
+        for (id, entry) in self.window.iter_mut() {
+            if entry.epoch == 0 || entry.epoch >= born {
+                continue;
+            }
+            match entry.state {
+                State::InDoubt => ids.push((id, entry.stage)),
+                State::Doubt(None) => entry.state = State::Lost(cause),
+                State::Queued | State::Sent | State::Done(_) | State::Doubt(Some(_)) | State::Lost(_) => {}
+            }
+        }
+        for (id, stage) in ids {
+            self.finish(id, Outcome::Unknown(stage, cause));
+        }
+    }
+
+    fn nack(&self, id: u64, code: NackCode, body: &[u8]) -> Outcome {
+        let text = || String::from_utf8_lossy(body).into_owned();
+        let (method, version) = (0, 0);
+        Outcome::NotDelivered(match code {
+            NackCode::Rejected => return Outcome::Rejected(Payload::copy(body)),
+            // `client` knows which method it called and fills it in.
+            NackCode::UnknownMethod => NotDelivered::UnknownMethod { method, version },
+            NackCode::SchemaMismatch => NotDelivered::SchemaMismatch { method, version },
+            NackCode::BadBody => NotDelivered::BadBody(text()),
+            NackCode::Unauthorized => NotDelivered::Unauthorized(text()),
+            NackCode::Overloaded => NotDelivered::Overloaded {
+                retry_after: split_u32(body).map(|(ms, _)| Duration::from_millis(u64::from(ms))),
+            },
+            NackCode::WindowFull => NotDelivered::WindowFull { window: self.limits.window },
+            NackCode::Draining => NotDelivered::Draining,
+            NackCode::Expired => NotDelivered::Expired,
+            NackCode::Burnt => NotDelivered::NeverSeen,
+            NackCode::Unavailable => NotDelivered::Unavailable(text()),
+            // A reason of a later version; it is the server's word all the same.
+            NackCode::Other(code) => {
+                NotDelivered::Unavailable(format!("reason {code}, unknown to this version (id {id})"))
+            }
+        })
+    }
+
+    fn failed(&self, id: u64, code: FailedCode) -> Outcome {
+        let stage = self.stage(id).unwrap_or(Stage::Started).max(Stage::Started);
+        let cause = match code {
+            FailedCode::Panicked => Cause::HandlerPanicked,
+            FailedCode::Dropped => Cause::ResponderDropped,
+            FailedCode::Aborted | FailedCode::Other(_) => Cause::Aborted,
+            FailedCode::Deadline => Cause::Deadline,
+            FailedCode::AnswerTooLarge => Cause::AnswerTooLarge,
+        };
+        Outcome::Unknown(stage, cause)
+    }
+
+    fn resolution(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
+        let id = frame.id;
+        let malformed = Violation::Malformed("Resolution");
+        let outcome = match ResolutionCode::from_number(frame.aux) {
+            ResolutionCode::Applied => Outcome::Ack(Payload::copy(frame.body)),
+            ResolutionCode::Nacked => {
+                let (code, body) = split_u32(frame.body).ok_or(malformed)?;
+                self.nack(id, NackCode::from_number(code), body)
+            }
+            ResolutionCode::Failed => {
+                let (code, _) = split_u32(frame.body).ok_or(malformed)?;
+                self.failed(id, FailedCode::from_number(code))
+            }
+            ResolutionCode::Running => {
+                if let Some(entry) = self.window.get_mut(id)
+                    && matches!(entry.state, State::InDoubt)
+                {
+                    entry.state = State::Sent;
+                    entry.stage = Stage::Started;
+                    // Its bytes are long written; what the next connection writes says nothing about it.
+                    entry.end = 0;
+                }
+                return Ok(());
+            }
+            ResolutionCode::NeverSeen => Outcome::NotDelivered(NotDelivered::NeverSeen),
+            ResolutionCode::Forgotten | ResolutionCode::Other(_) => {
+                Outcome::Unknown(self.stage(id).unwrap_or(Stage::Written), Cause::Forgotten)
+            }
+        };
+        self.counters.resolved = self.counters.resolved.saturating_add(1);
+        self.finish(id, outcome);
+        Ok(())
+    }
+
+    /// The server takes nothing above `last`: what we sent above it was not delivered, by its word.
+    fn drain(&mut self, last: u64) {
+        self.link = Link::Draining { last };
+        self.not_taken_above(last, &NotDelivered::Draining);
+    }
+
+    fn goodbye(&mut self, code: GoodbyeCode, last: u64) {
+        let why = match code {
+            GoodbyeCode::Done | GoodbyeCode::Draining => NotDelivered::Draining,
+            other => NotDelivered::Refused(refusal(other)),
+        };
+        self.not_taken_above(last, &why);
+        if let Link::Opening { .. } = self.link {
+            // Refused: what is still queued would be refused on the next connection too.
+            let doubts = Cause::ConnectionLost;
+            self.fail_open(&why, doubts);
+        }
+    }
+
+    /// Frames above `last` that were or will be sent on this epoch are not taken up; those of earlier epochs stay in
+    /// doubt.
+    fn not_taken_above(&mut self, last: u64, why: &NotDelivered) {
+        let mut ids = Vec::new();
+        let epoch = self.epoch;
+        for (id, entry) in self.window.iter_mut() {
+            let of_this_connection = entry.epoch == 0 || entry.epoch == epoch;
+            if id > last && of_this_connection && matches!(entry.state, State::Queued | State::Sent) {
+                ids.push((id, matches!(entry.state, State::Queued)));
+            }
+        }
+        for (id, queued) in ids {
+            if queued {
+                self.void(id);
+            }
+            self.finish(id, Outcome::NotDelivered(why.clone()));
+            self.end_stream(id, StreamEnd::Lost);
+        }
+    }
+}
+
+fn refusal(code: GoodbyeCode) -> Refusal {
+    match code {
+        GoodbyeCode::NotThisProtocol => Refusal::NotThisProtocol,
+        GoodbyeCode::WireVersion => Refusal::WireVersion,
+        GoodbyeCode::Service => Refusal::Service,
+        GoodbyeCode::StaleEpoch => Refusal::StaleEpoch,
+        GoodbyeCode::Unauthorized => Refusal::Unauthorized,
+        GoodbyeCode::TooMany => Refusal::TooMany,
+        GoodbyeCode::Done | GoodbyeCode::Draining => Refusal::Draining,
+        GoodbyeCode::HandshakeTimeout => Refusal::HandshakeTimeout,
+        GoodbyeCode::FrameTooLarge => Refusal::FrameTooLarge,
+        GoodbyeCode::Violation => Refusal::Violation,
+        GoodbyeCode::Stalled => Refusal::Stalled,
+        GoodbyeCode::Other(code) => Refusal::Other(code),
+    }
+}

@@ -1,0 +1,505 @@
+//! The server's half of a lane: which ids it took, what it answered, and what it has yet to write.
+//!
+//! Pure state. Never takes a request of an epoch that a newer one has ended; never evicts an answer to make room:
+//! what does not fit is refused. Every call that it hands out gets exactly one [`answer`](ServerLane::answer).
+//!
+//! Driven by `io::server`; outlives its connections. What the driver and the handlers call is here; `receive` has
+//! what the client says.
+
+mod receive;
+
+use std::collections::BTreeMap;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+pub use self::receive::{NewCall, Taken};
+use super::client::put_frame;
+use super::payload::Payload;
+use super::stream_out::StreamOut;
+use super::window::Window;
+use crate::id::{Incarnation, PeerId};
+use crate::limits::{BULK_BYTES, Limits, TICK};
+use crate::wire::frame::{self, Oversized};
+use crate::wire::header::{self, EndCode, FailedCode, GoodbyeCode, Kind, NackCode, ResolutionCode};
+use crate::wire::hello::Welcome;
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Applied.
+    Ack(Payload),
+    /// Not applied: rejected by the handler, or never shown to one.
+    Nack(NackCode, Payload),
+    /// In doubt.
+    Failed(FailedCode),
+}
+
+/// What a lane has seen, for those who watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerCounters {
+    /// Requests handed to a handler.
+    pub taken: u64,
+    /// Repeats answered from memory, or attached to the running handler.
+    pub repeats: u64,
+    /// Requests refused before a handler saw them.
+    pub refused: u64,
+    /// Answers that came after their request had been given up.
+    pub late_answers: u64,
+}
+
+/// Bugs for tests to plant, so that the simulator is shown to find them.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Planted {
+    /// Acks a request when it is taken, before its handler has applied it.
+    pub ack_before_apply: bool,
+    /// Answers *never seen* and does not burn the id, nor fences older connections.
+    pub resolve_without_refusal: bool,
+}
+
+/// The server's half of a lane.
+#[derive(Debug)]
+pub struct ServerLane {
+    limits: Limits,
+    /// The epoch whose Hello made this memory.
+    born: u64,
+    epoch: u64,
+    attached: bool,
+    detached_at: Option<Instant>,
+    window: Window<Entry>,
+    window_ids_max: u32,
+    frame_bytes_max: usize,
+    mismatched: Vec<(u16, u16)>,
+    /// The highest id ever taken in this memory.
+    taken_last: u64,
+    received_told: u64,
+    running: usize,
+    answer_bytes: usize,
+    /// Answers and control frames of the present connection.
+    out: BytesMut,
+    streams: BTreeMap<u64, Stream>,
+    /// The stream that wrote last; the next one goes first.
+    last_stream: u64,
+    draining: bool,
+    earliest: Option<Instant>,
+    wakers: Vec<Waker>,
+    counters: ServerCounters,
+    #[cfg(feature = "testing")]
+    planted: Planted,
+}
+
+#[derive(Debug)]
+struct Stream {
+    out: StreamOut,
+    /// Items wait until the ack of the request that opens the stream is queued.
+    acked: bool,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Running {
+        deadline: Instant,
+        cancel: Option<Waker>,
+    },
+    Answered(Reply),
+    /// Resolved as never seen: refused for good.
+    Burnt,
+}
+
+impl ServerLane {
+    /// A lane whose first Hello carries `epoch`. It must be [`attach`](Self::attach)ed.
+    pub fn new(limits: Limits, epoch: u64) -> Self {
+        Self {
+            born: epoch,
+            epoch: 0,
+            attached: false,
+            detached_at: None,
+            window: Window::new(1),
+            window_ids_max: limits.window,
+            frame_bytes_max: limits.frame_bytes_max,
+            mismatched: Vec::new(),
+            taken_last: 0,
+            received_told: 0,
+            running: 0,
+            answer_bytes: 0,
+            out: BytesMut::new(),
+            streams: BTreeMap::new(),
+            last_stream: 0,
+            draining: false,
+            earliest: None,
+            wakers: Vec::new(),
+            counters: ServerCounters::default(),
+            #[cfg(feature = "testing")]
+            planted: Planted::default(),
+            limits,
+        }
+    }
+
+    /// Plants bugs.
+    #[cfg(feature = "testing")]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    /// Accepts a connection: intake from every lower epoch has ended when this returns, and Welcome is the first
+    /// frame to be written. `None`: the epoch is not newer than the one accepted.
+    pub fn attach(
+        &mut self,
+        epoch: u64,
+        window: u32,
+        frame_bytes_max: u32,
+        server: (PeerId, Incarnation),
+    ) -> Option<()> {
+        if epoch <= self.epoch {
+            return None;
+        }
+        self.drop_connection();
+        self.epoch = epoch;
+        self.attached = true;
+        self.detached_at = None;
+        self.window_ids_max = self.limits.window.min(window.max(1));
+        self.frame_bytes_max = self.limits.frame_bytes_max.min(usize::try_from(frame_bytes_max).unwrap_or(usize::MAX));
+        self.received_told = self.taken_last;
+        let welcome = Welcome {
+            wire: crate::limits::WIRE_VERSION,
+            born: self.born,
+            peer: server.0,
+            incarnation: server.1,
+            frame_bytes_max: u32::try_from(self.limits.frame_bytes_max).unwrap_or(u32::MAX),
+            window: self.limits.window,
+        };
+        let appended = frame::append(&mut self.out, usize::MAX, |out| {
+            welcome.put(out);
+            Ok::<(), Oversized>(())
+        });
+        debug_assert!(appended.is_ok(), "a Welcome fits a u32");
+        if self.draining {
+            put_frame(&mut self.out, Kind::Drain, 0, self.taken_last, &[]);
+        }
+        Some(())
+    }
+
+    /// Methods whose schema differs between the two sides: refused one by one.
+    pub fn set_mismatched(&mut self, mismatched: Vec<(u16, u16)>) {
+        self.mismatched = mismatched;
+    }
+
+    /// The connection of `epoch` is gone. Handlers run on; streams end.
+    pub fn detach(&mut self, epoch: u64, now: Instant) {
+        if self.is_attached(epoch) {
+            self.drop_connection();
+            self.attached = false;
+            self.detached_at = Some(now);
+        }
+    }
+
+    /// Whether `epoch` is the lane's present connection.
+    pub fn is_attached(&self, epoch: u64) -> bool {
+        self.attached && self.epoch == epoch
+    }
+
+    /// Whether the lane has a connection.
+    pub fn is_connected(&self) -> bool {
+        self.attached
+    }
+
+    /// When a lane without connection and without running handlers may be forgotten.
+    pub fn expires_at(&self) -> Option<Instant> {
+        if self.attached || self.running > 0 {
+            return None;
+        }
+        self.detached_at.and_then(|at| at.checked_add(self.limits.lane_retention))
+    }
+
+    /// A handler's answer, or that it was stopped. Called exactly once for each [`NewCall`]; gives its permit back.
+    pub fn answer(&mut self, id: u64, reply: Reply) {
+        self.running = self.running.saturating_sub(1);
+        let reply = self.fitting(reply);
+        match &mut self.stream_of(id, &reply) {
+            Some(stream) => stream.acked = true,
+            None => self.close_stream(id),
+        }
+        let Some(entry @ Entry::Running { .. }) = self.window.get_mut(id) else {
+            // Given up by the client, cancelled or expired: it has its answer.
+            self.counters.late_answers = self.counters.late_answers.saturating_add(1);
+            return;
+        };
+        if self.attached {
+            put_reply(&mut self.out, id, &reply);
+        }
+        self.answer_bytes = self.answer_bytes.saturating_add(reply.bytes());
+        *entry = Entry::Answered(reply);
+    }
+
+    /// Whether the handler of `id` should go on.
+    pub fn is_running(&self, id: u64) -> bool {
+        matches!(self.window.get(id), Some(Entry::Running { .. }))
+    }
+
+    /// Wakes `waker` when the handler of `id` is to stop.
+    pub fn on_cancel(&mut self, id: u64, waker: &Waker) {
+        match self.window.get_mut(id) {
+            Some(Entry::Running { cancel, .. }) => *cancel = Some(waker.clone()),
+            _ => self.wakers.push(waker.clone()),
+        }
+    }
+
+    /// Handlers that have not ended.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// The next time at which [`handle_timeout`](Self::handle_timeout) has something to do. It may be early.
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Stops every handler whose deadline has passed and answers in its place.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return;
+        }
+        let mut due = Vec::new();
+        let mut earliest: Option<Instant> = None;
+        for (id, entry) in self.window.iter_mut() {
+            let Entry::Running { deadline, .. } = entry else { continue };
+            if *deadline <= now {
+                due.push(id);
+            } else {
+                earliest = Some(earliest.map_or(*deadline, |e| e.min(*deadline)));
+            }
+        }
+        self.earliest = earliest.map(|e| e.max(now.checked_add(TICK).unwrap_or(e)));
+        for id in due {
+            self.stop(id, FailedCode::Deadline);
+        }
+    }
+
+    /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
+    pub fn wants_transmit(&self, epoch: u64) -> bool {
+        self.is_attached(epoch) && (!self.out.is_empty() || self.streams.values().any(Stream::is_ready))
+    }
+
+    /// Hands what is to be written to the writer: all answers and control frames, then a bounded share of stream
+    /// items.
+    pub fn poll_transmit(&mut self, epoch: u64, into: &mut BytesMut) -> bool {
+        if !self.wants_transmit(epoch) {
+            return false;
+        }
+        debug_assert!(into.is_empty(), "one claim at a time");
+        if !self.out.is_empty() && self.running > 0 && self.taken_last > self.received_told {
+            put_frame(&mut self.out, Kind::Received, 0, self.taken_last, &[]);
+            self.received_told = self.taken_last;
+        }
+        std::mem::swap(into, &mut self.out);
+        self.transmit_items(into);
+        true
+    }
+
+    /// Bytes of answers that the kernel has not taken; above a bound the driver takes up no further request.
+    pub fn queued_bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Takes no further request: says so with the last id taken, and ends the streams.
+    pub fn drain(&mut self) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        if self.attached {
+            put_frame(&mut self.out, Kind::Drain, 0, self.taken_last, &[]);
+        }
+        let ids: Vec<u64> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.end_stream(id, EndCode::Aborted);
+        }
+    }
+
+    /// Whether every handler has ended and everything has been handed to the writer.
+    pub fn is_drained(&self) -> bool {
+        self.running == 0 && (!self.attached || (self.out.is_empty() && !self.streams.values().any(Stream::is_ready)))
+    }
+
+    /// The last frame of this connection.
+    pub fn goodbye(&mut self, code: GoodbyeCode) {
+        if self.attached {
+            put_frame(&mut self.out, Kind::Goodbye, code.number(), self.taken_last, &[]);
+        }
+    }
+
+    /// Room for one more item of the stream `id`? `Err`: its reader has gone.
+    pub fn poll_stream_ready(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Result<(), StreamGone>> {
+        match self.streams.get_mut(&id) {
+            Some(stream) if !stream.out.is_done() => stream.out.poll_ready(cx).map(Ok),
+            _ => Poll::Ready(Err(StreamGone)),
+        }
+    }
+
+    /// Queues an item: a whole frame made by [`item_frame`](Self::item_frame).
+    pub fn push_item(&mut self, id: u64, frame: Bytes, body_bytes: usize) -> Result<(), StreamGone> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamGone)?;
+        stream.out.push(frame, body_bytes);
+        Ok(())
+    }
+
+    /// An item as a frame.
+    ///
+    /// # Errors
+    /// It is larger than both sides agreed on.
+    pub fn item_frame(id: u64, body: &[u8], frame_bytes_max: usize) -> Result<Bytes, Oversized> {
+        let mut out = BytesMut::with_capacity(body.len().saturating_add(32));
+        frame::append(&mut out, frame_bytes_max, |out| {
+            header::put_common(out, Kind::Item, 0, 0, id);
+            out.extend_from_slice(body);
+            Ok::<(), Oversized>(())
+        })?;
+        Ok(out.freeze())
+    }
+
+    /// The producer of the stream `id` is done.
+    pub fn end_stream(&mut self, id: u64, code: EndCode) {
+        let mut out = BytesMut::new();
+        put_frame(&mut out, Kind::End, code.number(), id, &[]);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.out.end(out.freeze());
+            self.wakers.extend(stream.out.waker());
+        }
+    }
+
+    /// The largest frame that both sides accept, in bytes.
+    pub fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max
+    }
+
+    /// Tasks to wake. Call it before unlocking, wake after.
+    pub fn take_wakers(&mut self, into: &mut Vec<Waker>) {
+        into.append(&mut self.wakers);
+    }
+
+    /// What this lane has seen.
+    pub fn counters(&self) -> ServerCounters {
+        self.counters
+    }
+
+    /// Stops the handler of `id` and answers in its place.
+    fn stop(&mut self, id: u64, code: FailedCode) {
+        let Some(entry @ Entry::Running { .. }) = self.window.get_mut(id) else { return };
+        if let Entry::Running { cancel: Some(waker), .. } =
+            std::mem::replace(entry, Entry::Answered(Reply::Failed(code)))
+        {
+            self.wakers.push(waker);
+        }
+        if self.attached {
+            put_reply(&mut self.out, id, &Reply::Failed(code));
+        }
+        self.close_stream(id);
+    }
+
+    fn stream_of(&mut self, id: u64, reply: &Reply) -> Option<&mut Stream> {
+        match reply {
+            Reply::Ack(_) => self.streams.get_mut(&id),
+            Reply::Nack(..) | Reply::Failed(_) => None,
+        }
+    }
+
+    fn close_stream(&mut self, id: u64) {
+        if let Some(mut stream) = self.streams.remove(&id) {
+            self.wakers.extend(stream.out.waker());
+        }
+    }
+
+    /// An answer that does not fit a frame is no answer: the caller learns that the outcome is in doubt, and why.
+    fn fitting(&self, reply: Reply) -> Reply {
+        let bytes = reply.bytes().saturating_add(header::COMMON_BYTES).saturating_add(4);
+        if bytes <= self.frame_bytes_max {
+            return reply;
+        }
+        match reply {
+            // What was refused stays refused; only its text is lost.
+            Reply::Nack(code, _) if code != NackCode::Rejected => Reply::Nack(code, Payload::EMPTY),
+            _ => Reply::Failed(FailedCode::AnswerTooLarge),
+        }
+    }
+
+    fn drop_connection(&mut self) {
+        self.out.clear();
+        for (_, mut stream) in std::mem::take(&mut self.streams) {
+            self.wakers.extend(stream.out.waker());
+        }
+    }
+
+    /// Items of all ready streams in turn, whole frames, up to a bound.
+    fn transmit_items(&mut self, into: &mut BytesMut) {
+        let bound = into.len().saturating_add(BULK_BYTES);
+        loop {
+            let after = self.last_stream.saturating_add(1);
+            let next = self.streams.range(after..).chain(self.streams.range(..after)).find(|(_, s)| s.is_ready());
+            let Some(id) = next.map(|(id, _)| *id) else { return };
+            self.last_stream = id;
+            let Some(stream) = self.streams.get_mut(&id) else { return };
+            if let Some(frame) = stream.out.next_frame() {
+                into.extend_from_slice(&frame);
+            }
+            if stream.out.is_done() {
+                self.streams.remove(&id);
+            }
+            if into.len() >= bound {
+                return;
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn is_ready(&self) -> bool {
+        self.acked && self.out.has_frames()
+    }
+}
+
+impl Reply {
+    /// Bytes that keeping it costs beyond its entry.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Ack(payload) | Self::Nack(_, payload) => payload.as_slice().len(),
+            Self::Failed(_) => 0,
+        }
+    }
+}
+
+/// The reader of a stream has gone, or its connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamGone;
+
+fn put_reply(out: &mut BytesMut, id: u64, reply: &Reply) {
+    match reply {
+        Reply::Ack(payload) => put_frame(out, Kind::Ack, 0, id, payload.as_slice()),
+        Reply::Nack(code, payload) => put_frame(out, Kind::Nack, code.number(), id, payload.as_slice()),
+        Reply::Failed(code) => put_frame(out, Kind::Failed, code.number(), id, &[]),
+    }
+}
+
+fn put_resolution(out: &mut BytesMut, id: u64, entry: Option<&Entry>, below_floor: bool) {
+    let mut body = BytesMut::new();
+    let code = match entry {
+        Some(Entry::Answered(Reply::Ack(payload))) => {
+            body.extend_from_slice(payload.as_slice());
+            ResolutionCode::Applied
+        }
+        Some(Entry::Answered(Reply::Nack(code, payload))) => {
+            body.extend_from_slice(&code.number().to_le_bytes());
+            body.extend_from_slice(payload.as_slice());
+            ResolutionCode::Nacked
+        }
+        Some(Entry::Answered(Reply::Failed(code))) => {
+            body.extend_from_slice(&code.number().to_le_bytes());
+            ResolutionCode::Failed
+        }
+        Some(Entry::Running { .. }) => ResolutionCode::Running,
+        None if below_floor => ResolutionCode::Forgotten,
+        Some(Entry::Burnt) | None => ResolutionCode::NeverSeen,
+    };
+    put_frame(out, Kind::Resolution, code.number(), id, &body);
+}

@@ -1,0 +1,203 @@
+//! What the client says.
+//!
+//! An id is looked up before anything about it is refused: a refusal of a repeat would deny what was applied.
+//! Every refusal is kept as the id's answer. SPEC: PROTOCOL §4.2.
+//!
+//! Called by `io::server` for each frame, all frames of one read under one lock.
+
+use std::time::{Duration, Instant};
+
+use super::{Entry, Payload, Reply, ServerLane, Stream, StreamOut, put_reply, put_resolution};
+use crate::session::Violation;
+use crate::session::client::put_frame;
+use crate::wire::header::{self, FailedCode, Frame, Kind, NackCode, ResolutionCode, parse_ids, split_u32};
+
+/// A request that a handler is to see. Exactly one [`answer`](ServerLane::answer) must follow.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCall<'a> {
+    /// Its id.
+    pub id: u64,
+    /// The method.
+    pub method: u16,
+    /// Its version.
+    pub version: u16,
+    /// When its handler is stopped.
+    pub deadline: Instant,
+    /// The encoded request.
+    pub body: &'a [u8],
+}
+
+/// What the driver does after a frame.
+#[derive(Clone, Copy, Debug)]
+pub enum Taken<'a> {
+    /// Read on.
+    Nothing,
+    /// Hand it to a handler.
+    Call(NewCall<'a>),
+    /// The client is done with this connection.
+    Closed,
+    /// A newer connection has taken over: read no further, and say nothing.
+    Fenced,
+}
+
+impl ServerLane {
+    /// Takes one frame that arrived on the connection of `epoch`.
+    ///
+    /// # Errors
+    /// [`Violation`]: the connection must be closed.
+    pub fn handle_frame<'a>(&mut self, now: Instant, epoch: u64, bytes: &'a [u8]) -> Result<Taken<'a>, Violation> {
+        #[cfg(feature = "testing")]
+        let fenced = !self.is_attached(epoch) && !self.planted.resolve_without_refusal;
+        #[cfg(not(feature = "testing"))]
+        let fenced = !self.is_attached(epoch);
+        if fenced {
+            return Ok(Taken::Fenced);
+        }
+        let Some(frame) = header::parse(bytes)? else { return Ok(Taken::Nothing) };
+        match frame.kind {
+            Kind::Request => return self.request(now, &frame),
+            Kind::Void => self.raise_floor(&frame)?,
+            Kind::Cancel => {
+                self.cancel(frame.id);
+            }
+            Kind::Resolve => self.resolve(frame.id),
+            Kind::Park => self.park(frame.body)?,
+            Kind::Credit => {
+                let (bytes, _) = split_u32(frame.body).ok_or(Violation::Malformed("Credit"))?;
+                if let Some(stream) = self.streams.get_mut(&frame.id) {
+                    self.wakers.extend(stream.out.grant(frame.aux, bytes));
+                }
+            }
+            Kind::Ping => {
+                self.raise_floor(&frame)?;
+                put_frame(&mut self.out, Kind::Pong, 0, frame.id, &[]);
+            }
+            Kind::Goodbye => return Ok(Taken::Closed),
+            Kind::Pong => {}
+            _ => return Err(Violation::Unexpected("a server's frame, or a second Hello")),
+        }
+        Ok(Taken::Nothing)
+    }
+
+    fn request<'a>(&mut self, now: Instant, frame: &Frame<'a>) -> Result<Taken<'a>, Violation> {
+        self.raise_floor(frame)?;
+        let id = frame.id;
+        if let Some(entry) = self.window.get(id) {
+            self.counters.repeats = self.counters.repeats.saturating_add(1);
+            match entry {
+                Entry::Answered(reply) => put_reply(&mut self.out, id, reply),
+                Entry::Burnt => put_reply(&mut self.out, id, &Reply::Nack(NackCode::Burnt, Payload::EMPTY)),
+                // Its answer will follow.
+                Entry::Running { .. } => {}
+            }
+            return Ok(Taken::Nothing);
+        }
+        if id < self.window.floor() {
+            put_frame(&mut self.out, Kind::Resolution, ResolutionCode::Forgotten.number(), id, &[]);
+            return Ok(Taken::Nothing);
+        }
+        let span_max = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+        if let Some(code) = self.refusal(frame, span_max) {
+            self.counters.refused = self.counters.refused.saturating_add(1);
+            let reply = Reply::Nack(code, Payload::EMPTY);
+            put_reply(&mut self.out, id, &reply);
+            if !self.window.insert(id, Entry::Answered(reply), span_max) {
+                // A refusal that cannot be kept could be contradicted by a repeat.
+                return Err(Violation::Impossible("id beyond the window"));
+            }
+            return Ok(Taken::Nothing);
+        }
+        let remaining = Duration::from_millis(u64::from(frame.aux)).min(self.limits.deadline_max);
+        let deadline = now.checked_add(remaining).unwrap_or(now);
+        if !self.window.insert(id, Entry::Running { deadline, cancel: None }, span_max) {
+            return Err(Violation::Impossible("id beyond the window"));
+        }
+        if let Some((items, bytes)) = frame.tlvs.credit() {
+            self.streams.insert(id, Stream { out: StreamOut::new(items, bytes), acked: false });
+        }
+        self.taken_last = self.taken_last.max(id);
+        self.running = self.running.saturating_add(1);
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        self.counters.taken = self.counters.taken.saturating_add(1);
+        #[cfg(feature = "testing")]
+        if self.planted.ack_before_apply {
+            put_reply(&mut self.out, id, &Reply::Ack(Payload::EMPTY));
+        }
+        let (method, version, body) = (frame.method, frame.version, frame.body);
+        Ok(Taken::Call(NewCall { id, method, version, deadline, body }))
+    }
+
+    /// Why this request, which is no repeat, is not taken.
+    fn refusal(&self, frame: &Frame<'_>, span_max: usize) -> Option<NackCode> {
+        let opens_stream = frame.tlvs.credit().is_some();
+        if self.draining {
+            Some(NackCode::Draining)
+        } else if frame.aux == 0 {
+            Some(NackCode::Expired)
+        } else if self.mismatched.contains(&(frame.method, frame.version)) {
+            Some(NackCode::SchemaMismatch)
+        } else if self.running >= span_max
+            || self.answer_bytes >= self.limits.answer_bytes_max
+            || (opens_stream && self.streams.len() >= self.limits.streams_max)
+        {
+            Some(NackCode::Overloaded)
+        } else {
+            None
+        }
+    }
+
+    fn raise_floor(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
+        if matches!(frame.kind, Kind::Request | Kind::Void) && (frame.id == 0 || frame.floor > frame.id) {
+            return Err(Violation::Impossible("floor above the request"));
+        }
+        let mut freed = 0_usize;
+        self.window.raise(frame.floor, |_, entry| freed = freed.saturating_add(entry.bytes()));
+        self.answer_bytes = self.answer_bytes.saturating_sub(freed);
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: u64) {
+        if let Some(Entry::Running { .. }) = self.window.get(id) {
+            self.stop(id, FailedCode::Aborted);
+        }
+        self.close_stream(id);
+    }
+
+    fn resolve(&mut self, id: u64) {
+        let below_floor = id < self.window.floor();
+        let entry = self.window.get(id);
+        put_resolution(&mut self.out, id, entry, below_floor);
+        #[cfg(feature = "testing")]
+        if self.planted.resolve_without_refusal {
+            return;
+        }
+        if entry.is_none() && !below_floor {
+            // From now on it is refused, even if it is still on its way behind this very frame.
+            let span_max = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+            self.window.insert(id, Entry::Burnt, span_max);
+        }
+    }
+
+    fn park(&mut self, body: &[u8]) -> Result<(), Violation> {
+        let keep: Vec<u64> = parse_ids(body)
+            .ok_or(Violation::Malformed("Park"))?
+            .take(self.limits.parked_max.saturating_add(1))
+            .collect();
+        if keep.len() > self.limits.parked_max {
+            return Err(Violation::Impossible("number of parked ids"));
+        }
+        let mut freed = 0_usize;
+        self.window.park(&keep, || Entry::Burnt, |_, entry| freed = freed.saturating_add(entry.bytes()));
+        self.answer_bytes = self.answer_bytes.saturating_sub(freed);
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Answered(reply) => reply.bytes(),
+            Self::Running { .. } | Self::Burnt => 0,
+        }
+    }
+}

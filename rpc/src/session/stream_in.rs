@@ -1,0 +1,93 @@
+//! The receiving end of a stream: items that have arrived and were not taken, and the credit to give back.
+//!
+//! Never holds more than the credit that it granted; a peer that sends more has broken the protocol.
+//!
+//! Kept per open stream by `client`.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use super::payload::Payload;
+use crate::wire::header::EndCode;
+
+/// How a stream came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The peer said so.
+    Ended(EndCode),
+    /// The connection was lost, or the call failed.
+    Lost,
+}
+
+#[derive(Debug)]
+pub(super) struct StreamIn {
+    items: VecDeque<Payload>,
+    granted_items: u32,
+    granted_bytes: i64,
+    taken_items: u32,
+    taken_bytes: u32,
+    end: Option<StreamEnd>,
+    waker: Option<Waker>,
+}
+
+impl StreamIn {
+    pub(super) fn new(items: u32, bytes: u32) -> Self {
+        Self {
+            items: VecDeque::new(),
+            granted_items: items,
+            granted_bytes: i64::from(bytes),
+            taken_items: 0,
+            taken_bytes: 0,
+            end: None,
+            waker: None,
+        }
+    }
+
+    /// An item has arrived. `false`: the peer had no credit for it. The last item within the credit may be larger
+    /// than what was left of it.
+    pub(super) fn push(&mut self, body: &[u8]) -> bool {
+        if self.granted_items == 0 || self.granted_bytes <= 0 {
+            return false;
+        }
+        self.granted_items = self.granted_items.saturating_sub(1);
+        self.granted_bytes = self.granted_bytes.saturating_sub(i64::try_from(body.len()).unwrap_or(i64::MAX));
+        self.items.push_back(Payload::copy(body));
+        true
+    }
+
+    pub(super) fn end(&mut self, end: StreamEnd) {
+        self.end.get_or_insert(end);
+    }
+
+    pub(super) fn waker(&mut self) -> Option<Waker> {
+        self.waker.take()
+    }
+
+    pub(super) fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, StreamEnd>> {
+        match (self.items.pop_front(), self.end) {
+            (Some(item), _) => {
+                let bytes = u32::try_from(item.as_slice().len()).unwrap_or(u32::MAX);
+                self.taken_items = self.taken_items.saturating_add(1);
+                self.taken_bytes = self.taken_bytes.saturating_add(bytes);
+                Poll::Ready(Ok(item))
+            }
+            (None, Some(end)) => Poll::Ready(Err(end)),
+            (None, None) => {
+                self.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Credit to grant again, once half of the window has been taken: items and bytes.
+    pub(super) fn refill(&mut self, window_items: u32, window_bytes: u32) -> Option<(u32, u32)> {
+        let due = self.taken_items >= window_items.div_ceil(2) || self.taken_bytes >= window_bytes.div_ceil(2);
+        if !due || self.end.is_some() {
+            return None;
+        }
+        let (items, bytes) = (std::mem::take(&mut self.taken_items), std::mem::take(&mut self.taken_bytes));
+        self.granted_items = self.granted_items.saturating_add(items);
+        self.granted_bytes = self.granted_bytes.saturating_add(i64::from(bytes));
+        Some((items, bytes))
+    }
+}

@@ -1,0 +1,379 @@
+//! What a caller learns, over real sockets and in memory. Ack or timeout is always asserted.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use rpc::{Address, CallContext, CallError, Cause, Client, NotDelivered, Stage};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+#[derive(Serialize, Deserialize, rpc::Wire, Debug, PartialEq)]
+struct Overflow;
+
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 1, ack = u64, rejection = Overflow)]
+struct Add {
+    a: u64,
+    b: u64,
+}
+
+/// Does what it is told.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 2, ack = rpc::Blob)]
+struct Behave {
+    how: String,
+    bytes: rpc::Blob,
+}
+
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 3, ack = u64, item = u64)]
+struct Count {
+    to: u64,
+}
+
+#[derive(rpc::Protocol)]
+#[rpc(name = "bench", version = 1)]
+enum Bench {
+    Add(Add),
+    Behave(Behave),
+    #[rpc(stream)]
+    Count(Count),
+}
+
+#[derive(Default)]
+struct Works {
+    applied: AtomicU64,
+    dropped: AtomicU64,
+    release: Notify,
+}
+
+#[derive(Clone, Default)]
+struct Handler(Arc<Works>);
+
+struct OnDrop(Arc<Works>);
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl BenchHandler for Handler {
+    async fn add(&self, m: Add) -> Result<u64, Overflow> {
+        self.0.applied.fetch_add(1, Ordering::SeqCst);
+        m.a.checked_add(m.b).ok_or(Overflow)
+    }
+
+    async fn behave(&self, m: Behave) -> Result<rpc::Blob, rpc::Never> {
+        match m.how.as_str() {
+            "panic" => panic!("as told"),
+            "panic later" => {
+                tokio::task::yield_now().await;
+                panic!("as told");
+            }
+            "hang" => {
+                let _guard = OnDrop(self.0.clone());
+                std::future::pending().await
+            }
+            "wait" => {
+                self.0.release.notified().await;
+                self.0.applied.fetch_add(1, Ordering::SeqCst);
+                Ok(m.bytes)
+            }
+            "large" => Ok(rpc::Blob(vec![7; 5000].into())),
+            "who" => {
+                let context = CallContext::current().unwrap();
+                Ok(rpc::Blob(context.peer.pid.unwrap().to_string().into_bytes().into()))
+            }
+            _ => Ok(m.bytes),
+        }
+    }
+
+    async fn count(&self, m: Count, items: rpc::ItemSender<u64>) -> Result<u64, rpc::Never> {
+        tokio::spawn(async move {
+            for n in 0..m.to {
+                if items.send(n).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(m.to)
+    }
+}
+
+fn behave(how: &str) -> Behave {
+    Behave { how: how.into(), bytes: rpc::Blob(vec![1, 2, 3].into()) }
+}
+
+struct World {
+    works: Arc<Works>,
+    server: rpc::Server,
+    client: Client<Bench>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+async fn unix() -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    world(address, Some(directory)).await
+}
+
+async fn world(address: Address, directory: Option<tempfile::TempDir>) -> World {
+    let handler = Handler::default();
+    let works = handler.0.clone();
+    let server = rpc::serve::<Bench>(&address, handler).await.unwrap();
+    World { works, server, client: Client::new(&address), _directory: directory }
+}
+
+/// Whatever a test waits for comes within this, or the test fails.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("an outcome within its bound")
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn ack_and_rejection_arrive_with_their_types() {
+    for address in [None, Some(Address::mem("ack_and_rejection"))] {
+        let w = match address {
+            None => unix().await,
+            Some(address) => world(address, None).await,
+        };
+        assert_eq!(soon(rpc::call(&w.client, Add { a: 1, b: 2 })).await.unwrap(), 3);
+        let error = soon(rpc::call(&w.client, Add { a: u64::MAX, b: 2 })).await.unwrap_err();
+        assert!(matches!(error, CallError::Rejected(Overflow)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn peer_of_a_call_is_the_process_that_the_kernel_names() {
+    let w = unix().await;
+    let pid = soon(w.client.call(behave("who"))).await.unwrap();
+    assert_eq!(pid.0, std::process::id().to_string());
+}
+
+#[tokio::test]
+async fn handler_that_panics_answers_at_once() {
+    let w = unix().await;
+    for how in ["panic", "panic later"] {
+        let Err(CallError::Unknown(doubt)) = soon(w.client.call(behave(how)).deadline(Duration::from_secs(600))).await
+        else {
+            panic!("a panic is a doubt")
+        };
+        assert_eq!((doubt.cause(), doubt.stage()), (Cause::HandlerPanicked, Stage::Started));
+    }
+    assert_eq!(soon(rpc::call(&w.client, Add { a: 1, b: 2 })).await.unwrap(), 3, "the server lives on");
+}
+
+#[tokio::test]
+async fn deadline_of_a_silent_handler_is_a_doubt_and_stops_the_handler() {
+    let w = unix().await;
+    let Err(CallError::Unknown(doubt)) = soon(w.client.call(behave("hang")).deadline(Duration::from_millis(50))).await
+    else {
+        panic!("a deadline is a doubt")
+    };
+    assert_eq!(doubt.cause(), Cause::Deadline);
+    until("the handler is dropped", || w.works.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn dropped_call_stops_its_handler() {
+    let w = unix().await;
+    let call = w.client.call(behave("hang"));
+    assert!(tokio::time::timeout(Duration::from_millis(50), call).await.is_err());
+    until("the handler is dropped", || w.works.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn nobody_listening_is_not_delivered_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d/none");
+    for address in [Address::unix(&path), Address::mem("nobody")] {
+        let client = Client::<Bench>::new(&address);
+        let error = soon(rpc::call(&client, Add { a: 1, b: 2 })).await.unwrap_err();
+        let CallError::NotDelivered(NotDelivered::NoListener { .. }) = &error else { panic!("{error:?}") };
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn request_that_fits_no_frame_is_not_delivered_and_harms_no_other() {
+    let w = unix().await;
+    let large = Behave { how: String::new(), bytes: rpc::Blob(vec![0; 2 << 20].into()) };
+    let (large, small) = tokio::join!(w.client.call(large), w.client.call(Add { a: 1, b: 1 }));
+    assert!(matches!(large, Err(CallError::NotDelivered(NotDelivered::TooLarge { max: 1_048_576, .. }))), "{large:?}");
+    assert_eq!(small.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn answer_larger_than_declared_is_a_doubt_that_says_so() {
+    let w = unix().await;
+    let Err(CallError::Unknown(doubt)) = soon(w.client.call(behave("large"))).await else { panic!("a doubt") };
+    assert_eq!(doubt.cause(), Cause::AnswerTooLarge);
+}
+
+#[tokio::test]
+async fn body_of_half_a_mebibyte_arrives_whole() {
+    let w = unix().await;
+    let bytes = vec![9; 1 << 19];
+    let sent = Behave { how: "wait".into(), bytes: rpc::Blob(bytes.into()) };
+    let call = tokio::spawn(w.client.call(sent));
+    w.works.release.notify_one();
+    let Err(CallError::Unknown(doubt)) = soon(call).await.unwrap() else { panic!("the ack is too large on purpose") };
+    assert_eq!(doubt.cause(), Cause::AnswerTooLarge);
+    assert_eq!(w.works.applied.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn thousands_of_calls_at_once_are_all_answered() {
+    let w = unix().await;
+    let calls = (0..5000_u64).map(|n| w.client.call(Add { a: n, b: 1 }));
+    let sums = soon(futures::future::join_all(calls)).await;
+    for (n, sum) in sums.into_iter().enumerate() {
+        assert_eq!(sum.unwrap(), n as u64 + 1);
+    }
+    assert_eq!(w.works.applied.load(Ordering::SeqCst), 5000);
+}
+
+#[tokio::test]
+async fn slow_call_does_not_hold_the_window_of_the_others() {
+    let w = unix().await;
+    let mut slow = std::pin::pin!(w.client.call(behave("wait")));
+    assert!(futures::poll!(slow.as_mut()).is_pending());
+    for round in 0..4 {
+        let calls = (0..1000_u64).map(|n| w.client.call(Add { a: n, b: round }));
+        for sum in soon(futures::future::join_all(calls)).await {
+            sum.unwrap();
+        }
+    }
+    w.works.release.notify_one();
+    assert_eq!(soon(slow).await.unwrap().0, &[1, 2, 3][..]);
+}
+
+#[tokio::test]
+async fn stream_delivers_every_item_in_order_and_ends() {
+    let w = unix().await;
+    let (to, items) = soon(w.client.open(Count { to: 10_000 })).await.unwrap();
+    let items: Vec<u64> = soon(items.map(Result::unwrap).collect()).await;
+    assert_eq!(to, 10_000);
+    assert!(items.iter().copied().eq(0..10_000));
+}
+
+#[tokio::test]
+async fn unread_stream_delays_no_call() {
+    let w = unix().await;
+    let (_, unread) = soon(w.client.open(Count { to: u64::MAX })).await.unwrap();
+    for n in 0..100 {
+        assert_eq!(soon(rpc::call(&w.client, Add { a: n, b: 0 })).await.unwrap(), n);
+    }
+    drop(unread);
+}
+
+#[tokio::test]
+async fn drain_lets_the_running_handler_end_and_takes_nothing_more() {
+    let w = unix().await;
+    let World { works, server, client, .. } = w;
+    let waiting = tokio::spawn(client.call(behave("wait")));
+    until("the handler waits", || client.counters().connections == 1).await;
+    assert_eq!(soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap(), 2);
+    let drained = tokio::spawn(server.drain());
+    let refused = soon(async {
+        loop {
+            match rpc::call(&client, Add { a: 1, b: 1 }).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => return error,
+            }
+        }
+    })
+    .await;
+    assert!(matches!(refused, CallError::NotDelivered(NotDelivered::Draining)), "{refused:?}");
+    works.release.notify_one();
+    assert_eq!(soon(waiting).await.unwrap().unwrap().0, &[1, 2, 3][..]);
+    soon(drained).await.unwrap();
+    let asked = Instant::now();
+    let gone = soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap_err();
+    assert!(matches!(gone, CallError::NotDelivered(NotDelivered::NoListener { .. })), "{gone:?}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "an idle driver notices a call at once, not at its deadline");
+}
+
+#[tokio::test]
+async fn actor_answers_later_and_a_forgotten_responder_answers_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    let (server, mut calls) = rpc::serve_calls::<Bench>(&address, 8).await.unwrap();
+    let client = Client::<Bench>::new(&address);
+    let actor = tokio::spawn(async move {
+        while let Some(call) = calls.recv().await {
+            match call {
+                BenchCall::Add(m, responder) => responder.ack(m.a + m.b),
+                BenchCall::Behave(m, responder) => assert!(m.how.is_empty(), "{responder:?} is dropped here"),
+                BenchCall::Count(m, responder, items) => {
+                    responder.ack(m.to);
+                    items.send(1).await.unwrap();
+                }
+            }
+        }
+    });
+    assert_eq!(soon(rpc::call(&client, Add { a: 1, b: 2 })).await.unwrap(), 3);
+    let Err(CallError::Unknown(doubt)) = soon(client.call(behave("")).deadline(Duration::from_secs(600))).await else {
+        panic!("a doubt")
+    };
+    assert_eq!(doubt.cause(), Cause::ResponderDropped);
+    let (_, items) = soon(client.open(Count { to: 1 })).await.unwrap();
+    assert_eq!(soon(items.collect::<Vec<_>>()).await, [Ok(1)]);
+    actor.abort();
+    let _ = actor.await;
+    let error = soon(rpc::call(&client, Add { a: 1, b: 2 })).await.unwrap_err();
+    assert!(matches!(error, CallError::NotDelivered(NotDelivered::Unavailable(_))), "{error:?}");
+    drop(server);
+}
+
+#[tokio::test]
+async fn server_that_goes_in_mid_call_is_a_doubt_and_resolving_says_so_again() {
+    let w = unix().await;
+    let World { server, client, _directory, .. } = w;
+    let call = tokio::spawn(client.call(behave("hang")));
+    assert_eq!(soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap(), 2);
+    drop(server);
+    let Err(CallError::Unknown(doubt)) = soon(call).await.unwrap() else { panic!("a doubt") };
+    assert_eq!(doubt.cause(), Cause::ConnectionLost);
+    let Err(CallError::Unknown(doubt)) = soon(doubt.resolve()).await else { panic!("still a doubt") };
+    assert_eq!(doubt.cause(), Cause::ConnectionLost);
+    // Another life of the server remembers nothing, and says so.
+    let address = client.address().clone();
+    let _next = rpc::serve::<Bench>(&address, Handler::default()).await.unwrap();
+    let Err(CallError::Unknown(doubt)) = soon(doubt.resolve()).await else { panic!("still a doubt") };
+    assert_eq!(doubt.cause(), Cause::PeerRestarted);
+    assert_eq!(soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap(), 2, "the client goes on");
+}
+
+#[tokio::test]
+async fn another_service_at_the_address_is_refused_by_name() {
+    #[derive(rpc::Protocol)]
+    #[rpc(name = "other", version = 1)]
+    enum Other {
+        Add(Add),
+    }
+    let w = unix().await;
+    let other = Client::<Other>::new(w.client.address());
+    let error = soon(rpc::call(&other, Add { a: 1, b: 1 })).await.unwrap_err();
+    assert!(matches!(error, CallError::NotDelivered(NotDelivered::Refused(rpc::Refusal::Service))), "{error:?}");
+}
+
+#[tokio::test]
+async fn second_server_of_an_address_is_told_who_holds_it() {
+    let w = unix().await;
+    let error = rpc::serve::<Bench>(w.server.address(), Handler::default()).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+    assert_eq!(soon(rpc::call(&w.client, Add { a: 1, b: 2 })).await.unwrap(), 3, "the first one is unharmed");
+}
