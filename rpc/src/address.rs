@@ -95,13 +95,13 @@ mod tests {
 
     #[test]
     fn name_that_does_not_fit_is_hashed_the_same_way_twice() {
-        let directory = Path::new("/run/user/1000/pods");
+        let directory = Path::new("/run/user/1000/calc");
         let long = "x".repeat(100);
         let hashed = Address::unix_in(directory, &long);
         assert_eq!(hashed, Address::unix_in(directory, &long));
         assert_ne!(hashed, Address::unix_in(directory, &"y".repeat(100)));
         assert!(hashed.path().unwrap().as_os_str().len() <= SOCKET_PATH_BYTES_MAX);
-        assert_eq!(Address::unix_in(directory, "a").path(), Some(Path::new("/run/user/1000/pods/a")));
+        assert_eq!(Address::unix_in(directory, "a").path(), Some(Path::new("/run/user/1000/calc/a")));
     }
 
     #[test]

@@ -39,8 +39,6 @@ thread_local! {
 /// a tokio runtime with I/O and time when the first call is polled.
 pub struct Client<P> {
     cell: Arc<LaneCell>,
-    deadline_default: Duration,
-    deadline_max: Duration,
     _protocol: PhantomData<fn() -> P>,
 }
 
@@ -94,15 +92,8 @@ impl<P: Protocol> Client<P> {
     /// A client with limits of its own.
     pub fn with_limits(address: &Address, limits: Limits) -> Self {
         let identity = LaneIdentity { peer: PeerId::random(), incarnation: Incarnation::random(), lane: 0 };
-        let (deadline_default, deadline_max) = (limits.deadline_default, limits.deadline_max);
-        let frame_bytes_max = limits.frame_bytes_max;
-        let lane = ClientLane::new(identity, Service::<P>::INFO, limits);
-        Self {
-            cell: Arc::new(LaneCell::new(address.clone(), lane, frame_bytes_max)),
-            deadline_default,
-            deadline_max,
-            _protocol: PhantomData,
-        }
+        let lane = ClientLane::new(identity, Service::<P>::INFO, limits.clone());
+        Self { cell: Arc::new(LaneCell::new(address.clone(), lane, limits)), _protocol: PhantomData }
     }
 
     /// Prepares a call.
@@ -113,7 +104,7 @@ impl<P: Protocol> Client<P> {
         Call {
             open: OpenCall {
                 cell: Arc::clone(&self.cell),
-                timeout: self.deadline_default.min(self.deadline_max),
+                timeout: self.cell.limits().deadline_default,
                 deadline: None,
                 id: None,
                 stream: false,
@@ -127,6 +118,9 @@ impl<P: Protocol> Client<P> {
     ///
     /// # Errors
     /// [`CallError`], like any call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call, like any call, and ends the stream if it was opened.
     pub async fn open<R: StreamRequest>(&self, request: R) -> Result<(R::Ack, ItemStream<R::Item>), CallError<R>>
     where
         P: Has<R>,
@@ -152,7 +146,7 @@ impl<P: Protocol> Client<P> {
 impl<R: Request> Call<R> {
     /// Ends the call after `timeout`, counted from its first poll. A longer one than the client's largest is cut to it.
     pub fn deadline(mut self, timeout: Duration) -> Self {
-        self.open.timeout = timeout.min(Limits::default().deadline_max);
+        self.open.timeout = timeout.min(self.open.cell.limits().deadline_max);
         self
     }
 
@@ -221,7 +215,7 @@ impl OpenCall {
                 Poll::Ready(Ok(()))
             }
             Err(SubmitError::Full) if now < deadline => Poll::Pending,
-            Err(SubmitError::Full) => Poll::Ready(Err(NotDelivered::WindowFull { window: Limits::default().window })),
+            Err(SubmitError::Full) => Poll::Ready(Err(NotDelivered::WindowFull { window: self.cell.limits().window })),
             Err(SubmitError::Refused(why)) => Poll::Ready(Err(why)),
         }
     }
@@ -230,9 +224,13 @@ impl OpenCall {
 impl Drop for OpenCall {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.cell.with(|lane| lane.abandon(id));
-            self.cell.nudge_if_unused();
+            self.cell.with(|lane| {
+                lane.abandon(id);
+                // Also that of a call which has ended, where the ack that opened it could not be read.
+                lane.drop_stream(id);
+            });
         }
+        self.cell.nudge_if_unused();
     }
 }
 
@@ -253,6 +251,9 @@ impl<R: Request> Doubt<R> {
     /// # Errors
     /// `NotDelivered` is the server's word that it never saw the request and now never will take it; `Unknown` again
     /// if it cannot be reached, has restarted, or its handler was stopped.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the doubt up, as dropping the doubt does; the handler runs on.
     pub async fn resolve(mut self) -> Result<R::Ack, CallError<R>> {
         let Some(id) = self.id else { return Err(CallError::Unknown(self)) };
         self.cell.ensure_driver();
@@ -262,6 +263,8 @@ impl<R: Request> Doubt<R> {
         self.cell.nudge();
         let outcome = poll_fn(|cx| self.cell.with(|lane| lane.poll_outcome(id, cx))).await;
         self.id = None;
+        // An ack that is found this late has no reader for the stream that it may have opened.
+        self.cell.with(|lane| lane.drop_stream(id));
         typed(outcome, id, &self.cell, self.timeout)
     }
 }
@@ -270,20 +273,15 @@ impl<R> Drop for Doubt<R> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.cell.with(|lane| lane.release(id));
-            self.cell.nudge_if_unused();
         }
+        self.cell.nudge_if_unused();
     }
 }
 
 impl<P> Clone for Client<P> {
     fn clone(&self) -> Self {
         self.cell.add_handle();
-        Self {
-            cell: Arc::clone(&self.cell),
-            deadline_default: self.deadline_default,
-            deadline_max: self.deadline_max,
-            _protocol: PhantomData,
-        }
+        Self { cell: Arc::clone(&self.cell), _protocol: PhantomData }
     }
 }
 

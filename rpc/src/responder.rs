@@ -92,7 +92,7 @@ impl<R: Request> Responder<R> {
 
     fn reply(&mut self, reply: Reply) {
         if let Some(raw) = self.raw.take() {
-            raw.cell.with_driver(|lane| lane.answer(self.context.request_id.0, reply));
+            raw.cell.answer(self.context.request_id.0, reply);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::address::Address;
 use crate::io::hub::{CLOSING, DRAINING, Hub};
@@ -26,12 +26,13 @@ use crate::service::{Answer, Service};
 /// read must not keep a server from stopping.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running server. Dropping it stops it at once; [`drain`](Self::drain) lets it finish.
+/// A running server. Dropping it stops it at once, and frees its address when the runtime next runs; [`drain`](Self::drain)
+/// lets it finish, and returns with the address free.
 #[must_use = "dropping a server stops it"]
 pub struct Server {
     hub: Arc<Hub>,
     address: Address,
-    accept: AbortHandle,
+    accept: JoinHandle<()>,
 }
 
 /// The calls of a service that an actor answers.
@@ -101,7 +102,7 @@ fn start<P: Protocol>(address: &Address, service: Service<P>, limits: Limits) ->
     let listener = Listener::bind(address)?;
     let address = listener.address().clone();
     let hub = Arc::new(Hub::new(limits, Service::<P>::INFO));
-    let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect)).abort_handle();
+    let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect));
     Ok(Server { hub, address, accept })
 }
 
@@ -118,16 +119,19 @@ impl Server {
 
     /// Stops taking requests, lets the running handlers end and their answers be written, says goodbye.
     ///
-    /// Callers whose requests come too late learn that they were not delivered. Handlers end by their deadlines; a peer
-    /// that does not read its answers is left behind after 5 s.
+    /// Callers whose requests come too late learn that they were not delivered. Handlers end by their deadlines, and so
+    /// does the wait for responders that an actor holds on to only after the longest deadline that the limits allow; a
+    /// peer that does not read its answers is left behind after 5 s. The address is free when this returns.
     ///
     /// # Cancel safety
     /// Dropping it stops the server at once.
-    pub async fn drain(self) {
+    pub async fn drain(mut self) {
         self.accept.abort();
         self.hub.enter(DRAINING);
-        // A handler can run no longer than its deadline, and then for one poll.
-        let handlers = self.until(|| self.hub.lanes().iter().all(|cell| cell.with(|lane| lane.is_drained())));
+        // Its end is the listener's: whoever listens next finds the address free.
+        let _ = (&mut self.accept).await;
+        // A handler can run no longer than its deadline, and then for one poll. Answers are waited for below.
+        let handlers = self.until(|| self.hub.lanes().iter().all(|cell| cell.with(|lane| lane.running()) == 0));
         let _ = tokio::time::timeout(self.hub.limits.deadline_max + GOODBYE_TIMEOUT, handlers).await;
         self.hub.enter(CLOSING);
         let connections = self.until(|| self.hub.lanes().iter().all(|cell| !cell.with(|lane| lane.is_connected())));
@@ -151,6 +155,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.accept.abort();
+        // A connection that is just being accepted on another thread is not among the tasks yet: it is refused.
+        self.hub.enter(CLOSING);
         lock(&self.hub.tasks).abort_all();
     }
 }

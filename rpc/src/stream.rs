@@ -30,6 +30,8 @@ pub struct ItemSender<T> {
     cell: Arc<ServerCell>,
     id: u64,
     code: EndCode,
+    /// One producer at a time waits for credit, in their order: the lane wakes one.
+    turn: tokio::sync::Mutex<()>,
     _item: PhantomData<fn(T)>,
 }
 
@@ -79,7 +81,7 @@ pub enum StreamError {
 
 impl<T> ItemSender<T> {
     pub(crate) fn new(cell: Arc<ServerCell>, id: u64) -> Self {
-        Self { cell, id, code: EndCode::Finished, _item: PhantomData }
+        Self { cell, id, code: EndCode::Finished, turn: tokio::sync::Mutex::new(()), _item: PhantomData }
     }
 
     /// Ends the stream: the reader gets everything sent so far, then its end.
@@ -92,7 +94,7 @@ impl<T> ItemSender<T> {
 }
 
 impl<T: Wire + Serialize> ItemSender<T> {
-    /// Sends an item, once the reader has credit for it.
+    /// Sends an item, once the reader has credit for it. Several tasks may send: their items go in the order of the calls.
     ///
     /// # Errors
     /// [`SendError`]; after `Closed` every further item fails the same way.
@@ -106,6 +108,7 @@ impl<T: Wire + Serialize> ItemSender<T> {
         let frame = ServerLane::item_frame(self.id, &bytes, frame_bytes_max)
             .map_err(|error| SendError::TooLarge { bytes: error.bytes, max: error.max })?;
         let mut frame = Some(frame);
+        let _turn = self.turn.lock().await;
         poll_fn(|cx| {
             let sent = self.cell.with(|lane| match lane.poll_stream_ready(self.id, cx) {
                 Poll::Ready(Ok(())) => Poll::Ready(match frame.take() {

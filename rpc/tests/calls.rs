@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -49,6 +49,7 @@ struct Works {
     applied: AtomicU64,
     dropped: AtomicU64,
     release: Notify,
+    stop_spinning: AtomicBool,
 }
 
 #[derive(Clone, Default)]
@@ -81,6 +82,17 @@ impl BenchHandler for Handler {
             "wait" => {
                 self.0.release.notified().await;
                 self.0.applied.fetch_add(1, Ordering::SeqCst);
+                Ok(m.bytes)
+            }
+            "spin" => {
+                std::future::poll_fn(|cx| match self.0.stop_spinning.load(Ordering::SeqCst) {
+                    true => std::task::Poll::Ready(()),
+                    false => {
+                        cx.waker().wake_by_ref();
+                        std::task::Poll::Pending
+                    }
+                })
+                .await;
                 Ok(m.bytes)
             }
             "large" => Ok(rpc::Blob(vec![7; 5000].into())),
@@ -376,4 +388,233 @@ async fn second_server_of_an_address_is_told_who_holds_it() {
     let error = rpc::serve::<Bench>(w.server.address(), Handler::default()).await.unwrap_err();
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     assert_eq!(soon(rpc::call(&w.client, Add { a: 1, b: 2 })).await.unwrap(), 3, "the first one is unharmed");
+}
+
+#[tokio::test]
+async fn handler_without_a_connection_runs_on_and_ends_by_its_deadline() {
+    let w = unix().await;
+    let address = w.client.address().clone();
+    // A client in a runtime of its own: when that goes, its connection does, without a cancel.
+    let calling = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = Client::<Bench>::new(&address);
+            // Leaked, so that dropping it does not cancel.
+            let call = Box::leak(Box::new(client.call(behave("hang")).deadline(Duration::from_millis(300))));
+            assert!(futures::poll!(call).is_pending());
+            while client.counters().connections == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            rpc::call(&client, Add { a: 1, b: 1 }).await.unwrap();
+        });
+    });
+    tokio::task::spawn_blocking(move || calling.join().unwrap()).await.unwrap();
+    until("the handler is stopped", || w.works.dropped.load(Ordering::SeqCst) == 1).await;
+}
+
+/// A server to whose connections something can happen: `cut` ends the present ones, as seen by the client.
+struct Proxy {
+    address: Address,
+    cut: Arc<Notify>,
+    /// Whether answers reach the client.
+    deaf: bool,
+    _directory: tempfile::TempDir,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a middleman, not a service")]
+fn proxy(to: &Address, deaf: bool) -> Proxy {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("p");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let (to, cut) = (to.path().unwrap().to_owned(), Arc::new(Notify::new()));
+    let cutting = cut.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::UnixStream::connect(&to).await.unwrap();
+            let cut = cutting.clone();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = near.split();
+                let (mut from_server, mut to_server) = far.split();
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                    _ = tokio::io::copy(&mut from_server, &mut to_client), if !deaf => {}
+                    () = cut.notified() => {}
+                }
+            });
+        }
+    });
+    Proxy { address: Address::unix(path), cut, deaf, _directory: directory }
+}
+
+#[tokio::test]
+async fn answer_of_a_handler_that_lost_its_connection_reaches_the_next_one() {
+    let w = unix().await;
+    let proxy = proxy(w.server.address(), false);
+    let client = Client::<Bench>::new(&proxy.address);
+    let waiting = tokio::spawn(client.call(behave("wait")).deadline(Duration::from_secs(10)));
+    until("the handler's connection", || client.counters().connections == 1).await;
+    soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
+    proxy.cut.notify_waiters();
+    until("the next connection", || client.counters().connections == 2).await;
+    soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
+    let released = Instant::now();
+    w.works.release.notify_one();
+    assert_eq!(soon(waiting).await.unwrap().unwrap().0, &[1, 2, 3][..]);
+    assert!(released.elapsed() < Duration::from_secs(5), "at once, not by a timer: {:?}", released.elapsed());
+}
+
+#[tokio::test]
+async fn orphaned_handler_that_wakes_itself_leaves_the_thread_to_others() {
+    let w = unix().await;
+    let proxy = proxy(w.server.address(), false);
+    let client = Client::<Bench>::new(&proxy.address);
+    let spinning = tokio::spawn(client.call(behave("spin")).deadline(Duration::from_secs(6)));
+    until("the handler's connection", || client.counters().connections == 1).await;
+    soon(rpc::call(&client, Add { a: 0, b: 0 })).await.unwrap();
+    let cut = Instant::now();
+    proxy.cut.notify_waiters();
+    until("the next connection", || client.counters().connections == 2).await;
+    soon(rpc::call(&client, Add { a: 0, b: 0 })).await.unwrap();
+    w.works.release.notify_one();
+    w.works.stop_spinning.store(true, Ordering::SeqCst);
+    assert_eq!(soon(spinning).await.unwrap().unwrap().0, &[1, 2, 3][..]);
+    assert!(cut.elapsed() < Duration::from_secs(5), "{:?}", cut.elapsed());
+}
+
+#[tokio::test]
+async fn address_of_a_drained_server_is_free() {
+    let w = unix().await;
+    let address = w.server.address().clone();
+    w.server.drain().await;
+    let next = rpc::serve::<Bench>(&address, Handler::default()).await.unwrap();
+    assert_eq!(soon(rpc::call(&w.client, Add { a: 1, b: 2 })).await.unwrap(), 3);
+    soon(next.drain()).await;
+}
+
+#[tokio::test]
+async fn drain_ends_with_the_last_answer_of_an_actor_also_without_its_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    let (server, mut calls) = rpc::serve_calls::<Bench>(&address, 8).await.unwrap();
+    let proxy = proxy(&address, false);
+    let client = Client::<Bench>::new(&proxy.address);
+    let _call = tokio::spawn(client.call(Add { a: 1, b: 2 }));
+    let Some(BenchCall::Add(_, responder)) = soon(calls.recv()).await else { panic!("the call") };
+    let Proxy { address: dialled, cut, .. } = &proxy;
+    std::fs::remove_file(dialled.path().unwrap()).unwrap();
+    cut.notify_waiters();
+    until("the connection is gone", || server.connections() == 0).await;
+    let drained = tokio::spawn(server.drain());
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    responder.ack(3);
+    soon(drained).await.unwrap();
+}
+
+#[tokio::test]
+async fn drain_leaves_a_peer_behind_that_does_not_read() {
+    let w = unix().await;
+    let proxy = proxy(w.server.address(), true);
+    assert!(proxy.deaf);
+    let client = Client::<Bench>::new(&proxy.address);
+    let calls: Vec<_> = (0..1000)
+        .map(|_| tokio::spawn(client.call(Behave { how: String::new(), bytes: rpc::Blob(vec![7; 4000].into()) })))
+        .collect();
+    until("the handlers' connection", || client.counters().connections == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let asked = Instant::now();
+    soon(w.server.drain()).await;
+    assert!(asked.elapsed() < Duration::from_secs(9), "5 s were promised: {:?}", asked.elapsed());
+    drop(calls);
+}
+
+#[tokio::test]
+async fn call_dropped_while_its_server_drains_stops_its_handler() {
+    let w = unix().await;
+    let World { works, server, client, .. } = w;
+    let hanging = tokio::spawn(client.call(behave("hang")).deadline(Duration::from_secs(600)));
+    until("the handler's connection", || client.counters().connections == 1).await;
+    soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
+    let drained = tokio::spawn(server.drain());
+    while soon(rpc::call(&client, Add { a: 1, b: 1 })).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    hanging.abort();
+    until("the handler is dropped", || works.dropped.load(Ordering::SeqCst) == 1).await;
+    soon(drained).await.unwrap();
+}
+
+#[tokio::test]
+async fn connection_goes_with_the_last_call_when_its_client_went_first() {
+    let w = unix().await;
+    let mut call = Box::pin(w.client.call(behave("wait")).deadline(Duration::from_secs(600)));
+    drop(w.client);
+    assert!(futures::poll!(call.as_mut()).is_pending());
+    until("the connection", || w.server.connections() == 1).await;
+    w.works.release.notify_one();
+    assert_eq!(soon(call).await.unwrap().0, &[1, 2, 3][..]);
+    until("the connection is closed", || w.server.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn connection_beyond_the_cap_is_refused_with_its_reason() {
+    for address in [None, Some(Address::mem("connection_beyond_the_cap"))] {
+        let directory = tempfile::tempdir().unwrap();
+        let address = address.unwrap_or_else(|| Address::unix(directory.path().join("d/s")));
+        let limits = rpc::Limits { connections_max: 1, ..rpc::Limits::default() };
+        let _server = rpc::serve_with::<Bench>(&address, Handler::default(), limits).await.unwrap();
+        let (first, second) = (Client::<Bench>::new(&address), Client::<Bench>::new(&address));
+        assert_eq!(soon(rpc::call(&first, Add { a: 1, b: 2 })).await.unwrap(), 3);
+        let error = soon(rpc::call(&second, Add { a: 1, b: 2 })).await.unwrap_err();
+        let too_many = NotDelivered::Refused(rpc::Refusal::TooMany);
+        assert!(matches!(&error, CallError::NotDelivered(why) if *why == too_many), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn hello_of_an_impossible_epoch_leaves_no_lane_behind() {
+    use rpc::wire::{frame, header::Kind, hello::Hello, hello::ServiceInfo};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    let limits = rpc::Limits { lanes_max: 1, ..rpc::Limits::default() };
+    let _server = rpc::serve_with::<Bench>(&address, Handler::default(), limits).await.unwrap();
+    let mut bytes = bytes::BytesMut::new();
+    let info = ServiceInfo { name: "bench", version: 1, methods: &[] };
+    frame::append(&mut bytes, 4096, |out| {
+        let (peer, incarnation) = (rpc::PeerId::random(), rpc::Incarnation::random());
+        Hello::new(peer, incarnation, 0, 0, 1 << 20, 1024, "bench", 1).put(out, &info);
+        Ok::<(), frame::Oversized>(())
+    })
+    .unwrap();
+    let mut stray = tokio::net::UnixStream::connect(address.path().unwrap()).await.unwrap();
+    stray.write_all(&bytes).await.unwrap();
+    let mut answer = Vec::new();
+    soon(stray.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer.get(4), Some(&Kind::Goodbye.number()));
+    let client = Client::<Bench>::new(&address);
+    assert_eq!(soon(rpc::call(&client, Add { a: 1, b: 2 })).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn two_producers_of_one_stream_are_both_woken() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    let (_server, mut calls) = rpc::serve_calls::<Bench>(&address, 8).await.unwrap();
+    let client = Client::<Bench>::new(&address);
+    let opened = tokio::spawn(async move { client.open(Count { to: 1 }).await.map(|(_, items)| (client, items)) });
+    let Some(BenchCall::Count(_, responder, items)) = soon(calls.recv()).await else { panic!("the call") };
+    responder.ack(1);
+    let items = Arc::new(items);
+    for _ in 0..2 {
+        let items = items.clone();
+        tokio::spawn(async move {
+            for n in 0..1000 {
+                items.send(n).await.unwrap();
+            }
+        });
+    }
+    drop(items);
+    let (_client, stream) = soon(opened).await.unwrap().unwrap();
+    assert_eq!(soon(stream.map(Result::unwrap).count()).await, 2000);
 }

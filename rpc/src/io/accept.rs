@@ -1,7 +1,7 @@
 //! Taking connections in.
 //!
 //! Never ends because of an error: a full descriptor table is waited out with a growing, jittered pause. Connections
-//! beyond the caps are closed.
+//! beyond the caps are told so and closed.
 //!
 //! Run by `server`, one task a listener.
 
@@ -10,12 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use super::hub::Hub;
 use super::listener::Listener;
 use super::lock;
 use super::timer::now;
 use crate::id::Incarnation;
 use crate::service::Connect;
+use crate::session::client::put_frame;
+use crate::wire::header::{GoodbyeCode, Kind};
 
 /// How often forgotten lanes are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -28,6 +32,8 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut pause = PAUSE_MIN;
+    let mut too_many = BytesMut::new();
+    put_frame(&mut too_many, Kind::Goodbye, GoodbyeCode::TooMany.number(), 0, &[]);
     loop {
         // CANCEL SAFETY: `accept` returns a connection or leaves it in the backlog; a lost tick comes again.
         let accepted = tokio::select! {
@@ -38,7 +44,7 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
                 continue;
             }
         };
-        let stream = match accepted {
+        let mut stream = match accepted {
             Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
@@ -55,11 +61,14 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
         let full = hub.connections.load(Ordering::Acquire) >= hub.limits.connections_max
             || hub.handshakes.load(Ordering::Acquire) >= hub.limits.handshakes_max;
         if full {
-            // Closed without a word: writing one could block, and the client says *connection lost*, not delivered.
+            // One word, so that what the client has sent already is known as not delivered. It fits the empty buffer of
+            // a new connection; were it lost, the client would be in doubt, no more.
             tracing::warn!(?peer, "refused a connection: too many");
+            stream.send_now(&too_many);
             continue;
         }
         hub.connections.fetch_add(1, Ordering::AcqRel);
+        hub.handshakes.fetch_add(1, Ordering::AcqRel);
         let serve = connect.serve(Arc::clone(&hub), stream, peer);
         lock(&hub.tasks).spawn(serve);
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures::task::AtomicWaker;
@@ -20,6 +20,7 @@ use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{dial, lock, wake_all};
 use crate::address::Address;
+use crate::limits::Limits;
 use crate::outcome::NotDelivered;
 use crate::session::client::{ClientLane, Next};
 use crate::wire::frame::{Cut, cut};
@@ -28,6 +29,9 @@ use crate::wire::frame::{Cut, cut};
 const TURNS_MAX: usize = 32;
 /// The longest pause before a connection that keeps breaking is dialled again.
 const REDIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a connection that cannot be written to is read on. LIMIT: the end of a closed socket is there at once; only a
+/// peer that closed nothing but its reading half makes us wait.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A lane, shared by its callers and its driver.
 #[derive(Debug)]
@@ -38,23 +42,27 @@ pub(crate) struct LaneCell {
     driver_runs: AtomicBool,
     handles: AtomicUsize,
     address: Address,
-    frame_bytes_max: usize,
+    limits: Limits,
 }
 
 impl LaneCell {
-    pub(crate) fn new(address: Address, lane: ClientLane, frame_bytes_max: usize) -> Self {
+    pub(crate) fn new(address: Address, lane: ClientLane, limits: Limits) -> Self {
         Self {
             lane: Mutex::new(lane),
             driver: AtomicWaker::new(),
             driver_runs: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
             address,
-            frame_bytes_max,
+            limits,
         }
     }
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn add_handle(&self) {
@@ -247,6 +255,8 @@ struct Connection {
     timer: Timer,
     wakers: Vec<Waker>,
     welcomed: bool,
+    /// A write has failed, and until when the end of what the peer wrote is waited for.
+    broken: Option<(io::Error, Instant)>,
 }
 
 impl Connection {
@@ -258,6 +268,7 @@ impl Connection {
             timer: Timer::default(),
             wakers: Vec::new(),
             welcomed: false,
+            broken: None,
         }
     }
 
@@ -289,7 +300,8 @@ impl Connection {
                 }
                 deadline = lane.poll_deadline();
             }
-            if lane.is_drained() {
+            // A Cancel of the last call goes out first: the server waits for that handler.
+            if lane.is_drained() && self.writing.is_empty() {
                 finished = Some(End::Drained);
             } else if unused && !lane.has_open() && self.writing.is_empty() {
                 finished = Some(End::Unused);
@@ -300,34 +312,32 @@ impl Connection {
         if let Some(end) = finished {
             return Poll::Ready(Err(end));
         }
-        let write = if self.writing.is_empty() {
-            Poll::Pending
-        } else {
-            poll_write_all(cx, &mut self.stream, &mut self.writing, |bytes| lock(&cell.lane).transmitted(bytes))
-        };
-        let broken = match write {
-            Poll::Ready(Err(error)) => Some(error),
-            Poll::Ready(Ok(())) | Poll::Pending => None,
-        };
-        let wrote = broken.is_none() && self.writing.is_empty();
-        let read = self.poll_read(cx, cell);
-        match read {
-            Poll::Ready(Err(end)) => Poll::Ready(Err(end)),
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            // What the peer wrote before it went has been read now.
-            Poll::Pending if broken.is_some() => Poll::Ready(Err(broken.map_or(End::PeerClosed, End::Broken))),
-            Poll::Pending => {
-                let more = wrote && lock(&cell.lane).wants_transmit();
-                if more || self.timer.poll(cx, deadline).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.broken.is_none() && !self.writing.is_empty() {
+            let transmitted = |bytes| lock(&cell.lane).transmitted(bytes);
+            if let Poll::Ready(Err(error)) = poll_write_all(cx, &mut self.stream, &mut self.writing, transmitted) {
+                self.broken = Some((error, now() + LAST_WORDS_TIMEOUT));
             }
         }
+        let wrote = self.broken.is_none() && self.writing.is_empty();
+        if let Poll::Ready(read) = self.poll_read(cx, cell) {
+            return Poll::Ready(read);
+        }
+        // A peer that is gone may have left answers, and a Goodbye: they are read first. Nothing to read for now does
+        // not mean that nothing is there; the end of the stream does.
+        let broken_by = self.broken.as_ref().map(|(_, by)| *by);
+        if broken_by.is_some_and(|by| now() >= by) {
+            return Poll::Ready(Err(self.broken.take().map_or(End::PeerClosed, |(error, _)| End::Broken(error))));
+        }
+        let due = [deadline, broken_by].into_iter().flatten().min();
+        let more = wrote && lock(&cell.lane).wants_transmit();
+        if more || self.timer.poll(cx, due).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<Result<(), End>> {
         let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
         let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
             let mut lane = lock(&cell.lane);
-            let taken = take_frames(&mut lane, bytes, cell.frame_bytes_max);
+            let taken = take_frames(&mut lane, bytes, cell.limits.frame_bytes_max);
             *welcomed = *welcomed || (taken.0 > 0 && taken.1.is_ok());
             lane.take_wakers(wakers);
             taken

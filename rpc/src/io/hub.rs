@@ -18,7 +18,7 @@ use super::stream::Peer;
 use super::{lock, wake_all};
 use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
-use crate::session::server::ServerLane;
+use crate::session::server::{Reply, ServerLane};
 use crate::wire::header::GoodbyeCode;
 use crate::wire::hello::{Hello, ServiceInfo};
 
@@ -42,7 +42,7 @@ pub(crate) struct Hub {
     pub(crate) connections: AtomicUsize,
     pub(crate) handshakes: AtomicUsize,
     /// Something has become less: a connection, a running handler, unsent bytes. Told while draining.
-    pub(crate) progress: Notify,
+    pub(crate) progress: Arc<Notify>,
     pub(crate) tasks: Mutex<JoinSet<()>>,
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct LaneCell {
     pub(super) lane: Mutex<ServerLane>,
     /// Wakes the driver of the present connection.
     pub(super) driver: AtomicWaker,
+    /// The hub's.
+    progress: Arc<Notify>,
 }
 
 impl LaneCell {
@@ -83,6 +85,18 @@ impl LaneCell {
         self.driver.wake();
         result
     }
+
+    /// The answer of a handler that is no longer polled here.
+    pub(crate) fn answer(&self, id: u64, reply: Reply) {
+        let drained = self.with_driver(|lane| {
+            lane.answer(id, reply);
+            lane.is_drained()
+        });
+        if drained {
+            // Without a connection there is no driver that could tell a server which waits for this one.
+            self.progress.notify_waiters();
+        }
+    }
 }
 
 impl Hub {
@@ -95,7 +109,7 @@ impl Hub {
             phase: AtomicU8::new(SERVING),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
-            progress: Notify::new(),
+            progress: Arc::default(),
             tasks: Mutex::default(),
         }
     }
@@ -134,8 +148,13 @@ impl Hub {
         if self.phase() != SERVING {
             return Err(GoodbyeCode::Draining);
         }
+        if hello.epoch == 0 {
+            // No lane may be made that no Hello could ever be attached to: it would stay for good.
+            return Err(GoodbyeCode::Violation);
+        }
         let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
-        let cell = {
+        let mismatched = self.mismatched(hello);
+        let (cell, attached) = {
             let mut lanes = lock(&self.lanes);
             if lanes.len() >= self.limits.lanes_max && !lanes.contains_key(&key) {
                 return Err(GoodbyeCode::TooMany);
@@ -143,14 +162,24 @@ impl Hub {
             let new = || LaneCell {
                 lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
                 driver: AtomicWaker::new(),
+                progress: Arc::clone(&self.progress),
             };
-            Arc::clone(lanes.entry(key).or_insert_with(|| Arc::new(new())))
+            let cell = Arc::clone(lanes.entry(key).or_insert_with(|| Arc::new(new())));
+            // Under the lock of all lanes: a lane that `sweep` is about to forget must not get a connection.
+            let mut lane = lock(&cell.lane);
+            let attached = lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity);
+            if attached.is_some() {
+                lane.set_mismatched(mismatched);
+            }
+            drop(lane);
+            (cell, attached)
         };
-        let mismatched = self.mismatched(hello);
-        let attached = cell.with_driver(|lane| {
-            lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity)?;
-            lane.set_mismatched(mismatched);
-            Some(())
+        // Wakes the connection that has been fenced. The phase may have changed after it was looked at; `enter` has
+        // told the lanes that were there.
+        cell.with_driver(|lane| {
+            if self.phase() != SERVING {
+                lane.drain();
+            }
         });
         attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch)
     }

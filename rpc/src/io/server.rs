@@ -89,9 +89,9 @@ where
     S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    /// Serves a connection to its end; handlers that still run then are polled on without it.
+    /// Serves a connection, which `accept` has counted, to its end; handlers that still run then are polled on without
+    /// it.
     pub(crate) async fn run(hub: Arc<Hub>, stream: Stream, peer: Peer, start: S, pool: Arc<Pool<F>>) {
-        hub.handshakes.fetch_add(1, Ordering::AcqRel);
         let hello_by = now() + hub.limits.handshake_timeout;
         let core = Core {
             hub,
@@ -114,23 +114,30 @@ where
         }
         let end = poll_fn(|cx| connection.poll(cx)).await;
         tracing::debug!(?peer, ?end, "connection ended");
-        let Self { stream, mut core, .. } = connection;
+        let Self { stream, mut timer, mut core, .. } = connection;
         drop(stream);
         core.detach();
-        // Losing a connection cancels nothing.
+        // Losing a connection cancels nothing: what runs is polled on, to its end or its deadline.
         poll_fn(|cx| {
             core.handlers.register(cx.waker());
-            while core.poll_handlers() {}
-            if core.handlers.running() == 0 { Poll::Ready(()) } else { Poll::Pending }
+            for _ in 0..TURNS_MAX {
+                let due = core.expire();
+                let polled = core.poll_handlers();
+                if core.handlers.running() == 0 {
+                    return Poll::Ready(());
+                }
+                if !polled && timer.poll(cx, due).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.core.handlers.register(cx.waker());
-        if let Some((cell, _)) = &self.core.lane {
-            cell.driver.register(cx.waker());
-        }
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -148,7 +155,7 @@ where
     /// Handlers, then one write, then one read. `Ready(Ok)`: there may be more to do.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let polled = self.core.poll_handlers();
-        let due = self.core.prepare_write()?;
+        let due = self.core.prepare_write(cx.waker())?;
         if let Poll::Ready(Err(error)) = self.core.poll_write(cx, &mut self.stream) {
             // What the peer wrote before it went is taken all the same.
             while let Poll::Ready(Ok(())) = self.poll_read(cx) {}
@@ -170,11 +177,7 @@ where
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let core = &mut self.core;
-        let fresh = core.lane.is_none();
         let read = ready!(self.inbound.poll_read(cx, &mut self.stream, |bytes| core.take(bytes)));
-        if let (true, Some((cell, _))) = (fresh, &core.lane) {
-            cell.driver.register(cx.waker());
-        }
         let read = match read {
             Ok(Some(result)) => result,
             Ok(None) => Err(End::Closed),
@@ -212,20 +215,35 @@ where
         any
     }
 
+    /// Stops handlers whose deadline has passed. Returns the next one.
+    fn expire(&mut self) -> Option<Instant> {
+        let (cell, _) = self.lane.as_ref()?;
+        // Told to the driver of the lane's present connection, which is another one.
+        cell.with_driver(|lane| {
+            lane.handle_timeout(now());
+            lane.poll_deadline()
+        })
+    }
+
     fn give_replies(&mut self) {
-        let (Some((cell, _)), false) = (&self.lane, self.replies.is_empty()) else { return };
-        {
+        let (Some((cell, epoch)), false) = (&self.lane, self.replies.is_empty()) else { return };
+        let ours = {
             let mut lane = lock(&cell.lane);
             for (id, reply) in self.replies.drain(..) {
                 lane.answer(id, reply);
             }
             lane.take_wakers(&mut self.wakers);
-        }
+            lane.is_attached(*epoch)
+        };
         wake_all(&mut self.wakers);
+        if !ours {
+            // The handlers have outlived their connection; their answers go to the lane's present one.
+            cell.driver.wake();
+        }
     }
 
     /// Timers, and the next batch to write. Returns when something falls due next.
-    fn prepare_write(&mut self) -> Result<Option<Instant>, End> {
+    fn prepare_write(&mut self, waker: &Waker) -> Result<Option<Instant>, End> {
         if self.hub.phase() == CLOSING {
             self.say_goodbye(GoodbyeCode::Draining);
         }
@@ -243,6 +261,8 @@ where
         if !lane.is_attached(*epoch) {
             return Err(End::Fenced);
         }
+        // Under the lock: a connection that has been fenced must not take the place of its successor's waker.
+        cell.driver.register(waker);
         if lane.poll_deadline().is_some() {
             lane.handle_timeout(now());
         }
@@ -418,3 +438,7 @@ impl<S, F> Drop for Core<S, F> {
         self.hub.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

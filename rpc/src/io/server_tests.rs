@@ -1,1 +1,368 @@
+//! What a server does with peers that say the wrong thing, say nothing, or do not listen. Raw sockets speak to it.
 
+#[path = "server_tests/raw_peer.rs"]
+mod raw_peer;
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::limits::Limits;
+use crate::wire::header::{self, FailedCode, IGNORABLE, NackCode, RequestHeader};
+use crate::wire::hello::{MAGIC, Welcome};
+use raw_peer::{RawPeer, SAY, SOON, World, frame_of, hello_of, lane, request_of, say, until};
+
+#[tokio::test]
+async fn stray_http_client_is_told_in_one_frame() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.peer().await;
+    peer.sends(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let mut answer = Vec::new();
+    tokio::time::timeout(SOON, peer.stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    // Length 16, Goodbye, no flags, no TLVs, code 2, no request taken up.
+    assert_eq!(answer, [0, 0, 0, 16, 17, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    w.serves_others().await;
+}
+
+#[tokio::test]
+async fn first_frame_that_is_no_hello_of_ours_is_refused_with_its_reason() {
+    let mut wrong_magic = hello_of(|_| ());
+    wrong_magic[20] ^= 1;
+    let cut_short = frame_of(|out| {
+        header::put_common(out, Kind::Hello, 0, 0, 0);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[0; 3]);
+    });
+    let cases: [(&str, BytesMut, GoodbyeCode); 12] = [
+        ("text", b"hello, is anybody there?\n"[..].into(), GoodbyeCode::NotThisProtocol),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..].into(), GoodbyeCode::NotThisProtocol),
+        ("an empty frame", frame_of(|_| ()), GoodbyeCode::NotThisProtocol),
+        ("a request before the Hello", say(1, "too early", 1), GoodbyeCode::NotThisProtocol),
+        ("zeros", frame_of(|out| out.extend_from_slice(&[0; 64])), GoodbyeCode::NotThisProtocol),
+        ("a frame above the handshake's limit", BytesMut::from(&[0, 0, 0x10, 1][..]), GoodbyeCode::NotThisProtocol),
+        ("another magic", wrong_magic, GoodbyeCode::NotThisProtocol),
+        ("a Hello cut short", cut_short, GoodbyeCode::Violation),
+        ("another service", hello_of(|h| h.service = "listen"), GoodbyeCode::Service),
+        ("another version", hello_of(|h| h.service_version = 2), GoodbyeCode::Service),
+        ("a newer wire", hello_of(|h| (h.wire_min, h.wire_max) = (2, 9)), GoodbyeCode::WireVersion),
+        ("an older wire", hello_of(|h| (h.wire_min, h.wire_max) = (0, 0)), GoodbyeCode::WireVersion),
+    ];
+    let w = World::new(Limits::default()).await;
+    for (what, first, code) in cases {
+        let mut peer = w.peer().await;
+        // A request right behind it: it is part of what is refused.
+        peer.sends(&[&first[..], &say(1, "behind", 1)[..]].concat()).await;
+        let (kind, aux, _) = peer.expects().await;
+        assert_eq!((kind, GoodbyeCode::from_number(aux)), (Kind::Goodbye, code), "{what}");
+        assert_eq!(peer.next().await, None, "{what}: nothing follows a Goodbye");
+    }
+    assert_eq!(w.applied.load(Ordering::SeqCst), 0, "no handler saw what was behind a refused Hello");
+    w.serves_others().await;
+}
+
+#[tokio::test]
+async fn wire_range_that_holds_ours_is_accepted() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.peer().await;
+    peer.sends(&hello_of(|h| (h.wire_min, h.wire_max) = (0, 9))).await;
+    let (kind, _, body) = peer.expects().await;
+    assert_eq!((kind, Welcome::parse(&body).unwrap().wire), (Kind::Welcome, 1));
+}
+
+#[tokio::test]
+async fn epoch_that_is_not_newer_is_refused_and_a_newer_one_ends_the_old() {
+    let w = World::new(Limits::default()).await;
+    let lane = lane();
+    let mut first = w.peer().await;
+    first.sends(&lane(5)).await;
+    assert_eq!(first.expects().await.0, Kind::Welcome);
+    for epoch in [4, 5] {
+        let mut late = w.peer().await;
+        late.sends(&lane(epoch)).await;
+        late.expects_goodbye(GoodbyeCode::StaleEpoch).await;
+    }
+    first.sends(&say(1, "a", 1)).await;
+    assert_eq!(first.expects().await.0, Kind::Ack, "refusing the late ones did the live one no harm");
+    let mut second = w.peer().await;
+    second.sends(&lane(6)).await;
+    assert_eq!(second.expects().await.0, Kind::Welcome);
+    let _ = first.stream.write_all(&say(2, "b", 1)).await;
+    while first.next().await.is_some() {}
+    assert_eq!(w.applied.load(Ordering::SeqCst), 1, "what comes on the old connection is not taken");
+}
+
+#[tokio::test]
+async fn bytes_that_break_the_protocol_end_their_connection_alone() {
+    let unknown = |flags| frame_of(|out| out.extend_from_slice(&[&[200, flags][..], &[0; 14][..]].concat()));
+    let cases: [(&str, BytesMut, GoodbyeCode); 7] = [
+        ("an announcement of 4 GiB", BytesMut::from(&[0xff; 4][..]), GoodbyeCode::FrameTooLarge),
+        ("a byte above the limit", BytesMut::from(&[0, 0x10, 0, 1][..]), GoodbyeCode::FrameTooLarge),
+        ("a frame that ends within its header", frame_of(|out| out.extend_from_slice(&[3; 9])), GoodbyeCode::Violation),
+        ("an unknown kind", unknown(0), GoodbyeCode::Violation),
+        ("a second Hello", hello_of(|_| ()), GoodbyeCode::Violation),
+        (
+            "a floor above its request",
+            frame_of(|out| {
+                let header = RequestHeader { id: 1, floor: 2, method: 1, version: 1, remaining_ms: 1000, credit: None };
+                header::put_request(out, &header);
+            }),
+            GoodbyeCode::Violation,
+        ),
+        ("an id beyond the window", say(5000, "far", 1), GoodbyeCode::Violation),
+    ];
+    let w = World::new(Limits::default()).await;
+    for (what, bytes, code) in cases {
+        let mut peer = w.welcomed().await;
+        // What came before in the same write is served all the same.
+        peer.sends(&[&say(1, what, 1)[..], &unknown(IGNORABLE)[..], &bytes[..]].concat()).await;
+        let (kind, _, body) = peer.expects().await;
+        assert_eq!((kind, body.ends_with(what.as_bytes())), (Kind::Ack, true), "{what}");
+        let (kind, aux, _) = peer.expects().await;
+        assert_eq!((kind, GoodbyeCode::from_number(aux)), (Kind::Goodbye, code), "{what}");
+        assert_eq!(peer.next().await, None, "{what}: nothing follows a Goodbye");
+        w.serves_others().await;
+    }
+}
+
+#[tokio::test]
+async fn body_that_cannot_be_read_is_answered_and_the_connection_goes_on() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.welcomed().await;
+    let whole = say(9, "text", 1);
+    let body = &whole[4 + header::REQUEST_BYTES..];
+    type Case = (&'static str, (u16, u16), Vec<u8>, NackCode);
+    let cases: [Case; 5] = [
+        ("no body", SAY, vec![], NackCode::BadBody),
+        ("a body cut short", SAY, body[..body.len() - 1].to_vec(), NackCode::BadBody),
+        ("a byte too many", SAY, [body, &[0]].concat(), NackCode::BadBody),
+        ("no such method", (77, 1), body.to_vec(), NackCode::UnknownMethod),
+        ("no such version", (1, 77), body.to_vec(), NackCode::UnknownMethod),
+    ];
+    for (id, (what, method, body, code)) in (1..).zip(cases) {
+        peer.sends(&request_of(method, id, &body)).await;
+        let (kind, aux, _) = peer.expects().await;
+        assert_eq!((kind, NackCode::from_number(aux)), (Kind::Nack, code), "{what}");
+    }
+    peer.sends(&say(6, "good", 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+    assert_eq!(w.applied.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn frames_that_arrive_byte_by_byte_are_the_same_frames() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.peer().await;
+    let all = [hello_of(|_| ()), say(1, "a", 1), say(2, "b", 1)].concat();
+    for byte in all {
+        peer.sends(&[byte]).await;
+        tokio::task::yield_now().await;
+    }
+    for kind in [Kind::Welcome, Kind::Ack, Kind::Ack] {
+        assert_eq!(peer.expects().await.0, kind);
+    }
+}
+
+#[tokio::test]
+async fn silence_instead_of_a_hello_ends_with_the_handshake_timeout() {
+    let handshake_timeout = Duration::from_millis(200);
+    let w = World::new(Limits { handshake_timeout, ..Limits::default() }).await;
+    let half = hello_of(|_| ());
+    for said in [&b""[..], b"GE", &half[..half.len() - 1]] {
+        let mut peer = w.peer().await;
+        let connected = std::time::Instant::now();
+        peer.sends(said).await;
+        peer.expects_goodbye(GoodbyeCode::HandshakeTimeout).await;
+        assert!(connected.elapsed() >= handshake_timeout, "not before: {:?}", connected.elapsed());
+    }
+    // A Hello in time is no longer under that clock.
+    let mut peer = w.welcomed().await;
+    tokio::time::sleep(handshake_timeout * 2).await;
+    peer.sends(&say(1, "slow but fine", 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+    until("the silent ones are gone", || w.server.connections() == 1).await;
+}
+
+#[tokio::test]
+async fn silent_connections_fill_the_handshakes_and_are_refused_until_they_time_out() {
+    let limits = Limits { handshakes_max: 3, handshake_timeout: Duration::from_millis(200), ..Limits::default() };
+    let w = World::new(limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(w.peer().await);
+    }
+    until("they are taken in", || w.server.connections() == 3).await;
+    let mut fourth = w.peer().await;
+    let (kind, code, _) = fourth.expects().await;
+    assert_eq!((kind, GoodbyeCode::from_number(code)), (Kind::Goodbye, GoodbyeCode::TooMany));
+    assert_eq!(fourth.next().await, None, "closed");
+    until("the silent ones are gone", || w.server.connections() == 0).await;
+    // Who has been welcomed counts no longer.
+    let mut welcomed = Vec::new();
+    for _ in 0..5 {
+        welcomed.push(w.welcomed().await);
+    }
+    w.serves_others().await;
+}
+
+#[tokio::test]
+async fn peer_that_never_reads_its_answers_is_cut_off_and_alone_in_that() {
+    let limits = Limits { stall_timeout: Duration::from_millis(300), ..Limits::default() };
+    let w = World::new(limits).await;
+    w.serves_others().await;
+    let mut deaf = w.welcomed().await;
+    // Answers of 60 KB each: the kernel's buffer takes a few, then the server keeps a bounded rest and reads no more.
+    let asked = std::time::Instant::now();
+    for id in 1..=40 {
+        let text = "x".repeat(6_000);
+        if deaf.stream.write_all(&say(id, &text, 10)).await.is_err() {
+            break;
+        }
+    }
+    let others = async {
+        let mut others = 1;
+        while w.server.connections() > 1 {
+            w.serves_others().await;
+            others += 1;
+        }
+        others
+    };
+    let others = tokio::time::timeout(SOON, others).await.expect("the deaf peer loses its connection");
+    assert!(asked.elapsed() >= Duration::from_millis(300), "not before its time: {:?}", asked.elapsed());
+    let taken = w.applied.load(Ordering::SeqCst) - others;
+    assert!(taken < 40, "a peer that does not read loses intake first; {taken} of 40 requests were taken");
+}
+
+#[tokio::test]
+async fn peer_that_reads_slowly_keeps_its_connection() {
+    let limits = Limits { stall_timeout: Duration::from_secs(1), ..Limits::default() };
+    let w = World::new(limits).await;
+    let mut slow = w.welcomed().await;
+    for id in 1..=20 {
+        slow.sends(&say(id, &"x".repeat(6_000), 10)).await;
+    }
+    // 20 answers of 60 KB, one each 100 ms: twice the stall timeout in all, never that long without progress.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(slow.expects().await.0, Kind::Ack);
+    }
+}
+
+#[tokio::test]
+async fn handler_that_outlives_its_connection_is_answered_on_the_next() {
+    let w = World::new(Limits::default()).await;
+    let lane = lane();
+    let mut first = w.peer().await;
+    first.sends(&[&lane(1)[..], &say(1, "kept", 1)[..]].concat()).await;
+    until("it is applied", || w.applied.load(Ordering::SeqCst) == 1).await;
+    drop(first);
+    let mut second = w.peer().await;
+    let resolve = |id| frame_of(|out| header::put_common(out, Kind::Resolve, 0, 0, id));
+    second.sends(&[&lane(2)[..], &resolve(1)[..], &resolve(2)[..], &say(2, "late", 1)[..]].concat()).await;
+    assert_eq!(second.expects().await.0, Kind::Welcome);
+    let (kind, code, body) = second.expects().await;
+    assert_eq!((kind, header::ResolutionCode::from_number(code)), (Kind::Resolution, header::ResolutionCode::Applied));
+    assert!(body.ends_with(b"kept"));
+    let (kind, code, _) = second.expects().await;
+    assert_eq!(
+        (kind, header::ResolutionCode::from_number(code)),
+        (Kind::Resolution, header::ResolutionCode::NeverSeen)
+    );
+    let (kind, code, _) = second.expects().await;
+    assert_eq!((kind, NackCode::from_number(code)), (Kind::Nack, NackCode::Burnt), "never seen is never taken");
+    assert_eq!(w.applied.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn cancelled_request_is_answered_as_stopped_and_a_late_cancel_is_normal() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.welcomed().await;
+    let cancel = |id| frame_of(|out| header::put_common(out, Kind::Cancel, 0, 0, id));
+    peer.sends(&[say(1, "never", 0), say(2, "done", 1)].concat()).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+    // After its answer, and for what never was.
+    peer.sends(&[cancel(2), cancel(77), cancel(1)].concat()).await;
+    let (kind, code, _) = loop {
+        match peer.expects().await {
+            (Kind::Received, ..) => {}
+            other => break other,
+        }
+    };
+    assert_eq!((kind, FailedCode::from_number(code)), (Kind::Failed, FailedCode::Aborted));
+    peer.sends(&say(3, "fine", 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+}
+
+/// Counts what was logged as a warning by the thread on which it is the default.
+#[derive(Clone, Default)]
+struct Warnings(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// Tells the test below that it is the process whose descriptors may be used up.
+const NO_DESCRIPTORS: &str = "RPC_TEST_NO_DESCRIPTORS";
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the descriptor limit belongs to a process; this one has other tests")]
+fn full_descriptor_table_is_waited_out_without_haste() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "io::server::tests::without_descriptors", "--nocapture"])
+        .env(NO_DESCRIPTORS, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("served after the shortage"), "{output:?}");
+}
+
+/// Does nothing unless [`full_descriptor_table_is_waited_out_without_haste`] started it.
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
+async fn without_descriptors() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if std::env::var_os(NO_DESCRIPTORS).is_none() {
+        return;
+    }
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let w = World::new(Limits::default()).await;
+    w.serves_others().await;
+    // The peer's own descriptor is made while there is room; connecting needs no further one.
+    let waiting = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..limit }).unwrap();
+    let fillers: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).take(64).collect();
+    assert!(std::fs::File::open("/dev/null").is_err(), "the table is full");
+    connect(&waiting, &SocketAddrUnix::new(&w.path).unwrap()).unwrap();
+    until("accept fails", || warnings.0.load(Ordering::SeqCst) > 0).await;
+    let watched = std::time::Instant::now();
+    while watched.elapsed() < Duration::from_millis(500) {
+        w.serves_others().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let attempts = warnings.0.load(Ordering::SeqCst);
+    assert!((3..=16).contains(&attempts), "{attempts} attempts in half a second");
+    drop(fillers);
+    let stream = std::os::unix::net::UnixStream::from(waiting);
+    stream.set_nonblocking(true).unwrap();
+    let mut peer = RawPeer { stream: UnixStream::from_std(stream).unwrap(), unread: BytesMut::new() };
+    peer.sends(&hello_of(|_| ())).await;
+    assert_eq!(peer.expects().await.0, Kind::Welcome);
+    println!("served after the shortage");
+}

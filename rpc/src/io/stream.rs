@@ -8,7 +8,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use futures::FutureExt;
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::UnixStream;
 
 /// Who is at the other end of a connection, by the kernel's word.
@@ -49,6 +51,21 @@ impl Stream {
                 Ok(Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
             }
             Self::Mem(_) => Ok(Peer::own()),
+        }
+    }
+}
+
+impl Stream {
+    /// Sends a few bytes at once or not at all: a last word, where nobody may be waited for.
+    pub(crate) fn send_now(&mut self, bytes: &[u8]) {
+        match self {
+            // Not by tokio, which knows nothing of a new socket's readiness until its driver has run.
+            Self::Unix(stream) => {
+                let _ = rustix::net::send(&*stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            }
+            Self::Mem(stream) => {
+                let _ = stream.write_all(bytes).now_or_never();
+            }
         }
     }
 }

@@ -40,3 +40,6 @@ pub enum Violation {
     #[error("impossible {0}")]
     Impossible(&'static str),
 }
+
+#[cfg(test)]
+mod lane_tests;

@@ -119,6 +119,13 @@ impl<E> Window<E> {
         self.parked.iter().map(|(id, entry)| (*id, entry))
     }
 
+    /// All entries, parked ones first.
+    #[cfg(feature = "testing")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &E)> {
+        let ring = (self.floor..).zip(self.ring.iter()).filter_map(|(id, entry)| Some((id, entry.as_ref()?)));
+        self.parked().chain(ring)
+    }
+
     /// All entries, parked ones first, in no promised order of those.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut E)> {
         let floor = self.floor;

@@ -92,7 +92,7 @@ kinds! {
     Goodbye = 17,
     /// A request that was taken back before it was written.
     Void = 18,
-    /// The ids, besides those at or above the floor, that the client still holds.
+    /// The ids, besides those at or above the floor, that the client still holds. `id`: the floor.
     Park = 19,
 }
 

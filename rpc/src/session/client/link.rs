@@ -156,6 +156,10 @@ impl ClientLane {
         if requests > 0 {
             self.stamp(now);
         }
+        if requests >= self.limits.queued_bytes_max {
+            // The queue has room again.
+            self.wakers.append(&mut self.blocked);
+        }
         if control == 0 {
             std::mem::swap(into, &mut self.out);
         } else {
@@ -198,7 +202,7 @@ impl ClientLane {
                 body.extend_from_slice(&id.to_le_bytes());
             }
         }
-        put_frame(&mut self.control, Kind::Park, 0, 0, &body);
+        put_frame(&mut self.control, Kind::Park, 0, self.window.floor(), &body);
     }
 
     fn park_is_due(&self) -> bool {
@@ -245,6 +249,7 @@ impl ClientLane {
         self.written = self.out_base;
         self.out.clear();
         self.first_queued = self.next_id;
+        self.wakers.append(&mut self.blocked);
     }
 
     /// The server has taken up everything that we sent it up to `upto`.

@@ -97,6 +97,10 @@ pub struct ClientLane {
     epoch: u64,
     /// The server that this lane has spoken to, if any: another one remembers none of our ids.
     server: Option<(PeerId, Incarnation)>,
+    /// The epoch with which that server's memory of this lane began, and what became of the one before: it cannot be
+    /// asked about ids that were written earlier.
+    born: u64,
+    forgotten: Cause,
     frame_bytes_max: usize,
     /// What both sides allow.
     window_ids_max: u32,
@@ -187,6 +191,8 @@ impl ClientLane {
             link: Link::Down,
             epoch: 0,
             server: None,
+            born: 0,
+            forgotten: Cause::Forgotten,
             window: Window::new(1),
             next_id: 1,
             control: BytesMut::new(),
@@ -272,6 +278,8 @@ impl ClientLane {
         };
         match &outcome {
             Outcome::Unknown(_, cause @ (Cause::PeerRestarted | Cause::Forgotten)) => entry.state = State::Lost(*cause),
+            // Its memory ended while the outcome waited for its caller.
+            Outcome::Unknown(..) if entry.epoch < self.born => entry.state = State::Lost(self.forgotten),
             Outcome::Unknown(..) => {}
             Outcome::Ack(_) => self.close(id),
             Outcome::Rejected(_) | Outcome::NotDelivered(_) => {
@@ -309,7 +317,8 @@ impl ClientLane {
     /// Asks again what became of an id whose outcome was unknown. The answer comes by
     /// [`poll_outcome`](Self::poll_outcome), by `deadline`.
     pub fn resolve(&mut self, id: u64, deadline: Instant) {
-        let connected = self.link == Link::Up;
+        // Before the Welcome nothing is asked: it may say that there is nobody left to ask.
+        let connected = matches!(self.link, Link::Up | Link::Draining { .. });
         let closed = self.closed;
         let Some(entry) = self.window.get_mut(id) else { return };
         let stage = entry.stage;
@@ -329,9 +338,10 @@ impl ClientLane {
         }
     }
 
-    /// Gives an unresolved doubt up: the server may forget the id.
+    /// Gives an unresolved doubt up: the server may forget the id. Its handler runs on, unless it is to open a stream:
+    /// nobody could read that.
     pub fn release(&mut self, id: u64) {
-        self.streams.remove(&id);
+        self.drop_stream(id);
         self.close(id);
     }
 
@@ -455,7 +465,7 @@ impl ClientLane {
     /// Queues a control frame. While there is no connection there is nobody to tell: what matters is said again by
     /// Hello, Park and Resolve.
     fn put_control(&mut self, kind: Kind, aux: u32, id: u64, body: &[u8]) {
-        if matches!(self.link, Link::Up | Link::Draining { .. }) {
+        if matches!(self.link, Link::Up | Link::Draining { .. } | Link::Opening { optimistic: true }) {
             put_frame(&mut self.control, kind, aux, id, body);
         }
     }

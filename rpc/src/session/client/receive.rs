@@ -81,7 +81,11 @@ impl ClientLane {
         self.window_ids_max = self.limits.window.min(welcome.window.max(1));
         let server = (welcome.peer, welcome.incarnation);
         let restarted = self.server.replace(server).is_some_and(|known| known != server);
-        self.forget_before(welcome.born, if restarted { Cause::PeerRestarted } else { Cause::Forgotten });
+        let cause = if restarted { Cause::PeerRestarted } else { Cause::Forgotten };
+        if self.born < welcome.born {
+            (self.born, self.forgotten) = (welcome.born, cause);
+        }
+        self.forget_before(welcome.born, cause);
         if self.epoch > 1 {
             // The list of parked ids may have been lost with the last connection; without it the floor of the next
             // request would close them. It goes before everything else.

@@ -59,6 +59,22 @@ pub struct Planted {
     pub resolve_without_refusal: bool,
 }
 
+/// What a lane holds, for tests that bound it.
+#[cfg(feature = "testing")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Ids with an entry, parked ones included.
+    pub ids: usize,
+    /// Bytes of kept answers.
+    pub answer_bytes: usize,
+    /// Bytes queued for the present connection.
+    pub out_bytes: usize,
+    /// Open streams.
+    pub streams: usize,
+    /// Handlers whose ids are no longer held.
+    pub unheld: usize,
+}
+
 /// The server's half of a lane.
 #[derive(Debug)]
 pub struct ServerLane {
@@ -76,6 +92,9 @@ pub struct ServerLane {
     taken_last: u64,
     received_told: u64,
     running: usize,
+    /// Handlers whose ids the client no longer holds. Nobody waits for their answers, but they too run to their end, a
+    /// Cancel or their deadline.
+    unheld: Vec<(u64, Running)>,
     answer_bytes: usize,
     /// Answers and control frames of the present connection.
     out: BytesMut,
@@ -99,13 +118,17 @@ struct Stream {
 
 #[derive(Debug)]
 enum Entry {
-    Running {
-        deadline: Instant,
-        cancel: Option<Waker>,
-    },
+    Running(Running),
     Answered(Reply),
     /// Resolved as never seen: refused for good.
     Burnt,
+}
+
+#[derive(Debug)]
+struct Running {
+    deadline: Instant,
+    /// Wakes the handler to be stopped.
+    cancel: Option<Waker>,
 }
 
 impl ServerLane {
@@ -123,6 +146,7 @@ impl ServerLane {
             taken_last: 0,
             received_told: 0,
             running: 0,
+            unheld: Vec::new(),
             answer_bytes: 0,
             out: BytesMut::new(),
             streams: BTreeMap::new(),
@@ -221,8 +245,9 @@ impl ServerLane {
             Some(stream) => stream.acked = true,
             None => self.close_stream(id),
         }
-        let Some(entry @ Entry::Running { .. }) = self.window.get_mut(id) else {
+        let Some(entry @ Entry::Running(_)) = self.window.get_mut(id) else {
             // Given up by the client, cancelled or expired: it has its answer.
+            self.unheld.retain(|(unheld, _)| *unheld != id);
             self.counters.late_answers = self.counters.late_answers.saturating_add(1);
             return;
         };
@@ -235,13 +260,14 @@ impl ServerLane {
 
     /// Whether the handler of `id` should go on.
     pub fn is_running(&self, id: u64) -> bool {
-        matches!(self.window.get(id), Some(Entry::Running { .. }))
+        matches!(self.window.get(id), Some(Entry::Running(_))) || self.unheld.iter().any(|(unheld, _)| *unheld == id)
     }
 
     /// Wakes `waker` when the handler of `id` is to stop.
     pub fn on_cancel(&mut self, id: u64, waker: &Waker) {
-        match self.window.get_mut(id) {
-            Some(Entry::Running { cancel, .. }) => *cancel = Some(waker.clone()),
+        let unheld = self.unheld.iter_mut().find(|(unheld, _)| *unheld == id).map(|(_, running)| running);
+        match (self.window.get_mut(id), unheld) {
+            (Some(Entry::Running(running)), _) | (_, Some(running)) => running.cancel = Some(waker.clone()),
             _ => self.wakers.push(waker.clone()),
         }
     }
@@ -249,6 +275,18 @@ impl ServerLane {
     /// Handlers that have not ended.
     pub fn running(&self) -> usize {
         self.running
+    }
+
+    /// What this lane holds in memory.
+    #[cfg(feature = "testing")]
+    pub fn remembered(&self) -> Remembered {
+        Remembered {
+            ids: self.window.iter().count(),
+            answer_bytes: self.answer_bytes,
+            out_bytes: self.out.len(),
+            streams: self.streams.len(),
+            unheld: self.unheld.len(),
+        }
     }
 
     /// The next time at which [`handle_timeout`](Self::handle_timeout) has something to do. It may be early.
@@ -264,9 +302,16 @@ impl ServerLane {
         let mut due = Vec::new();
         let mut earliest: Option<Instant> = None;
         for (id, entry) in self.window.iter_mut() {
-            let Entry::Running { deadline, .. } = entry else { continue };
+            let Entry::Running(Running { deadline, .. }) = entry else { continue };
             if *deadline <= now {
                 due.push(id);
+            } else {
+                earliest = Some(earliest.map_or(*deadline, |e| e.min(*deadline)));
+            }
+        }
+        for (id, Running { deadline, .. }) in &self.unheld {
+            if *deadline <= now {
+                due.push(*id);
             } else {
                 earliest = Some(earliest.map_or(*deadline, |e| e.min(*deadline)));
             }
@@ -386,11 +431,14 @@ impl ServerLane {
 
     /// Stops the handler of `id` and answers in its place.
     fn stop(&mut self, id: u64, code: FailedCode) {
-        let Some(entry @ Entry::Running { .. }) = self.window.get_mut(id) else { return };
-        if let Entry::Running { cancel: Some(waker), .. } =
-            std::mem::replace(entry, Entry::Answered(Reply::Failed(code)))
-        {
-            self.wakers.push(waker);
+        if let Some(at) = self.unheld.iter().position(|(unheld, _)| *unheld == id) {
+            let (_, running) = self.unheld.swap_remove(at);
+            self.wakers.extend(running.cancel);
+            self.close_stream(id);
+        }
+        let Some(entry @ Entry::Running(_)) = self.window.get_mut(id) else { return };
+        if let Entry::Running(running) = std::mem::replace(entry, Entry::Answered(Reply::Failed(code))) {
+            self.wakers.extend(running.cancel);
         }
         if self.attached {
             put_reply(&mut self.out, id, &Reply::Failed(code));
@@ -497,7 +545,7 @@ fn put_resolution(out: &mut BytesMut, id: u64, entry: Option<&Entry>, below_floo
             body.extend_from_slice(&code.number().to_le_bytes());
             ResolutionCode::Failed
         }
-        Some(Entry::Running { .. }) => ResolutionCode::Running,
+        Some(Entry::Running(_)) => ResolutionCode::Running,
         None if below_floor => ResolutionCode::Forgotten,
         Some(Entry::Burnt) | None => ResolutionCode::NeverSeen,
     };

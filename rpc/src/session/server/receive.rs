@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Entry, Payload, Reply, ServerLane, Stream, StreamOut, put_reply, put_resolution};
+use super::{Entry, Payload, Reply, Running, ServerLane, Stream, StreamOut, put_reply, put_resolution};
 use crate::session::Violation;
 use crate::session::client::put_frame;
 use crate::wire::header::{self, FailedCode, Frame, Kind, NackCode, ResolutionCode, parse_ids, split_u32};
@@ -61,7 +61,7 @@ impl ServerLane {
                 self.cancel(frame.id);
             }
             Kind::Resolve => self.resolve(frame.id),
-            Kind::Park => self.park(frame.body)?,
+            Kind::Park => self.park(&frame)?,
             Kind::Credit => {
                 let (bytes, _) = split_u32(frame.body).ok_or(Violation::Malformed("Credit"))?;
                 if let Some(stream) = self.streams.get_mut(&frame.id) {
@@ -88,7 +88,7 @@ impl ServerLane {
                 Entry::Answered(reply) => put_reply(&mut self.out, id, reply),
                 Entry::Burnt => put_reply(&mut self.out, id, &Reply::Nack(NackCode::Burnt, Payload::EMPTY)),
                 // Its answer will follow.
-                Entry::Running { .. } => {}
+                Entry::Running(_) => {}
             }
             return Ok(Taken::Nothing);
         }
@@ -109,7 +109,7 @@ impl ServerLane {
         }
         let remaining = Duration::from_millis(u64::from(frame.aux)).min(self.limits.deadline_max);
         let deadline = now.checked_add(remaining).unwrap_or(now);
-        if !self.window.insert(id, Entry::Running { deadline, cancel: None }, span_max) {
+        if !self.window.insert(id, Entry::Running(Running { deadline, cancel: None }), span_max) {
             return Err(Violation::Impossible("id beyond the window"));
         }
         if let Some((items, bytes)) = frame.tlvs.credit() {
@@ -150,16 +150,14 @@ impl ServerLane {
         if matches!(frame.kind, Kind::Request | Kind::Void) && (frame.id == 0 || frame.floor > frame.id) {
             return Err(Violation::Impossible("floor above the request"));
         }
-        let mut freed = 0_usize;
-        self.window.raise(frame.floor, |_, entry| freed = freed.saturating_add(entry.bytes()));
-        self.answer_bytes = self.answer_bytes.saturating_sub(freed);
+        let (window, mut gone) =
+            (&mut self.window, Gone { answer_bytes: &mut self.answer_bytes, unheld: &mut self.unheld });
+        window.raise(frame.floor, |id, entry| gone.take(id, entry));
         Ok(())
     }
 
     fn cancel(&mut self, id: u64) {
-        if let Some(Entry::Running { .. }) = self.window.get(id) {
-            self.stop(id, FailedCode::Aborted);
-        }
+        self.stop(id, FailedCode::Aborted);
         self.close_stream(id);
     }
 
@@ -178,26 +176,37 @@ impl ServerLane {
         }
     }
 
-    fn park(&mut self, body: &[u8]) -> Result<(), Violation> {
-        let keep: Vec<u64> = parse_ids(body)
+    fn park(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
+        let keep: Vec<u64> = parse_ids(frame.body)
             .ok_or(Violation::Malformed("Park"))?
             .take(self.limits.parked_max.saturating_add(1))
             .collect();
         if keep.len() > self.limits.parked_max {
             return Err(Violation::Impossible("number of parked ids"));
         }
-        let mut freed = 0_usize;
-        self.window.park(&keep, || Entry::Burnt, |_, entry| freed = freed.saturating_add(entry.bytes()));
-        self.answer_bytes = self.answer_bytes.saturating_sub(freed);
+        let (window, mut gone) =
+            (&mut self.window, Gone { answer_bytes: &mut self.answer_bytes, unheld: &mut self.unheld });
+        window.park(&keep, || Entry::Burnt, |id, entry| gone.take(id, entry));
+        // Now every id that the client may resolve fits the window, so that it can be burnt; and no id that has just
+        // been let go lies at or above the floor, where a repeat of it would be taken as new.
+        window.raise(frame.id, |id, entry| gone.take(id, entry));
         Ok(())
     }
 }
 
-impl Entry {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Answered(reply) => reply.bytes(),
-            Self::Running { .. } | Self::Burnt => 0,
+/// What becomes of entries that the client no longer holds.
+struct Gone<'a> {
+    answer_bytes: &'a mut usize,
+    unheld: &'a mut Vec<(u64, Running)>,
+}
+
+impl Gone<'_> {
+    fn take(&mut self, id: u64, entry: Entry) {
+        match entry {
+            Entry::Answered(reply) => *self.answer_bytes = self.answer_bytes.saturating_sub(reply.bytes()),
+            // To give a doubt up is no cancel.
+            Entry::Running(running) => self.unheld.push((id, running)),
+            Entry::Burnt => {}
         }
     }
 }

@@ -1,0 +1,316 @@
+//! Both halves of a lane, played frame by frame: what the simulator has found, in its shortest form.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::client::{ClientLane, LaneIdentity, Outcome, Submit, SubmitError};
+use super::payload::Payload;
+use super::server::{Reply, ServerLane, Taken};
+use crate::id::{Incarnation, PeerId};
+use crate::limits::Limits;
+use crate::outcome::{Cause, NotDelivered, Stage};
+use crate::wire::frame::{Cut, cut};
+use crate::wire::hello::{Hello, ServiceInfo};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A client, its server, and one connection at a time.
+struct Play {
+    now: Instant,
+    client: ClientLane,
+    server: ServerLane,
+    life: u64,
+    epoch: u64,
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn limits() -> Limits {
+    Limits { window: 4, parked_max: 2, queued_bytes_max: 200, streams_max: 1, ..Limits::default() }
+}
+
+fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = bytes;
+    let mut frames = Vec::new();
+    while let Cut::Frame { frame, consumed } = cut(rest, usize::MAX) {
+        frames.push(frame.to_vec());
+        rest = &rest[consumed..];
+    }
+    assert!(rest.is_empty(), "a claim holds whole frames");
+    frames
+}
+
+impl Play {
+    fn new() -> Self {
+        let identity = LaneIdentity { peer: PeerId([1; 16]), incarnation: Incarnation(1), lane: 0 };
+        let service = ServiceInfo { name: "play", version: 1, methods: &[] };
+        let client = ClientLane::new(identity, service, limits());
+        Self { now: Instant::now(), client, server: ServerLane::new(limits(), 1), life: 1, epoch: 0 }
+    }
+
+    /// The client dials; nothing has been written yet.
+    fn dials(&mut self) {
+        self.client.connected();
+        self.epoch = self.client.epoch();
+    }
+
+    /// The client dials and reads the Welcome.
+    fn connects(&mut self) {
+        self.dials();
+        self.client_writes();
+        self.server_writes();
+    }
+
+    fn loses_connection(&mut self) {
+        self.client.disconnected();
+        self.server.detach(self.epoch, self.now);
+    }
+
+    /// Another server listens there now.
+    fn restarts_server(&mut self) {
+        self.life += 1;
+        self.server = ServerLane::new(limits(), self.epoch + 1);
+    }
+
+    fn calls(&mut self, stream: bool, timeout: Duration) -> u64 {
+        let deadline = self.now + timeout;
+        let request = Submit { method: 1, version: 1, body: b"request", deadline, stream };
+        self.client.submit(request).unwrap()
+    }
+
+    /// What the client has to say, taken by the kernel and lost there.
+    fn client_writes_into_the_void(&mut self) -> Vec<Vec<u8>> {
+        let mut written = BytesMut::new();
+        self.client.poll_transmit(self.now, &mut written);
+        self.client.transmitted(written.len());
+        frames(&written)
+    }
+
+    /// All that the client has to say reaches the server; the ids that are handed to handlers.
+    fn client_writes(&mut self) -> Vec<u64> {
+        let frames = self.client_writes_into_the_void();
+        self.server_reads(&frames)
+    }
+
+    fn server_reads(&mut self, frames: &[Vec<u8>]) -> Vec<u64> {
+        let mut taken = Vec::new();
+        for frame in frames {
+            let header = crate::wire::header::parse(frame).unwrap().unwrap();
+            if let Ok(hello) = Hello::parse(header.body) {
+                let server = (PeerId([9; 16]), Incarnation(self.life));
+                self.server.attach(hello.epoch, hello.window, hello.frame_bytes_max, server).unwrap();
+            } else if let Taken::Call(call) = self.server.handle_frame(self.now, self.epoch, frame).unwrap() {
+                taken.push(call.id);
+            }
+        }
+        taken
+    }
+
+    /// All that the server has to say reaches the client.
+    fn server_writes(&mut self) {
+        let mut written = BytesMut::new();
+        self.server.poll_transmit(self.epoch, &mut written);
+        for frame in frames(&written) {
+            self.client.handle_frame(&frame).unwrap();
+        }
+    }
+
+    fn passes(&mut self, time: Duration) {
+        self.now += time;
+        self.client.handle_timeout(self.now);
+        self.server.handle_timeout(self.now);
+    }
+
+    fn outcome(&mut self, id: u64) -> Option<Outcome> {
+        match self.client.poll_outcome(id, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => Some(outcome),
+            Poll::Pending => None,
+        }
+    }
+
+    fn resolves(&mut self, id: u64) {
+        self.client.resolve(id, self.now + SECOND);
+    }
+
+    fn applies(&mut self, id: u64) {
+        self.server.answer(id, Reply::Ack(Payload::copy(b"done")));
+    }
+}
+
+fn acked() -> Option<Outcome> {
+    Some(Outcome::Ack(Payload::copy(b"done")))
+}
+
+fn unknown(stage: Stage, cause: Cause) -> Option<Outcome> {
+    Some(Outcome::Unknown(stage, cause))
+}
+
+fn never_seen() -> Option<Outcome> {
+    Some(Outcome::NotDelivered(NotDelivered::NeverSeen))
+}
+
+#[test]
+fn doubt_that_nobody_had_looked_at_when_its_server_died_cannot_be_resolved() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    assert_eq!(play.client_writes(), [id]);
+    play.applies(id);
+    play.loses_connection();
+    play.passes(2 * SECOND);
+    // Its outcome is there, its caller's task has not run; the new server never saw the request.
+    play.restarts_server();
+    play.connects();
+    assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::Deadline));
+    play.resolves(id);
+    assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::PeerRestarted));
+}
+
+#[test]
+fn handler_of_a_doubt_given_up_runs_to_its_deadline_and_no_further() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    play.client_writes();
+    let stopped = Arc::new(Flag::default());
+    play.server.on_cancel(id, &Waker::from(Arc::clone(&stopped)));
+    play.client.handle_timeout(play.now + SECOND);
+    assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::Deadline));
+    play.client.release(id);
+    let next = play.calls(false, 3 * SECOND);
+    assert_eq!(play.client_writes(), [next]);
+    assert!(play.server.is_running(id), "the floor has passed it; that is no cancel");
+    play.passes(SECOND);
+    assert!(!play.server.is_running(id));
+    let mut wakers = Vec::new();
+    play.server.take_wakers(&mut wakers);
+    wakers.into_iter().for_each(Waker::wake);
+    assert!(stopped.0.load(Ordering::Relaxed), "its deadline has come");
+}
+
+#[test]
+fn never_seen_far_above_the_servers_floor_refuses_a_repeat() {
+    let mut play = Play::new();
+    play.connects();
+    // Four ids that the server never hears of, and which the client does not hold any more.
+    for _ in 0..4 {
+        let id = play.calls(false, SECOND);
+        play.client_writes_into_the_void();
+        play.client.abandon(id);
+    }
+    let id = play.calls(false, SECOND);
+    let lost = play.client_writes_into_the_void();
+    play.loses_connection();
+    play.connects();
+    play.client_writes();
+    play.server_writes();
+    assert_eq!(play.outcome(id), never_seen());
+    assert!(play.server_reads(&lost).is_empty(), "it was told that no handler will see it");
+}
+
+#[test]
+fn id_that_is_no_longer_parked_is_not_taken_again() {
+    let mut play = Play::new();
+    play.connects();
+    let old = play.calls(false, 3 * SECOND);
+    let frames = play.client_writes_into_the_void();
+    assert_eq!(play.server_reads(&frames), [old]);
+    play.applies(old);
+    for _ in 0..3 {
+        let id = play.calls(false, SECOND);
+        play.client_writes_into_the_void();
+        play.client.handle_timeout(play.now + SECOND);
+        assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::Deadline));
+    }
+    // The window is full: the oldest is parked for the next. The server hears of it after a reconnect, and of its end.
+    play.calls(false, SECOND);
+    play.client_writes_into_the_void();
+    play.loses_connection();
+    play.connects();
+    play.client_writes();
+    play.server_writes();
+    assert_eq!(play.outcome(old), acked());
+    play.client_writes();
+    assert!(play.server_reads(&frames).is_empty(), "once is enough");
+}
+
+#[test]
+fn doubt_of_a_stream_given_up_ends_the_stream() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(true, SECOND);
+    play.client_writes();
+    play.client.handle_timeout(play.now + SECOND);
+    assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::Deadline));
+    play.applies(id);
+    play.client.release(id);
+    play.client_writes();
+    let ready = play.server.poll_stream_ready(id, &mut Context::from_waker(Waker::noop()));
+    assert!(matches!(ready, Poll::Ready(Err(_))), "nobody reads it");
+    assert!(!play.client.has_open());
+}
+
+#[test]
+fn call_dropped_before_the_first_welcome_is_cancelled() {
+    let mut play = Play::new();
+    let id = play.calls(false, SECOND);
+    play.dials();
+    assert_eq!(play.client_writes(), [id], "it goes right behind the Hello");
+    play.client.abandon(id);
+    play.client_writes();
+    assert!(!play.server.is_running(id));
+}
+
+#[test]
+fn doubt_asked_about_while_the_server_drains_is_resolved() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    play.client_writes();
+    play.client.handle_timeout(play.now + SECOND);
+    assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::Deadline));
+    // The answer is lost with its connection, and a doubt that nobody asks about is not asked about on the next.
+    play.applies(id);
+    play.loses_connection();
+    play.connects();
+    play.client_writes();
+    play.server.drain();
+    play.server_writes();
+    play.resolves(id);
+    play.client_writes();
+    play.server_writes();
+    assert_eq!(play.outcome(id), acked());
+}
+
+#[test]
+fn caller_that_waits_for_queue_bytes_is_woken_when_they_are_claimed() {
+    let mut play = Play::new();
+    let deadline = play.now + SECOND;
+    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
+    let id = play.client.submit(request).unwrap();
+    assert_eq!(play.client.submit(request), Err(SubmitError::Full));
+    let woken = Arc::new(Flag::default());
+    play.client.wait_for_room(deadline, &Waker::from(Arc::clone(&woken)));
+    play.client.abandon(id);
+    let mut wakers = Vec::new();
+    play.client.take_wakers(&mut wakers);
+    wakers.clear();
+    assert_eq!(play.client.submit(request), Err(SubmitError::Full), "its bytes are still in the queue");
+    play.client.wait_for_room(deadline, &Waker::from(Arc::clone(&woken)));
+    play.connects();
+    play.client.take_wakers(&mut wakers);
+    wakers.into_iter().for_each(Waker::wake);
+    assert!(woken.0.load(Ordering::Relaxed));
+    assert!(play.client.submit(request).is_ok());
+}
