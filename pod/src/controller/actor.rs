@@ -1,0 +1,468 @@
+//! The shell of the controller: it performs what `state` decides.
+//!
+//! Transactions are submitted without waiting between them and complete in the order in which they were submitted;
+//! only what is committed changes the state, wakes, and is acked, in this order. Nothing here waits for a turn, a
+//! child or an observer.
+//!
+//! One task a pod. Calls come from `calls`, facts from the store, verdicts from `turn`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt as _;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
+use rpc::Calls;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::state::{Effect, Input, Signal, Start, State, Step, TurnVerdict};
+use super::turn::{self, TurnInFlight, TurnOver};
+use crate::event::{Delivery, send_pod_event_awaited};
+use crate::handle::{Ordered, PodHandle, Shared};
+use crate::notify_buffer::Facts;
+use crate::protocol::{Method, PodEvent, ShutdownMode, TurnResult};
+use crate::spawn::WorkEnd;
+use crate::spawn::registry::Stop;
+use crate::store::{EndTurn, EndedTurn, StartCause, StoreError, TurnOutcome, TurnStart};
+use crate::worker::Worker;
+
+/// How long a turn that was asked to end may take. LIMIT: above a command's own grace between its two signals.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a child may take to end by itself when its parent stops.
+const CHILD_GRACE: Duration = Duration::from_secs(20);
+/// The wait for the ack of a pod's last event.
+const LAST_EVENT: Duration = Duration::from_secs(5);
+/// Between two attempts at something that the store refused.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// What the controller hears besides calls.
+pub(crate) enum Msg {
+    /// Something was committed elsewhere in this pod.
+    Facts(Ordered),
+    /// The worker's turn is over.
+    TurnOver(TurnOver),
+    /// A child's life is over, or its start has failed.
+    ChildEnded,
+    /// This process was told to end.
+    Stop(ShutdownMode),
+}
+
+/// What becomes of the state once a transaction has completed.
+pub(super) type Completion = Box<dyn FnOnce(&mut Actor) + Send>;
+type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
+
+pub(crate) struct Actor {
+    pub(super) shared: Shared,
+    pub(super) handle: PodHandle,
+    state: State,
+    latest: Ordered,
+    completing: FuturesOrdered<Completing>,
+    /// What is tried again after a pause.
+    later: FuturesUnordered<Completing>,
+    worker: Option<Box<dyn Worker>>,
+    in_flight: Option<TurnInFlight>,
+    signal: watch::Sender<Option<Signal>>,
+    /// When a turn that was asked to end is ended.
+    patience: Option<(Instant, Signal)>,
+    /// When `Due` is said.
+    due: Option<Instant>,
+    stopping_children: bool,
+    finish: bool,
+    /// It was said that no turn is started because the parent has left too much unacknowledged.
+    said_full: bool,
+    /// Kept for a commit that has to be tried again.
+    verdict: Option<(TurnVerdict, Option<String>)>,
+}
+
+impl Actor {
+    pub(crate) fn new(
+        handle: PodHandle,
+        worker: Box<dyn Worker>,
+        found: crate::protocol::PodState,
+        facts: Ordered,
+    ) -> Self {
+        let shared = handle.shared().clone();
+        let (state, step) = State::restored(worker.reads_reports(), found, facts.facts);
+        let mut actor = Self {
+            shared,
+            handle,
+            state,
+            latest: facts,
+            completing: FuturesOrdered::new(),
+            later: FuturesUnordered::new(),
+            worker: Some(worker),
+            in_flight: None,
+            signal: watch::Sender::new(None),
+            patience: None,
+            due: None,
+            stopping_children: false,
+            finish: false,
+            said_full: false,
+            verdict: None,
+        };
+        actor.shared.phase.send_replace(actor.state.phase());
+        actor.perform(step);
+        actor
+    }
+
+    /// Runs until the pod's last event is said. Until then every call is answered.
+    pub(crate) async fn run(mut self, mut calls: Calls<Method>, mut messages: mpsc::Receiver<Msg>) {
+        while !self.finish {
+            let timer = [self.due, self.patience.map(|(at, _)| at)].into_iter().flatten().min();
+            // However many calls there are: time passes.
+            if timer.is_some_and(|at| at <= Instant::now()) {
+                self.tick();
+                continue;
+            }
+            // CANCEL SAFETY: each of these returns what it took or leaves it where it is.
+            tokio::select! {
+                biased;
+                Some(complete) = self.completing.next() => complete(&mut self),
+                Some(again) = self.later.next() => again(&mut self),
+                Some(message) = messages.recv() => self.hear(message),
+                Some(call) = calls.recv(), if self.has_room() => self.serve(call),
+                () = until(timer) => self.tick(),
+            }
+        }
+        // What is submitted is carried out; whoever asked for it is told.
+        drop(calls);
+        while let Some(complete) = self.completing.next().await {
+            complete(&mut self);
+        }
+    }
+
+    /// LIMIT: transactions under way; further calls wait in their queue.
+    fn has_room(&self) -> bool {
+        self.completing.len() < 512
+    }
+
+    /// Asks the state, and performs what follows.
+    pub(super) fn step(&mut self, input: Input) -> Step {
+        let (state, step) = self.state.step(input);
+        if state.phase() != self.state.phase() {
+            tracing::debug!(pod = %self.shared.id, from = %self.state.phase(), to = %state.phase(), "state");
+        }
+        self.state = state;
+        self.shared.phase.send_replace(state.phase());
+        self.perform(step.clone());
+        step
+    }
+
+    pub(super) fn phase(&self) -> crate::protocol::PodState {
+        self.state.phase()
+    }
+
+    pub(super) fn turn(&self) -> Option<crate::id::TurnId> {
+        self.in_flight.as_ref().map(|turn| turn.turn)
+    }
+
+    /// What is committed, as of the newest commit that we have heard of: completions and messages come on two ways.
+    pub(super) fn facts(&mut self, ordered: Ordered) -> Facts {
+        if ordered.order > self.latest.order {
+            self.latest = ordered;
+        }
+        self.latest.facts
+    }
+
+    /// Submits a transaction; `then` runs when it is committed, or with the reason why it was not. In order.
+    pub(super) fn submit<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&crate::store::Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<(T, Ordered), StoreError>) + Send + 'static,
+    ) {
+        let submitted = self.shared.store.submit(self.shared.looking(work));
+        let completing: Completing = match submitted {
+            Ok(submitted) => Box::pin(async move {
+                let result = submitted.await;
+                Box::new(move |actor: &mut Self| then(actor, result)) as Completion
+            }),
+            Err(error) => {
+                Box::pin(std::future::ready(Box::new(move |actor: &mut Self| then(actor, Err(error))) as Completion))
+            }
+        };
+        self.completing.push_back(completing);
+    }
+
+    /// Runs `later` after a pause, in this task and in nobody's way.
+    fn after(&mut self, pause: Duration, later: impl FnOnce(&mut Self) + Send + 'static) {
+        self.later.push(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            Box::new(later) as Completion
+        }));
+    }
+
+    fn hear(&mut self, message: Msg) {
+        match message {
+            Msg::Facts(ordered) => {
+                let facts = self.facts(ordered);
+                self.step(Input::Committed(facts));
+            }
+            Msg::TurnOver(over) => self.turn_over(over),
+            Msg::ChildEnded => self.look_for_children(),
+            Msg::Stop(mode) => {
+                self.step(Input::Method(super::calls::shutdown_kind(mode)));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = None;
+            self.step(Input::Due);
+        }
+        if let Some((_, signal)) = self.patience.filter(|(at, _)| *at <= now) {
+            // A turn whose start is not committed yet has as long from then on.
+            self.patience = self.in_flight.is_none().then_some((now + TURN_PATIENCE, signal));
+            if let Some((turn, Some(task))) = self.in_flight.as_ref().map(|turn| (turn.turn, turn.task.clone())) {
+                tracing::warn!(pod = %self.shared.id, %turn, "the worker did not end its turn when it was asked to; it is ended");
+                task.abort();
+                let verdict = if signal == Signal::Pause { TurnVerdict::Paused } else { TurnVerdict::Cancelled };
+                self.turn_over(TurnOver { turn, verdict, message: None, worker: None });
+            }
+        }
+    }
+
+    fn perform(&mut self, step: Step) {
+        for effect in step.effects {
+            match effect {
+                Effect::StartTurn(start) => self.start_turn(start),
+                Effect::SignalTurn(signal) => {
+                    self.signal.send_replace(Some(signal));
+                    self.patience = Some((Instant::now() + TURN_PATIENCE, signal));
+                }
+                Effect::CommitTurn(verdict) => self.commit_turn(verdict),
+                Effect::AbandonPaused => self.abandon_paused(),
+                Effect::Record => self.look_then(
+                    |tx| tx.file_unread(),
+                    |actor, facts| {
+                        actor.step(Input::Recorded(facts));
+                    },
+                ),
+                Effect::Unblock => self.submit(
+                    |tx| tx.unblock(),
+                    |actor, done| match done {
+                        Ok(((), ordered)) => {
+                            let facts = actor.facts(ordered);
+                            actor.step(Input::Unblocked(facts));
+                        }
+                        Err(error) => {
+                            actor.complain("lift the block", &error);
+                            actor.due = Some(Instant::now() + RETRY_EVERY);
+                        }
+                    },
+                ),
+                Effect::Look => self.look_then(
+                    |_| Ok(()),
+                    |actor, facts| {
+                        actor.step(Input::Committed(facts));
+                    },
+                ),
+                Effect::WakeAt(at_ms) => self.due = Some(at(at_ms)),
+                Effect::RestBlocked => {
+                    let until = self.latest.facts.inbox.next_due_ms.map_or(Instant::now() + RETRY_EVERY * 120, at);
+                    self.due = Some(until);
+                }
+                Effect::StopChildren(signal) => {
+                    self.stopping_children = true;
+                    self.shared.registry.stop_all(Stop { now: signal == Signal::Shutdown, grace: CHILD_GRACE });
+                    self.look_for_children();
+                }
+                Effect::Finish => {
+                    let shared = self.shared.clone();
+                    self.later.push(Box::pin(async move {
+                        farewell(&shared).await;
+                        Box::new(|actor: &mut Self| actor.finish = true) as Completion
+                    }));
+                }
+            }
+        }
+    }
+
+    fn look_then(
+        &mut self,
+        look: impl FnOnce(&crate::store::Tx<'_>) -> Result<(), StoreError> + Send + 'static,
+        then: impl FnOnce(&mut Self, Facts) + Send + 'static,
+    ) {
+        self.submit(look, |actor, looked| match looked {
+            Ok(((), ordered)) => {
+                let facts = actor.facts(ordered);
+                then(actor, facts);
+            }
+            Err(error) => {
+                actor.complain("look at what is committed", &error);
+                actor.after(RETRY_EVERY, |actor| {
+                    let facts = actor.latest.facts;
+                    then(actor, facts);
+                });
+            }
+        });
+    }
+
+    fn look_for_children(&mut self) {
+        if self.stopping_children && self.shared.children_gone() {
+            self.stopping_children = false;
+            // Not from within a step: its effects are being performed.
+            self.completing.push_back(Box::pin(std::future::ready(Box::new(|actor: &mut Self| {
+                actor.step(Input::ChildrenGone);
+            }) as Completion)));
+        }
+    }
+
+    fn start_turn(&mut self, start: Start) {
+        self.signal = watch::Sender::new(None);
+        let cause = match start {
+            Start::Wake => StartCause::Wake,
+            Start::Resume => StartCause::Resume,
+        };
+        self.submit(
+            move |tx| tx.start_turn(cause),
+            |actor, started| match started {
+                Ok((TurnStart::Started(started), ordered)) => {
+                    actor.facts(ordered);
+                    actor.said_full = false;
+                    let made = actor.worker.take().map_or_else(|| actor.shared.make_worker(), Ok);
+                    actor.in_flight = Some(turn::start(actor.handle.clone(), made, started, actor.signal.subscribe()));
+                }
+                Ok((TurnStart::Nothing, ordered)) => {
+                    let facts = actor.facts(ordered);
+                    actor.step(Input::TurnDeclined(facts));
+                }
+                Ok((TurnStart::OutboxFull, ordered)) => {
+                    actor.facts(ordered);
+                    if !std::mem::replace(&mut actor.said_full, true) {
+                        tracing::warn!(pod = %actor.shared.id, "no turn is started until the parent acknowledges some of the many events that it was offered");
+                    }
+                    actor.put_off();
+                }
+                Err(error) => {
+                    actor.complain("start a turn", &error);
+                    actor.put_off();
+                }
+            },
+        );
+    }
+
+    fn put_off(&mut self) {
+        self.after(RETRY_EVERY, |actor| {
+            let facts = actor.latest.facts;
+            actor.step(Input::TurnPutOff(facts));
+        });
+    }
+
+    fn turn_over(&mut self, over: TurnOver) {
+        // A worker that was ended may have spoken in that very moment: its turn is over already, and another may run.
+        let Some(turn) = self.in_flight.as_mut().filter(|turn| turn.turn == over.turn && turn.task.is_some()) else {
+            return;
+        };
+        // Kept until it is committed, so that whoever asks is told its number.
+        turn.task = None;
+        self.patience = None;
+        self.worker = over.worker;
+        self.verdict = Some((over.verdict, over.message));
+        self.step(Input::TurnOver(over.verdict));
+    }
+
+    fn commit_turn(&mut self, verdict: TurnVerdict) {
+        let Some(turn) = self.turn() else { return };
+        let message = self.verdict.take().and_then(|(_, message)| message);
+        let outcome = outcome(verdict, message.clone());
+        let end = EndTurn { turn, outcome: outcome.clone() };
+        self.submit(
+            move |tx| tx.end_turn(&end).map(|ended| (ended, end)),
+            move |actor, ended| match ended {
+                Ok(((ended, end), ordered)) => actor.turn_committed(&end, &ended, ordered),
+                Err(error) => {
+                    // It still runs for the store: nothing is told, and nothing else starts, until this is committed.
+                    actor.complain("commit the end of a turn", &error);
+                    actor.verdict = Some((verdict, message));
+                    actor.after(RETRY_EVERY, move |actor| actor.commit_turn(verdict));
+                }
+            },
+        );
+    }
+
+    fn turn_committed(&mut self, end: &EndTurn, ended: &EndedTurn, ordered: Ordered) {
+        let works = self.in_flight.take().map(|turn| turn.works).unwrap_or_default();
+        tracing::debug!(pod = %self.shared.id, turn = %end.turn, outcome = ?end.outcome, events = ?ended.events, "turn ended");
+        let how = match &end.outcome {
+            TurnOutcome::Ended { result } => WorkEnd::TurnEnded(*result),
+            TurnOutcome::Errored { message } => WorkEnd::Errored { message: message.clone() },
+        };
+        for work in works {
+            self.shared.registry.own_turn_ended(work, how.clone());
+        }
+        self.shared.registry.settled(&ended.settled);
+        let facts = self.facts(ordered);
+        self.step(Input::TurnCommitted { facts, blocked: ended.blocked });
+    }
+
+    fn abandon_paused(&mut self) {
+        self.submit(
+            |tx| tx.abandon_paused(),
+            |actor, done| match done {
+                Ok((settled, ordered)) => {
+                    actor.shared.registry.settled(&settled);
+                    let facts = actor.facts(ordered);
+                    actor.step(Input::AbandonCommitted(facts));
+                }
+                Err(error) => {
+                    actor.complain("give the paused turn up", &error);
+                    actor.after(RETRY_EVERY, Self::abandon_paused);
+                }
+            },
+        );
+    }
+
+    pub(super) fn complain(&self, doing: &str, error: &StoreError) {
+        tracing::error!(pod = %self.shared.id, error = error.chain(), "failed to {doing}");
+    }
+}
+
+/// The last event of this life is awaited, bounded; what the parent has not acked stays in the outbox.
+async fn farewell(shared: &Shared) {
+    let until = Instant::now() + LAST_EVENT;
+    let event = PodEvent::ShutDown { pod: shared.id.clone() };
+    match send_pod_event_awaited(&shared.reporter, event, LAST_EVENT).await {
+        Ok(Delivery::Acked(_) | Delivery::NoParent) => {}
+        Err(error) => {
+            tracing::warn!(pod = %shared.id, %error, "the parent has not acknowledged our end; it will read it from our store")
+        }
+    }
+    // Reports that nobody waits for have their outcomes told, too.
+    shared.reporter.drain(until.saturating_duration_since(Instant::now())).await;
+    shared.reporter.stop().await;
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn at(at_ms: u64) -> Instant {
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    // One millisecond more: what is due at `at_ms` is due for the store then, whose clock counts whole ones.
+    Instant::now() + Duration::from_millis(at_ms.saturating_sub(now_ms) + 1)
+}
+
+fn outcome(verdict: TurnVerdict, message: Option<String>) -> TurnOutcome {
+    let result = match verdict {
+        TurnVerdict::Finished => TurnResult::Finished,
+        TurnVerdict::LimitReached => TurnResult::LimitReached,
+        TurnVerdict::Paused => TurnResult::Paused,
+        TurnVerdict::RolledBack => TurnResult::RolledBack,
+        TurnVerdict::Cancelled => TurnResult::Cancelled,
+        TurnVerdict::Interrupted => TurnResult::Interrupted,
+        TurnVerdict::Errored => {
+            return TurnOutcome::Errored {
+                message: message.unwrap_or_else(|| "the worker failed without a word".into()),
+            };
+        }
+    };
+    TurnOutcome::Ended { result }
+}

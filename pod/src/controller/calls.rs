@@ -1,0 +1,280 @@
+//! The methods of a pod: what each is admitted by, commits, and is answered with.
+//!
+//! An ack is given when its transaction is committed and the wake decision is made; a rejection goes to its caller
+//! alone. A caller that no longer waits changes nothing: what was queued is carried out.
+//!
+//! Part of `actor`, which performs; `state` admits.
+
+use std::time::Instant;
+
+use rpc::{CallContext, Responder};
+
+use super::actor::Actor;
+use super::state::{Input, MethodKind, Refusal, Verdict};
+use crate::event::{Offer, apply_event_side_effects};
+use crate::id::{PodId, TurnId};
+use crate::life_lock::{self, Life};
+use crate::protocol::{
+    Accepted, ChildReady, ChildRejection, ControlAck, ControlRejection, EventRejection, Go, MethodCall, Notify,
+    NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown, ShutdownMode, Stopping,
+    Text,
+};
+use crate::spawn::ChildPhase;
+use crate::store::{ChildReadiness, Direction, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
+
+pub(super) fn shutdown_kind(mode: ShutdownMode) -> MethodKind {
+    match mode {
+        ShutdownMode::Now => MethodKind::ShutdownNow,
+        ShutdownMode::Graceful => MethodKind::ShutdownGraceful,
+    }
+}
+
+impl Actor {
+    pub(super) fn serve(&mut self, call: MethodCall) {
+        match call {
+            MethodCall::Run(request, responder) => self.run_method(request, responder),
+            MethodCall::Notify(request, responder) => self.notify(request, responder),
+            MethodCall::PodEvent(offer, responder) => self.pod_event(offer, responder),
+            MethodCall::Cancel(_, responder) => {
+                let answer = self.control(MethodKind::Cancel);
+                responder.answer(answer);
+            }
+            MethodCall::Pause(_, responder) => {
+                let answer = self.control(MethodKind::Pause);
+                responder.answer(answer);
+            }
+            MethodCall::Resume(_, responder) => {
+                let answer = self.control(MethodKind::Resume);
+                responder.answer(answer);
+            }
+            MethodCall::Shutdown(request, responder) => self.shutdown(request, responder),
+            MethodCall::Subscribe(request, responder, items) => {
+                let (shared, observers) = (self.shared.clone(), self.shared.observers.clone());
+                tokio::spawn(crate::attach::serve(shared, observers, request, responder, items));
+            }
+            MethodCall::Status(_, responder) => {
+                let (shared, phase, turn) = (self.shared.clone(), self.phase(), self.turn());
+                tokio::spawn(async move {
+                    match shared.status(phase, turn).await {
+                        Ok(status) => responder.ack(status),
+                        Err(error) => responder.not_taken(&error.chain()),
+                    }
+                });
+            }
+            MethodCall::ChildReady(request, responder) => self.child_ready(request, responder),
+        }
+    }
+
+    fn run_method(&mut self, request: Run, responder: Responder<Run>) {
+        let work = request.work;
+        if request.input.trim().is_empty() {
+            return responder.reject(RunRejection::Invalid { reason: "it is empty".into() });
+        }
+        let origin = self.origin(responder.context());
+        let step = self.step(Input::Method(MethodKind::Run));
+        if let Some(Verdict::Refuse(refusal)) = step.verdict {
+            let rejection = match refusal {
+                Refusal::Stopping => RunRejection::Stopping,
+                Refusal::AlreadyRunning | Refusal::NotRunning | Refusal::NotPaused => {
+                    RunRejection::AlreadyRunning { turn: self.turn().unwrap_or(TurnId(0)) }
+                }
+            };
+            // It may be the very run that is running: sent again, it is told the same.
+            let store = self.shared.store.clone();
+            tokio::spawn(async move {
+                match store.read(move |reads| reads.works(Direction::Received, false)).await {
+                    Ok(works) if works.iter().any(|known| known.work == work) => {
+                        let staged =
+                            store.write(move |tx| tx.stage_run(&NewRun { work, origin, input: String::new() })).await;
+                        match staged {
+                            Ok(staged) => responder.ack(staged.accepted),
+                            Err(error) => responder.not_taken(&error.chain()),
+                        }
+                    }
+                    _ => responder.reject(rejection),
+                }
+            });
+            return;
+        }
+        let run = NewRun { work, origin, input: request.input.as_str().to_owned() };
+        self.submit(
+            move |tx| {
+                let staged = tx.stage_run(&run)?;
+                if !staged.duplicate {
+                    tx.unblock()?;
+                }
+                Ok(staged)
+            },
+            |actor, staged| match staged {
+                Ok((StagedRun { accepted, duplicate }, ordered)) => {
+                    let facts = actor.facts(ordered);
+                    if duplicate {
+                        // Nothing was staged: what is paused stays paused, and what is blocked, blocked.
+                        actor.step(Input::RunAborted);
+                        actor.step(Input::Committed(facts));
+                    } else {
+                        actor.step(Input::RunCommitted(facts));
+                    }
+                    responder.ack(Accepted { turn: accepted.turn, work: accepted.work });
+                }
+                Err(error) => {
+                    actor.step(Input::RunAborted);
+                    responder.reject(RunRejection::Unavailable { reason: reason(&error) });
+                }
+            },
+        );
+    }
+
+    fn notify(&mut self, request: Notify, responder: Responder<Notify>) {
+        if request.message.trim().is_empty() {
+            return responder.reject(NotifyRejection::Invalid { reason: "it is empty".into() });
+        }
+        let origin = self.origin(responder.context());
+        self.step(Input::Method(MethodKind::Notify));
+        self.submit(
+            move |tx| tx.push_note(request.key, request.message.as_str(), origin, request.auto_run),
+            |actor, queued| match queued {
+                Ok((outcome, ordered)) => {
+                    let facts = actor.facts(ordered);
+                    let step = actor.step(Input::Committed(facts));
+                    match outcome {
+                        NoteOutcome::Queued => responder.ack(Queued { woke: step.woke() }),
+                        NoteOutcome::Duplicate => responder.ack(Queued { woke: false }),
+                        NoteOutcome::Full { max } => responder.reject(NotifyRejection::Full { max }),
+                    }
+                }
+                Err(error) => responder.reject(NotifyRejection::Unavailable { reason: reason(&error) }),
+            },
+        );
+    }
+
+    /// The whole path of DESIGN's promise: identity, one transaction, wake decision, ack.
+    fn pod_event(&mut self, offer: PodEventOffer, responder: Responder<PodEventOffer>) {
+        let arrived = Instant::now();
+        let Some(sender) = self.sender(responder.context(), &offer.from) else {
+            tracing::warn!(peer = ?responder.context().peer, claims = %offer.from, "an event of a process that is not that child is refused");
+            return responder.reject(EventRejection::NotYourChild);
+        };
+        if sender != offer.from {
+            return responder.reject(EventRejection::NotYourChild);
+        }
+        self.step(Input::Method(MethodKind::PodEvent));
+        let event = offer.event.clone();
+        self.submit(
+            move |tx| {
+                let PodEventOffer { from, stream, seq, event } = &offer;
+                apply_event_side_effects(tx, &Offer { from, stream: *stream, seq: *seq, event })
+            },
+            move |actor, applied| match applied {
+                Ok((Ok(applied), ordered)) => {
+                    crate::failpoint!("parent_after_commit_before_ack");
+                    actor.shared.registry.offered(&sender, &event, applied.disposition, arrived.elapsed());
+                    actor.shared.registry.settled(&applied.settled);
+                    let facts = actor.facts(ordered);
+                    let step = actor.step(Input::Committed(facts));
+                    responder.ack(applied.ack(step.woke()));
+                }
+                Ok((Err(rejection), _)) => responder.reject(rejection),
+                Err(error) => responder.reject(EventRejection::Unavailable { reason: reason(&error) }),
+            },
+        );
+    }
+
+    fn child_ready(&mut self, request: ChildReady, responder: Responder<ChildReady>) {
+        if self.phase() == PodState::Stopping {
+            return responder.reject(ChildRejection::Stopping);
+        }
+        let Some(sender) = self.sender(responder.context(), &request.pod).filter(|sender| *sender == request.pod)
+        else {
+            tracing::warn!(peer = ?responder.context().peer, claims = %request.pod, "a process that is not that child says that it is ready");
+            return responder.reject(ChildRejection::NotYourChild);
+        };
+        let (own, has_parent) = (self.shared.id.clone(), self.shared.store.own().has_parent);
+        let pod = sender.clone();
+        self.submit(
+            move |tx| {
+                let readiness = tx.child_ready(&pod, request.stream)?;
+                let ready = matches!(readiness, ChildReadiness::Ready { .. });
+                if let (true, true, Some(row)) = (ready, has_parent, tx.child(&pod)?) {
+                    let scope = row.scope.into_iter().take(crate::protocol::SCOPE_RULES_MAX).collect::<Vec<_>>();
+                    let event = PodEvent::ScopeSubDelegated {
+                        pod: own.clone(),
+                        parent_pod: own,
+                        sub_pod: pod,
+                        sub_socket: request.socket,
+                        scope: rpc::List::try_from(scope).unwrap_or_default(),
+                    };
+                    tx.raise(&event, Room::Ordinary)?;
+                }
+                Ok(readiness)
+            },
+            move |actor, readiness| match readiness {
+                Ok((ChildReadiness::Ready { watermark }, ordered)) => {
+                    actor.facts(ordered);
+                    actor.shared.registry.phase(&sender, ChildPhase::Ready);
+                    let parent = actor.shared.id.clone();
+                    responder.ack(Go { parent, watermark, config: Text::clipped("") });
+                }
+                Ok((ChildReadiness::NotYours, _)) => responder.reject(ChildRejection::NotYourChild),
+                Ok((ChildReadiness::Stale { current }, _)) => {
+                    responder.reject(ChildRejection::StaleIncarnation { current });
+                }
+                Err(error) => responder.reject(ChildRejection::Unavailable { reason: reason(&error) }),
+            },
+        );
+    }
+
+    fn control(&mut self, method: MethodKind) -> Result<ControlAck, ControlRejection> {
+        let turn = self.turn();
+        let step = self.step(Input::Method(method));
+        match step.verdict {
+            Some(Verdict::Refuse(refusal)) => Err(match refusal {
+                Refusal::AlreadyRunning => ControlRejection::AlreadyRunning { turn: turn.unwrap_or(TurnId(0)) },
+                Refusal::NotRunning => ControlRejection::NotRunning,
+                Refusal::NotPaused => ControlRejection::NotPaused,
+                Refusal::Stopping => ControlRejection::Stopping,
+            }),
+            Some(Verdict::Admit) => Ok(ControlAck { state: self.phase(), staged: true }),
+            Some(Verdict::Already) | None => Ok(ControlAck { state: self.phase(), staged: false }),
+        }
+    }
+
+    fn shutdown(&mut self, request: Shutdown, responder: Responder<Shutdown>) {
+        tracing::info!(pod = %self.shared.id, peer = ?responder.context().peer, mode = ?request.mode, "asked to stop");
+        let turn = self.turn();
+        self.step(Input::Method(shutdown_kind(request.mode)));
+        responder.ack(Stopping { turn });
+    }
+
+    /// Which child the kernel says the caller is: a child of ours that is not reaped, or the holder of the life lock of
+    /// one that an earlier life of ours had started.
+    fn sender(&self, context: &CallContext, claims: &PodId) -> Option<PodId> {
+        let pid = u32::try_from(context.peer.pid?).ok()?;
+        if let Some(sender) = self.shared.registry.sender(pid) {
+            return Some(sender);
+        }
+        let adopted = self.shared.registry.is_adopted(claims);
+        let lock = self.shared.roots.pod(&claims.name).life_lock();
+        match life_lock::probe(&lock) {
+            Ok(Life::Held(holder)) if adopted && holder.pid == Some(pid) && holder.pod.as_ref() == Some(claims) => {
+                Some(claims.clone())
+            }
+            _ => None,
+        }
+    }
+
+    fn origin(&self, context: &CallContext) -> Origin {
+        let pid = context.peer.pid;
+        match &self.shared.parent {
+            Some((parent, parent_pid)) if pid == Some(parent_pid.cast_signed()) => {
+                Origin::Parent { pod: parent.clone() }
+            }
+            _ if pid == Some(std::process::id().cast_signed()) => Origin::Host,
+            _ => Origin::Person { uid: context.peer.uid, pid },
+        }
+    }
+}
+
+fn reason(error: &StoreError) -> Text<256> {
+    Text::clipped(error.chain())
+}

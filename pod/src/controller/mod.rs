@@ -1,0 +1,12 @@
+//! What a pod does, and when.
+//!
+//! `state` decides and does nothing else; `actor` performs and decides nothing; `turn` is one turn in flight. The
+//! controller never awaits what a turn may hold, so every method is answered while a turn, a start or a stop is under
+//! way.
+//!
+//! Above `store` and `event`; below the facade in `handle`.
+
+pub(crate) mod actor;
+pub(crate) mod calls;
+pub mod state;
+pub(crate) mod turn;

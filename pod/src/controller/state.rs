@@ -1,0 +1,492 @@
+//! What a pod does next: a pure function of (state, input) to (state, effects).
+//!
+//! No I/O, no clock, no task. It decides, `actor` performs, and what was performed comes back as an input. Every
+//! change that must last comes in twice: first as a method that asks to be admitted, then as the fact that its
+//! transaction is committed. Only facts wake.
+//!
+//! Asked by `actor`; told by `notify_buffer` what is committed; `wake` below is the only place that starts a turn.
+
+use crate::notify_buffer::Facts;
+use crate::protocol::PodState;
+
+/// A method as far as admission is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MethodKind {
+    /// Delegated or typed input.
+    Run,
+    /// A notice for the agent.
+    Notify,
+    /// A child's report.
+    PodEvent,
+    /// Go on after a pause or a block.
+    Resume,
+    /// Stop the turn so that it can go on later.
+    Pause,
+    /// Give the turn up.
+    Cancel,
+    /// End the pod; the turn is cancelled.
+    ShutdownNow,
+    /// End the pod; the turn may end first.
+    ShutdownGraceful,
+    /// What only reads: always answered.
+    Read,
+    /// A child says that it is ready.
+    ChildReady,
+    /// Start a child, or give work to one.
+    Delegate,
+}
+
+/// How a worker's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TurnVerdict {
+    /// The worker did what it was asked.
+    Finished,
+    /// A limit of the worker ended it.
+    LimitReached,
+    /// It can go on later.
+    Paused,
+    /// It undid itself.
+    RolledBack,
+    /// Someone gave it up.
+    Cancelled,
+    /// The pod's life ended under it.
+    Interrupted,
+    /// The worker failed.
+    Errored,
+}
+
+/// Why a turn starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// A run is staged, or an inbox entry wakes.
+    Wake,
+    /// A paused turn goes on.
+    Resume,
+}
+
+/// What a turn in flight is asked for; a later one is stronger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Signal {
+    /// End so that you can go on later.
+    Pause,
+    /// End; the work is given up.
+    Cancel,
+    /// End; the pod stops.
+    Shutdown,
+}
+
+/// Why a method is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A turn runs, or is about to.
+    AlreadyRunning,
+    /// No turn runs.
+    NotRunning,
+    /// Nothing is paused.
+    NotPaused,
+    /// The pod is stopping.
+    Stopping,
+}
+
+/// What admission says to a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Carry it out.
+    Admit,
+    /// It is already so: answer as if it had been carried out.
+    Already,
+    /// Refuse it, with the method's own rejection.
+    Refuse(Refusal),
+}
+
+/// Everything that can happen to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A method asks to be admitted.
+    Method(MethodKind),
+    /// A transaction without a further meaning is committed: a report, a note, the staging of a request.
+    Committed(Facts),
+    /// The run's transaction is committed; it also lifted a block.
+    RunCommitted(Facts),
+    /// The run was not committed; its caller was told.
+    RunAborted,
+    /// The block is lifted in the store.
+    Unblocked(Facts),
+    /// The turn that was to start had nothing to do.
+    TurnDeclined(Facts),
+    /// The turn could not be started yet: its start was not committed, or there was no room for its last events.
+    TurnPutOff(Facts),
+    /// The worker's future is over.
+    TurnOver(TurnVerdict),
+    /// The end of the turn is committed; `blocked` if it was one failure too many.
+    TurnCommitted {
+        /// What is committed.
+        facts: Facts,
+        /// Whether the pod is blocked now. The store has said so to the parent.
+        blocked: bool,
+    },
+    /// The end of the paused turn is committed.
+    AbandonCommitted(Facts),
+    /// The inbox could be recorded without a turn.
+    Recorded(Facts),
+    /// The time of the next entry has come, or that of a blocked pod.
+    Due,
+    /// No child is left, and none is being started.
+    ChildrenGone,
+}
+
+/// What the shell must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Commit the start of a turn, then run the worker in a task of its own.
+    StartTurn(Start),
+    /// Ask the turn in flight to end.
+    SignalTurn(Signal),
+    /// Commit the end of the turn, with what is reported.
+    CommitTurn(TurnVerdict),
+    /// Commit that the paused turn is given up.
+    AbandonPaused,
+    /// Commit the inbox to history, for a worker that reads none.
+    Record,
+    /// Lift the block in the store.
+    Unblock,
+    /// Look at what is committed, and say so.
+    Look,
+    /// Say `Due` at this time, in milliseconds since 1970. Replaces an earlier wish.
+    WakeAt(u64),
+    /// Say `Due` after the pause of a blocked pod.
+    RestBlocked,
+    /// Stop every child and say `ChildrenGone`.
+    StopChildren(Signal),
+    /// Raise `ShutDown`, await its delivery, exit.
+    Finish,
+}
+
+/// The turn in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Turn {
+    start: Start,
+    asked: Option<Signal>,
+    /// The worker is over; its end is being committed.
+    ending: Option<TurnVerdict>,
+}
+
+/// How far the children are on their way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Children {
+    Live,
+    Stopping(Signal),
+    Gone,
+}
+
+/// The whole state of a controller's decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    reads_reports: bool,
+    phase: PodState,
+    facts: Facts,
+    turn: Option<Turn>,
+    /// A run was admitted and its transaction is under way.
+    run_committing: bool,
+    /// A resume was admitted: of the paused turn, or of a blocked pod.
+    resuming: bool,
+    abandoning: bool,
+    recording: bool,
+    /// The time for which a wish to be woken stands.
+    wake_at: Option<u64>,
+    /// That time has come, and what is due now is being looked at.
+    looking: bool,
+    children: Children,
+    finishing: bool,
+}
+
+/// What one input leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// For a method: what admission says.
+    pub verdict: Option<Verdict>,
+    /// What to do, in this order.
+    pub effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Whether a turn starts.
+    pub fn woke(&self) -> bool {
+        self.effects.iter().any(|effect| matches!(effect, Effect::StartTurn(_)))
+    }
+}
+
+impl State {
+    /// A pod as its store was found, in the state that its last life left: no turn survives a process.
+    pub fn restored(reads_reports: bool, found: PodState, facts: Facts) -> (Self, Step) {
+        let phase = match found {
+            // A run that was accepted makes the paused turn give way, in whichever life.
+            PodState::Paused if facts.runs_staged == 0 => PodState::Paused,
+            PodState::Blocked => PodState::Blocked,
+            PodState::Paused | PodState::Idle | PodState::Running | PodState::Stopping => PodState::Idle,
+        };
+        let mut state = Self {
+            reads_reports,
+            phase,
+            facts,
+            turn: None,
+            run_committing: false,
+            resuming: false,
+            abandoning: false,
+            recording: false,
+            wake_at: None,
+            looking: false,
+            children: Children::Live,
+            finishing: false,
+        };
+        let mut step = Step::default();
+        if phase == PodState::Blocked {
+            step.effects.push(Effect::RestBlocked);
+        }
+        state.wake(&mut step);
+        (state, step)
+    }
+
+    /// The state, as others may see it.
+    pub fn phase(&self) -> PodState {
+        self.phase
+    }
+
+    /// What the last transaction saw.
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// The transition function.
+    #[must_use]
+    pub fn step(mut self, input: Input) -> (Self, Step) {
+        let mut step = Step::default();
+        match input {
+            Input::Method(method) => step.verdict = Some(self.admit(method, &mut step)),
+            Input::Committed(facts) => {
+                self.looking = false;
+                self.facts = facts;
+            }
+            Input::RunCommitted(facts) => {
+                self.run_committing = false;
+                self.lift(facts, &[PodState::Blocked, PodState::Paused]);
+            }
+            Input::RunAborted => self.run_committing = false,
+            Input::Unblocked(facts) => {
+                self.resuming = false;
+                self.lift(facts, &[PodState::Blocked]);
+            }
+            Input::TurnDeclined(facts) => {
+                self.turn = None;
+                self.lift(facts, &[PodState::Running]);
+            }
+            Input::TurnPutOff(facts) => self.put_off(facts, &mut step),
+            Input::TurnOver(verdict) => self.turn_over(verdict, &mut step),
+            Input::TurnCommitted { facts, blocked } => self.turn_committed(facts, blocked, &mut step),
+            Input::AbandonCommitted(facts) => {
+                self.abandoning = false;
+                self.lift(facts, &[PodState::Paused]);
+            }
+            Input::Recorded(facts) => {
+                self.recording = false;
+                self.facts = facts;
+            }
+            Input::Due => {
+                self.wake_at = None;
+                self.looking = self.phase != PodState::Blocked;
+                step.effects.push(if self.looking { Effect::Look } else { Effect::Unblock });
+            }
+            Input::ChildrenGone => self.children = Children::Gone,
+        }
+        self.wake(&mut step);
+        (self, step)
+    }
+
+    /// Whether a method is admitted, and what follows at once. What has to be committed first follows as a fact.
+    fn admit(&mut self, method: MethodKind, step: &mut Step) -> Verdict {
+        use MethodKind as M;
+        use PodState as P;
+        match (method, self.phase) {
+            (M::Notify | M::PodEvent | M::Read | M::ChildReady, _) => Verdict::Admit,
+            (M::ShutdownNow, phase) => {
+                self.phase = P::Stopping;
+                let told = self.signal(Signal::Shutdown, step);
+                let hastened = self.stop_children(Signal::Shutdown, step);
+                let news = phase != P::Stopping || told == Verdict::Admit || hastened;
+                if news { Verdict::Admit } else { Verdict::Already }
+            }
+            (M::ShutdownGraceful, P::Stopping) => Verdict::Already,
+            (M::ShutdownGraceful, _) => {
+                // The children are stopped when the turn is over: it may be waiting for them.
+                self.phase = P::Stopping;
+                Verdict::Admit
+            }
+            (M::Delegate, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
+            (M::Delegate, _) => Verdict::Admit,
+
+            (M::Pause, P::Running) => self.signal(Signal::Pause, step),
+            (M::Pause, P::Paused) => Verdict::Already,
+            (M::Cancel, P::Running) => self.signal(Signal::Cancel, step),
+            // A graceful stop waits for its turn; a cancel ends the waiting.
+            (M::Cancel, P::Stopping) => self.signal(Signal::Cancel, step),
+            (M::Cancel, P::Paused) if self.abandoning => Verdict::Already,
+            (M::Cancel, P::Paused) if !self.launching() => {
+                self.abandoning = true;
+                step.effects.push(Effect::AbandonPaused);
+                Verdict::Admit
+            }
+            (M::Pause | M::Cancel, _) => Verdict::Refuse(Refusal::NotRunning),
+
+            // From here on: what needs the worker for itself.
+            (M::Run | M::Resume, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
+            (M::Run | M::Resume, P::Running) => Verdict::Refuse(Refusal::AlreadyRunning),
+            (M::Run | M::Resume, _) if self.launching() => Verdict::Refuse(Refusal::AlreadyRunning),
+            (M::Run, _) => {
+                self.run_committing = true;
+                Verdict::Admit
+            }
+            (M::Resume, P::Paused) => {
+                self.resuming = true;
+                Verdict::Admit
+            }
+            (M::Resume, P::Blocked) => {
+                self.resuming = true;
+                step.effects.push(Effect::Unblock);
+                Verdict::Admit
+            }
+            (M::Resume, P::Idle) => Verdict::Refuse(Refusal::NotPaused),
+        }
+    }
+
+    /// THE wake function: called after every input and every turn end, and the only place that starts a turn.
+    fn wake(&mut self, step: &mut Step) {
+        if !self.reads_reports && !self.recording && self.facts.inbox.wakes_due {
+            self.recording = true;
+            step.effects.push(Effect::Record);
+        }
+        match self.phase {
+            PodState::Idle if self.facts.may_wake(self.reads_reports) => self.start(Start::Wake, step),
+            PodState::Paused if self.resuming => {
+                self.resuming = false;
+                self.start(Start::Resume, step);
+            }
+            // What was due when `Due` was said is not known yet: to ask again for the same time would be answered at once.
+            PodState::Idle if !self.looking => {
+                let next = self.facts.inbox.next_due_ms.filter(|_| self.reads_reports);
+                if let Some(at) = next.filter(|at| self.wake_at != Some(*at)) {
+                    self.wake_at = Some(at);
+                    step.effects.push(Effect::WakeAt(at));
+                }
+            }
+            PodState::Stopping if self.turn.is_none() => {
+                self.stop_children(Signal::Pause, step);
+                if self.children == Children::Gone && !self.run_committing && !self.finishing {
+                    self.finishing = true;
+                    step.effects.push(Effect::Finish);
+                }
+            }
+            PodState::Idle | PodState::Paused | PodState::Blocked | PodState::Running | PodState::Stopping => {}
+        }
+    }
+
+    fn start(&mut self, start: Start, step: &mut Step) {
+        // INVARIANT: one turn at a time.
+        debug_assert!(self.turn.is_none());
+        self.phase = PodState::Running;
+        self.turn = Some(Turn { start, asked: None, ending: None });
+        self.wake_at = None;
+        step.effects.push(Effect::StartTurn(start));
+    }
+
+    /// A stronger wish replaces a weaker one; asking again is no error.
+    fn signal(&mut self, signal: Signal, step: &mut Step) -> Verdict {
+        match &mut self.turn {
+            Some(turn) if turn.ending.is_some() || turn.asked >= Some(signal) => Verdict::Already,
+            Some(turn) => {
+                turn.asked = Some(signal);
+                step.effects.push(Effect::SignalTurn(signal));
+                Verdict::Admit
+            }
+            None => Verdict::Refuse(Refusal::NotRunning),
+        }
+    }
+
+    /// Stops the children, or hastens their stop: `Pause` lets their turns end, `Shutdown` does not. Whether that is news.
+    fn stop_children(&mut self, how: Signal, step: &mut Step) -> bool {
+        let news = self.children < Children::Stopping(how);
+        if news {
+            self.children = Children::Stopping(how);
+            step.effects.push(Effect::StopChildren(how));
+        }
+        news
+    }
+
+    /// The turn is wanted all the same, from where it was to start; and so is what it was asked for meanwhile.
+    fn put_off(&mut self, facts: Facts, step: &mut Step) {
+        self.facts = facts;
+        let Some(turn) = self.turn.take() else { return };
+        if self.phase == PodState::Running {
+            self.resuming = turn.start == Start::Resume;
+            self.phase = if self.resuming { PodState::Paused } else { PodState::Idle };
+        }
+        self.wake(step);
+        if let (Some(asked), true) = (turn.asked, self.turn.is_some()) {
+            self.signal(asked, step);
+        }
+    }
+
+    fn turn_over(&mut self, verdict: TurnVerdict, step: &mut Step) {
+        use TurnVerdict as V;
+        let Some(turn) = &mut self.turn else { return };
+        if turn.ending.is_some() {
+            return;
+        }
+        // A worker that ends because it was asked to says so in its own way; what it was asked for says what it means.
+        let verdict = match (verdict, turn.asked) {
+            (V::Cancelled | V::Paused | V::Errored, Some(Signal::Shutdown)) => V::Interrupted,
+            (V::Paused | V::Errored, Some(Signal::Cancel)) => V::Cancelled,
+            (V::Cancelled, Some(Signal::Pause)) => V::Paused,
+            (verdict, _) => verdict,
+        };
+        turn.ending = Some(verdict);
+        step.effects.push(Effect::CommitTurn(verdict));
+    }
+
+    fn turn_committed(&mut self, facts: Facts, blocked: bool, step: &mut Step) {
+        self.facts = facts;
+        let Some(verdict) = self.turn.and_then(|turn| turn.ending) else { return };
+        self.turn = None;
+        if self.phase == PodState::Stopping {
+            return;
+        }
+        self.phase = match verdict {
+            TurnVerdict::Paused => PodState::Paused,
+            _ if blocked => PodState::Blocked,
+            _ => PodState::Idle,
+        };
+        if self.phase == PodState::Blocked {
+            step.effects.push(Effect::RestBlocked);
+        }
+    }
+
+    /// What is committed allows a pod in one of `from` to start a turn.
+    fn lift(&mut self, facts: Facts, from: &[PodState]) {
+        self.facts = facts;
+        if from.contains(&self.phase) {
+            self.phase = PodState::Idle;
+        }
+    }
+
+    /// Whether a turn is about to start, so that nothing else may ask for one.
+    fn launching(&self) -> bool {
+        self.run_committing || self.resuming || self.abandoning
+    }
+}
+
+#[cfg(test)]
+#[path = "state_table.rs"]
+mod table;
+
+#[cfg(test)]
+#[path = "state_sweep.rs"]
+mod sweep;

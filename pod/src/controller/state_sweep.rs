@@ -1,0 +1,634 @@
+//! P7 by exhaustion: a report raised at every point of a turn's life is in that turn's next request or starts the
+//! next turn, in every phase, whatever fails; nothing is stranded and nothing loops.
+//!
+//! Around the state function stands a small model of what the shell and the store do: transactions commit in the order
+//! in which they were submitted; what they made true reaches the state later, on two ways that overtake each other
+//! (completions, and messages of the worker's own commits), and is merged by commit order. The explorer tries every
+//! order of {report, method, commit, completion, message, step of the worker, end of the children, crash}.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::*;
+use crate::notify_buffer::NotifyBuffer;
+use TurnVerdict as V;
+
+/// Failures until the pod is blocked, as in the store's limits.
+const ATTEMPTS: u32 = 3;
+/// How long a blocked pod rests; far above every pause.
+const REST: u64 = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    Unseen,
+    Staged,
+    Seen,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Entry {
+    stage: Stage,
+    /// The turn that it was staged for last.
+    turn: u32,
+    attempts: u32,
+    not_before: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Open {
+    No,
+    Running,
+    Paused,
+}
+
+/// The store, as far as the wake rule depends on it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Model {
+    now: u64,
+    inbox: Vec<Entry>,
+    runs: u64,
+    /// Runs whose turn was started.
+    ran: u64,
+    open: Open,
+    turn: u32,
+    blocked_until: Option<u64>,
+    told: bool,
+    /// How often the parent was told that the pod is blocked.
+    said: u32,
+}
+
+impl Model {
+    fn facts(&self) -> Facts {
+        let waiting = self.inbox.iter().filter(|entry| entry.stage != Stage::Seen).count() as u64;
+        let first = self.inbox.iter().filter(|entry| entry.stage == Stage::Unseen).map(|entry| entry.not_before).min();
+        let next_due_ms = self.blocked_until.or(first.filter(|at| *at > self.now));
+        let wakes_due = first.is_some_and(|at| at <= self.now);
+        Facts { runs_staged: self.runs, inbox: NotifyBuffer { waiting, wakes_due, next_due_ms } }
+    }
+
+    fn found(&self) -> PodState {
+        match (self.open, self.blocked_until) {
+            (Open::Running, _) => PodState::Running,
+            (Open::Paused, _) => PodState::Paused,
+            (Open::No, Some(_)) => PodState::Blocked,
+            (Open::No, None) => PodState::Idle,
+        }
+    }
+
+    fn start(&mut self, start: Start) -> bool {
+        assert_ne!(self.open, Open::Running, "two turns at a time");
+        let run = start == Start::Wake && self.runs > 0;
+        let reports = self.open == Open::No && self.blocked_until.is_none() && self.facts().inbox.wakes_due;
+        let wanted = match start {
+            Start::Wake => run || reports,
+            Start::Resume => self.open == Open::Paused,
+        };
+        if wanted {
+            if run {
+                self.runs -= 1;
+                self.ran += 1;
+                self.unblock();
+            }
+            self.open = Open::Running;
+            self.turn += 1;
+            self.stage();
+        }
+        wanted
+    }
+
+    /// All that is due, for the next request.
+    fn stage(&mut self) {
+        for entry in &mut self.inbox {
+            if entry.stage == Stage::Unseen && entry.not_before <= self.now {
+                entry.stage = Stage::Staged;
+                entry.turn = self.turn;
+            }
+        }
+    }
+
+    fn see(&mut self) {
+        for entry in &mut self.inbox {
+            if entry.stage == Stage::Staged {
+                entry.stage = Stage::Seen;
+            }
+        }
+    }
+
+    /// Ends the turn, returns what it did not tell; whether the pod is blocked by it.
+    fn end(&mut self, verdict: V) -> bool {
+        assert_eq!(self.open, Open::Running, "a turn that does not run ends");
+        self.open = if verdict == V::Paused { Open::Paused } else { Open::No };
+        let (mut returned, mut most) = (0, 0);
+        for entry in &mut self.inbox {
+            let rolled_back = verdict == V::RolledBack && entry.stage == Stage::Seen && entry.turn == self.turn;
+            if entry.stage != Stage::Staged && !rolled_back {
+                continue;
+            }
+            entry.stage = Stage::Unseen;
+            entry.attempts += match verdict {
+                V::Finished | V::LimitReached | V::Errored | V::Interrupted => 1,
+                V::Paused | V::Cancelled | V::RolledBack => 0,
+            };
+            entry.not_before = match (verdict, entry.attempts) {
+                (V::Paused, _) | (V::Interrupted, 1) => self.now,
+                (_, attempts) => self.now + (1 << attempts),
+            };
+            returned += 1;
+            most = most.max(entry.attempts);
+        }
+        let blocked = verdict != V::Paused && returned > 0 && most >= ATTEMPTS;
+        if blocked {
+            self.blocked_until = Some(self.now + REST);
+            self.said += u32::from(!self.told);
+            self.told = true;
+        } else if returned == 0 && verdict == V::Finished {
+            self.told = false;
+        }
+        blocked
+    }
+
+    fn unblock(&mut self) {
+        if self.blocked_until.take().is_some() {
+            self.inbox.iter_mut().for_each(|entry| entry.not_before = 0);
+        }
+    }
+}
+
+/// A transaction that is submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Tx {
+    Report,
+    Run,
+    Start(Start),
+    End(V),
+    Abandon,
+    Unblock,
+    Look,
+    /// The worker's: its next request, and the first answer to it.
+    Request,
+    Response,
+}
+
+/// What a worker does in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Act {
+    Request,
+    Response,
+    Over(V),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Worker {
+    None,
+    /// Its next act.
+    At(usize),
+    /// It waits for its own transaction, then goes on there.
+    Waits(usize),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    state: State,
+    model: Model,
+    order: u64,
+    /// The newest commit that the shell has heard of.
+    latest: (u64, Facts),
+    submitted: VecDeque<Tx>,
+    /// What is committed and has not reached the state: the facts, of what, and whether it started, or blocked.
+    completions: VecDeque<(u64, Facts, Tx, bool)>,
+    /// The same of the worker's, and its verdict.
+    messages: VecDeque<(u64, Facts, Option<V>)>,
+    worker: Worker,
+    asked: Option<Signal>,
+    turns: u32,
+    /// A start failed and is tried again after a pause.
+    put_off: bool,
+    timer: Option<u64>,
+    /// The timer fired: how often, for a pod that rests.
+    rests: u32,
+    stopping_children: bool,
+    finished: bool,
+    // What is still to happen to this world.
+    reports: u32,
+    methods: VecDeque<MethodKind>,
+    accepted: u64,
+    hiccups: u32,
+    crashes: u32,
+}
+
+impl World {
+    fn new(reports: u32, methods: &[MethodKind]) -> Self {
+        let model = Model {
+            now: 1,
+            inbox: Vec::new(),
+            runs: 0,
+            ran: 0,
+            open: Open::No,
+            turn: 0,
+            blocked_until: None,
+            told: false,
+            said: 0,
+        };
+        let facts = model.facts();
+        Self {
+            state: State::restored(true, PodState::Idle, facts).0,
+            model,
+            order: 0,
+            latest: (0, facts),
+            submitted: VecDeque::new(),
+            completions: VecDeque::new(),
+            messages: VecDeque::new(),
+            worker: Worker::None,
+            asked: None,
+            turns: 0,
+            put_off: false,
+            timer: None,
+            rests: 0,
+            stopping_children: false,
+            finished: false,
+            reports,
+            methods: methods.iter().copied().collect(),
+            accepted: 0,
+            hiccups: 0,
+            crashes: 0,
+        }
+    }
+
+    fn feed(&mut self, input: Input) -> Option<Verdict> {
+        let (state, step) = self.state.step(input);
+        self.state = state;
+        self.perform(&step);
+        step.verdict
+    }
+
+    fn perform(&mut self, step: &Step) {
+        for effect in &step.effects {
+            match *effect {
+                Effect::StartTurn(start) => {
+                    assert!(!self.finished, "a turn after the end");
+                    self.asked = None;
+                    self.submitted.push_back(Tx::Start(start));
+                }
+                Effect::SignalTurn(signal) => self.asked = Some(signal),
+                Effect::CommitTurn(verdict) => self.submitted.push_back(Tx::End(verdict)),
+                Effect::AbandonPaused => self.submitted.push_back(Tx::Abandon),
+                Effect::Unblock => self.submitted.push_back(Tx::Unblock),
+                Effect::Look => self.submitted.push_back(Tx::Look),
+                Effect::WakeAt(at) => self.timer = Some(at),
+                Effect::RestBlocked => self.timer = self.latest.1.inbox.next_due_ms,
+                Effect::StopChildren(_) => self.stopping_children = true,
+                Effect::Finish => {
+                    assert!(!self.finished && !self.stopping_children, "finished twice, or before the children");
+                    assert_ne!(self.model.open, Open::Running, "finished in a turn");
+                    self.finished = true;
+                }
+                Effect::Record => panic!("the sweep's worker reads reports"),
+            }
+        }
+    }
+
+    /// What the shell knows once it has heard of this commit, too.
+    fn merged(&mut self, order: u64, facts: Facts) -> Facts {
+        if order > self.latest.0 {
+            self.latest = (order, facts);
+        }
+        self.latest.1
+    }
+
+    fn commit(&mut self) {
+        let Some(tx) = self.submitted.pop_front() else { return };
+        let mut flag = false;
+        match tx {
+            Tx::Report => {
+                self.model.inbox.push(Entry { stage: Stage::Unseen, turn: 0, attempts: 0, not_before: 0 });
+            }
+            Tx::Run => {
+                self.model.runs += 1;
+                self.model.unblock();
+            }
+            Tx::Start(start) => flag = self.model.start(start),
+            Tx::End(verdict) => flag = self.model.end(verdict),
+            Tx::Abandon if self.model.open == Open::Paused => self.model.open = Open::No,
+            Tx::Abandon | Tx::Look => {}
+            Tx::Unblock => self.model.unblock(),
+            Tx::Request => self.model.stage(),
+            Tx::Response => self.model.see(),
+        }
+        self.order += 1;
+        let facts = self.model.facts();
+        match (tx, self.worker) {
+            (Tx::Request | Tx::Response, Worker::Waits(next)) => {
+                self.worker = Worker::At(next);
+                self.messages.push_back((self.order, facts, None));
+            }
+            _ => self.completions.push_back((self.order, facts, tx, flag)),
+        }
+    }
+
+    fn complete(&mut self) {
+        let Some((order, facts, tx, flag)) = self.completions.pop_front() else { return };
+        let facts = self.merged(order, facts);
+        let input = match (tx, flag) {
+            (Tx::Start(_), true) => {
+                self.worker = Worker::At(0);
+                self.turns += 1;
+                return;
+            }
+            (Tx::Start(_), false) => Input::TurnDeclined(facts),
+            (Tx::End(_), blocked) => Input::TurnCommitted { facts, blocked },
+            (Tx::Run, _) => Input::RunCommitted(facts),
+            (Tx::Abandon, _) => Input::AbandonCommitted(facts),
+            (Tx::Unblock, _) => Input::Unblocked(facts),
+            (Tx::Report | Tx::Look | Tx::Request | Tx::Response, _) => Input::Committed(facts),
+        };
+        self.feed(input);
+    }
+
+    fn hear(&mut self) {
+        match self.messages.pop_front() {
+            Some((_, _, Some(verdict))) => self.feed(Input::TurnOver(verdict)),
+            Some((order, facts, None)) => {
+                let facts = self.merged(order, facts);
+                self.feed(Input::Committed(facts))
+            }
+            None => None,
+        };
+    }
+
+    fn work(&mut self, plan: &Plan) {
+        let Worker::At(at) = self.worker else { return };
+        let acts = plan.turn(self.turns);
+        let act = match self.asked {
+            Some(Signal::Pause) => Act::Over(V::Paused),
+            Some(_) => Act::Over(V::Cancelled),
+            None => acts[at],
+        };
+        let tx = match act {
+            Act::Request => Tx::Request,
+            Act::Response => Tx::Response,
+            Act::Over(verdict) => {
+                self.worker = Worker::None;
+                return self.messages.push_back((0, Facts::default(), Some(verdict)));
+            }
+        };
+        self.worker = Worker::Waits(at + 1);
+        self.submitted.push_back(tx);
+    }
+
+    /// The process dies and the next life begins.
+    fn crash(&mut self) {
+        self.crashes -= 1;
+        // The store's thread may or may not have got to what was submitted: this world is one in which it had not.
+        let mut next = Self { model: self.model.clone(), ..Self::new(self.reports, self.methods.make_contiguous()) };
+        if next.model.open == Open::Running {
+            next.model.end(V::Interrupted);
+        }
+        let facts = next.model.facts();
+        (next.turns, next.order, next.latest) = (self.turns, self.order + 1, (self.order + 1, facts));
+        (next.crashes, next.hiccups, next.accepted) = (self.crashes, self.hiccups, self.model.runs + self.model.ran);
+        let (state, step) = State::restored(true, next.model.found(), facts);
+        next.state = state;
+        next.perform(&step);
+        *self = next;
+    }
+
+    /// Every next world. The timer fires when nothing else can happen: it is slow.
+    fn next(&self, plan: &Plan) -> Vec<Self> {
+        let mut worlds = Vec::new();
+        let mut push = |possible: bool, change: &dyn Fn(&mut Self)| {
+            if possible {
+                let mut world = self.clone();
+                change(&mut world);
+                worlds.push(world);
+            }
+        };
+        push(self.reports > 0 && !self.finished, &|world| {
+            world.reports -= 1;
+            assert_eq!(world.feed(Input::Method(MethodKind::PodEvent)), Some(Verdict::Admit));
+            world.submitted.push_back(Tx::Report);
+        });
+        push(!self.methods.is_empty() && !self.finished, &|world| {
+            let Some(method) = world.methods.pop_front() else { return };
+            if world.feed(Input::Method(method)) == Some(Verdict::Admit) && method == MethodKind::Run {
+                world.accepted += 1;
+                world.submitted.push_back(Tx::Run);
+            }
+        });
+        push(!self.submitted.is_empty(), &Self::commit);
+        let starts = matches!(self.submitted.front(), Some(Tx::Start(_)));
+        push(starts && self.hiccups > 0, &|world| {
+            world.hiccups -= 1;
+            world.submitted.pop_front();
+            world.put_off = true;
+        });
+        push(self.put_off, &|world| {
+            world.put_off = false;
+            world.feed(Input::TurnPutOff(world.latest.1));
+        });
+        push(!self.completions.is_empty(), &Self::complete);
+        push(!self.messages.is_empty(), &Self::hear);
+        push(matches!(self.worker, Worker::At(_)), &|world| world.work(plan));
+        push(self.stopping_children, &|world| {
+            world.stopping_children = false;
+            world.feed(Input::ChildrenGone);
+        });
+        push(self.crashes > 0 && !self.finished, &Self::crash);
+        let resting = self.state.phase() == PodState::Blocked && self.rests == plan.rests;
+        let at = self.timer.filter(|_| !resting && !self.finished);
+        push(self.quiet() && at.is_some(), &|world| {
+            world.rests += u32::from(world.state.phase() == PodState::Blocked);
+            world.model.now = world.model.now.max(at.unwrap_or(0));
+            world.timer = None;
+            world.feed(Input::Due);
+        });
+        worlds
+    }
+
+    /// Nothing is under way and nothing more will come from outside.
+    fn quiet(&self) -> bool {
+        let under_way = !self.submitted.is_empty() || !self.completions.is_empty() || !self.messages.is_empty();
+        !under_way
+            && self.worker == Worker::None
+            && self.reports == 0
+            && self.methods.is_empty()
+            && !self.put_off
+            && !self.stopping_children
+    }
+
+    fn all(&self, wanted: impl Fn(&Entry) -> bool) -> bool {
+        self.model.inbox.iter().all(wanted)
+    }
+}
+
+/// The worker's turns, the last for all that follow, and how often a blocked pod is tried again.
+#[derive(Clone, Debug)]
+struct Plan {
+    turns: Vec<Vec<Act>>,
+    rests: u32,
+}
+
+impl Plan {
+    fn new(turns: &[&[Act]]) -> Self {
+        Self { turns: turns.iter().map(|turn| turn.to_vec()).collect(), rests: 1 }
+    }
+
+    fn turn(&self, number: u32) -> &[Act] {
+        let at = (number.max(1) as usize - 1).min(self.turns.len() - 1);
+        &self.turns[at]
+    }
+}
+
+/// Visits every reachable world once; hands those in which nothing more can happen to `judge`.
+#[track_caller]
+fn sweep(start: World, plan: &Plan, judge: impl Fn(&World)) -> usize {
+    let reports = start.reports as usize;
+    let mut seen = HashSet::new();
+    let mut open = vec![start];
+    let mut ends = 0;
+    while let Some(world) = open.pop() {
+        assert!(world.turns < 30 && world.order < 120, "it loops: {world:?}");
+        if !seen.insert(world.clone()) {
+            continue;
+        }
+        let next = world.next(plan);
+        if next.is_empty() {
+            ends += 1;
+            assert!(world.model.inbox.len() <= reports);
+            // Of what was accepted, all was started; but a stop starts nothing, and a later life has it then.
+            let lost = world.accepted - world.model.ran - world.model.runs;
+            assert!(lost == 0 && (world.finished || world.model.runs == 0), "a run is stranded: {world:?}");
+            assert!(world.all(|entry| entry.stage != Stage::Staged), "staged for no turn: {world:?}");
+            assert_eq!(world.finished, world.state.phase() == PodState::Stopping, "{world:?}");
+            if world.state.phase() != PodState::Stopping {
+                assert_eq!(world.state.phase(), world.model.found(), "the store has another idea: {world:?}");
+            }
+            judge(&world);
+        }
+        open.extend(next);
+    }
+    assert!(ends > 0);
+    seen.len()
+}
+
+#[track_caller]
+fn told(world: &World) {
+    assert!(world.all(|entry| entry.stage == Stage::Seen), "stranded: {world:?}");
+    assert_eq!((world.state.phase(), world.model.said), (PodState::Idle, 0), "{world:?}");
+}
+
+#[track_caller]
+fn told_or_kept(world: &World) {
+    match world.state.phase() {
+        PodState::Idle => told(world),
+        PodState::Paused | PodState::Stopping => {}
+        other => panic!("{other}: {world:?}"),
+    }
+}
+
+const GOOD: &[Act] = &[Act::Request, Act::Response, Act::Request, Act::Response, Act::Over(V::Finished)];
+
+/// A turn that ends so, at three different moments.
+fn ending(verdict: V) -> [Vec<Act>; 3] {
+    let over = Act::Over(verdict);
+    [vec![over], vec![Act::Request, over], vec![Act::Request, Act::Response, Act::Request, over]]
+}
+
+#[test]
+fn report_at_every_point_of_a_good_turn_is_told() {
+    let plan = Plan::new(&[GOOD]);
+    let worlds = sweep(World::new(2, &[MethodKind::Run]), &plan, told);
+    assert!(worlds > 1_000, "{worlds}");
+    sweep(World::new(3, &[]), &plan, told);
+}
+
+#[test]
+fn report_at_every_point_of_a_failing_turn_is_told_by_a_later_one() {
+    for verdict in [V::Errored, V::LimitReached, V::RolledBack, V::Cancelled, V::Interrupted, V::Finished] {
+        for first in ending(verdict) {
+            sweep(World::new(2, &[MethodKind::Run]), &Plan::new(&[&first, GOOD]), told);
+        }
+    }
+}
+
+#[test]
+fn report_at_every_point_of_a_paused_turn_is_kept_and_opens_the_resumed_one() {
+    for first in ending(V::Paused) {
+        let plan = Plan::new(&[&first, GOOD]);
+        sweep(World::new(2, &[MethodKind::Run]), &plan, |world| match world.state.phase() {
+            PodState::Paused => assert!(world.all(|entry| entry.attempts == 0), "{world:?}"),
+            _ => told(world),
+        });
+        for lifts in [MethodKind::Resume, MethodKind::Run, MethodKind::Cancel] {
+            sweep(World::new(2, &[MethodKind::Run, lifts]), &plan, told_or_kept);
+        }
+    }
+}
+
+#[test]
+fn report_and_every_method_at_every_point_lose_nothing() {
+    use MethodKind::{Cancel, Pause, Resume, Run, ShutdownGraceful, ShutdownNow};
+    for methods in [
+        [Run, Pause, Resume],
+        [Run, Cancel, Run],
+        [Pause, Cancel, Run],
+        [Run, ShutdownNow, Run],
+        [Run, ShutdownGraceful, Cancel],
+        [ShutdownGraceful, ShutdownNow, Resume],
+    ] {
+        sweep(World::new(2, &methods), &Plan::new(&[GOOD]), |world| {
+            told_or_kept(world);
+            let stops = methods.contains(&ShutdownNow) || methods.contains(&ShutdownGraceful);
+            assert_eq!(world.finished, stops, "{world:?}");
+        });
+    }
+}
+
+#[test]
+fn report_on_which_every_turn_fails_blocks_says_so_once_and_is_kept() {
+    let mut plan = Plan::new(&[&[Act::Request, Act::Over(V::Errored)]]);
+    for rests in 0..3 {
+        plan.rests = rests;
+        sweep(World::new(2, &[]), &plan, |world| {
+            assert_eq!((world.state.phase(), world.model.said), (PodState::Blocked, 1), "{world:?}");
+            assert!(world.all(|entry| entry.stage == Stage::Unseen), "{world:?}");
+            let most = world.model.inbox.iter().map(|entry| entry.attempts).max();
+            assert_eq!(most, Some(ATTEMPTS + rests), "one attempt for each turn: {world:?}");
+            assert!(world.turns <= 2 * ATTEMPTS + rests, "{world:?}");
+        });
+    }
+}
+
+#[test]
+fn blocked_pod_is_lifted_by_run_resume_and_time() {
+    let bad: &[Act] = &[Act::Request, Act::Over(V::Errored)];
+    let plan = Plan::new(&[bad, bad, bad, GOOD]);
+    let lifted = |world: &World| {
+        assert!(world.all(|entry| entry.stage == Stage::Seen), "{world:?}");
+        assert_eq!(world.state.phase(), PodState::Idle, "{world:?}");
+        assert!(world.model.said <= 1, "{world:?}");
+    };
+    for methods in [&[][..], &[MethodKind::Resume], &[MethodKind::Run], &[MethodKind::Resume, MethodKind::Run]] {
+        let mut world = World::new(1, methods);
+        world.hiccups = 1;
+        sweep(world, &plan, lifted);
+    }
+}
+
+#[test]
+fn start_that_fails_once_at_every_point_is_made_up_for() {
+    use MethodKind::{Cancel, Pause, Resume, Run, ShutdownNow};
+    for methods in [&[Run][..], &[Run, Pause, Resume], &[Run, Cancel], &[Run, ShutdownNow]] {
+        let mut world = World::new(1, methods);
+        world.hiccups = 2;
+        sweep(world, &Plan::new(&[GOOD]), told_or_kept);
+    }
+}
+
+#[test]
+fn life_that_ends_at_every_point_loses_no_report_and_no_run() {
+    use MethodKind::{Pause, Run, ShutdownGraceful};
+    for methods in [&[][..], &[Run], &[Run, Pause, Run], &[ShutdownGraceful]] {
+        let mut world = World::new(1, methods);
+        world.crashes = 2;
+        sweep(world, &Plan::new(&[GOOD]), told_or_kept);
+    }
+}

@@ -1,0 +1,526 @@
+//! The state table, whole: every input in every situation that a pod can be in, each cell asserted.
+//!
+//! A row is an input; its cells are groups of situations that answer alike, and every situation stands in one group.
+//! A new variant of an input does not compile until it is listed in `every_input`, and fails until it has a row.
+//! Rows are written for facts by which nothing waits; `check` asks each of them again with facts that wake.
+
+use super::*;
+use Effect as E;
+use MethodKind as M;
+use TurnVerdict as V;
+
+const SAME: Option<PodState> = None;
+const IDLE: Option<PodState> = Some(PodState::Idle);
+const RUNNING: Option<PodState> = Some(PodState::Running);
+const PAUSED: Option<PodState> = Some(PodState::Paused);
+const BLOCKED: Option<PodState> = Some(PodState::Blocked);
+const STOPPING: Option<PodState> = Some(PodState::Stopping);
+
+const ADMIT: Option<Verdict> = Some(Verdict::Admit);
+const ALREADY: Option<Verdict> = Some(Verdict::Already);
+const BUSY: Option<Verdict> = Some(Verdict::Refuse(Refusal::AlreadyRunning));
+const NO_TURN: Option<Verdict> = Some(Verdict::Refuse(Refusal::NotRunning));
+const NO_PAUSE: Option<Verdict> = Some(Verdict::Refuse(Refusal::NotPaused));
+const CLOSED: Option<Verdict> = Some(Verdict::Refuse(Refusal::Stopping));
+/// What is no method has no verdict.
+const FACT: Option<Verdict> = None;
+
+/// Nothing waits.
+const QUIET: Facts = facts(0, false, None);
+/// An entry that may start a turn is due.
+const DUE: Facts = facts(0, true, None);
+/// An entry that may start a turn is due at 9.
+const LATER: Facts = facts(0, false, Some(9));
+/// A run is staged.
+const RUN: Facts = facts(1, false, None);
+
+const fn facts(runs_staged: u64, wakes_due: bool, next_due_ms: Option<u64>) -> Facts {
+    let waiting = (wakes_due || next_due_ms.is_some()) as u64;
+    Facts { runs_staged, inbox: crate::notify_buffer::NotifyBuffer { waiting, wakes_due, next_due_ms } }
+}
+
+/// The phases, and within them what makes an answer differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Idle,
+    /// A run is being committed.
+    Taking,
+    Running,
+    /// Asked to pause.
+    Pausing,
+    /// Asked to give up.
+    Cancelling,
+    /// The worker is over; its end is being committed.
+    Ending,
+    Paused,
+    /// Paused, and a run is being committed.
+    GivingWay,
+    /// Paused, and the paused turn is being given up.
+    GivingUp,
+    Blocked,
+    /// Blocked, and a resume is lifting that.
+    Lifting,
+    /// Stopping gracefully: a turn runs.
+    LastTurn,
+    /// Stopping: the turn is told so, and the children.
+    Interrupted,
+    /// Stopping gracefully: the end of the last turn is being committed.
+    LastCommit,
+    /// Stopping gracefully: no turn is left, the children end.
+    LastChildren,
+    /// Nothing is left but to say so.
+    Finished,
+}
+
+const ALL: [Is; 16] = [
+    Is::Idle,
+    Is::Taking,
+    Is::Running,
+    Is::Pausing,
+    Is::Cancelling,
+    Is::Ending,
+    Is::Paused,
+    Is::GivingWay,
+    Is::GivingUp,
+    Is::Blocked,
+    Is::Lifting,
+    Is::LastTurn,
+    Is::Interrupted,
+    Is::LastCommit,
+    Is::LastChildren,
+    Is::Finished,
+];
+const RESTING: [Is; 2] = [Is::Idle, Is::Taking];
+const WITH_TURN: [Is; 4] = [Is::Running, Is::Pausing, Is::Cancelling, Is::Ending];
+const ALL_PAUSED: [Is; 3] = [Is::Paused, Is::GivingWay, Is::GivingUp];
+const ALL_BLOCKED: [Is; 2] = [Is::Blocked, Is::Lifting];
+const ALL_STOPPING: [Is; 5] = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::LastChildren, Is::Finished];
+
+/// A pod in that situation, reached by inputs only.
+fn pod(is: Is) -> State {
+    let method = Input::Method;
+    let inputs: (Is, &[Input]) = match is {
+        Is::Idle => return State::restored(true, PodState::Idle, QUIET).0,
+        Is::Taking => (Is::Idle, &[method(M::Run)]),
+        Is::Running => (Is::Idle, &[Input::Committed(DUE), Input::Committed(QUIET)]),
+        Is::Pausing => (Is::Running, &[method(M::Pause)]),
+        Is::Cancelling => (Is::Running, &[method(M::Cancel)]),
+        Is::Ending => (Is::Running, &[Input::TurnOver(V::Finished)]),
+        Is::Paused => (Is::Running, &[Input::TurnOver(V::Paused), committed(QUIET, false)]),
+        Is::GivingWay => (Is::Paused, &[method(M::Run)]),
+        Is::GivingUp => (Is::Paused, &[method(M::Cancel)]),
+        Is::Blocked => (Is::Running, &[Input::TurnOver(V::Errored), committed(QUIET, true)]),
+        Is::Lifting => (Is::Blocked, &[method(M::Resume)]),
+        Is::LastTurn => (Is::Running, &[method(M::ShutdownGraceful)]),
+        Is::Interrupted => (Is::Running, &[method(M::ShutdownNow)]),
+        Is::LastCommit => (Is::Ending, &[method(M::ShutdownGraceful)]),
+        Is::LastChildren => (Is::Idle, &[method(M::ShutdownGraceful)]),
+        Is::Finished => (Is::Idle, &[method(M::ShutdownNow), Input::ChildrenGone]),
+    };
+    inputs.1.iter().fold(pod(inputs.0), |state, input| state.step(*input).0)
+}
+
+const fn committed(facts: Facts, blocked: bool) -> Input {
+    Input::TurnCommitted { facts, blocked }
+}
+
+/// The list of a type's variants; leaving one out does not compile.
+macro_rules! every {
+    ($type:ident: $($variant:ident)*) => {{
+        fn _listed(value: $type) {
+            match value { $($type::$variant => {})* }
+        }
+        [$($type::$variant),*]
+    }};
+}
+
+/// The same for inputs: a pattern, and all that is tried of it.
+macro_rules! inputs {
+    ($($pattern:pat => $examples:expr,)*) => {{
+        fn _listed(input: Input) {
+            match input { $($pattern => {})* }
+        }
+        let mut all: Vec<Input> = Vec::new();
+        $(all.extend($examples);)*
+        all
+    }};
+}
+
+/// Every input, with facts by which nothing waits.
+fn every_input() -> Vec<Input> {
+    let methods =
+        every!(M: Run Notify PodEvent Resume Pause Cancel ShutdownNow ShutdownGraceful Read ChildReady Delegate);
+    let verdicts = every!(V: Finished LimitReached Paused RolledBack Cancelled Interrupted Errored);
+    inputs! {
+        Input::Method(_) => methods.map(Input::Method),
+        Input::Committed(_) => [Input::Committed(QUIET)],
+        Input::RunCommitted(_) => [Input::RunCommitted(QUIET)],
+        Input::RunAborted => [Input::RunAborted],
+        Input::Unblocked(_) => [Input::Unblocked(QUIET)],
+        Input::TurnDeclined(_) => [Input::TurnDeclined(QUIET)],
+        Input::TurnPutOff(_) => [Input::TurnPutOff(QUIET)],
+        Input::TurnOver(_) => verdicts.map(Input::TurnOver),
+        Input::TurnCommitted { .. } => [committed(QUIET, false), committed(QUIET, true)],
+        Input::AbandonCommitted(_) => [Input::AbandonCommitted(QUIET)],
+        Input::Recorded(_) => [Input::Recorded(QUIET)],
+        Input::Due => [Input::Due],
+        Input::ChildrenGone => [Input::ChildrenGone],
+    }
+}
+
+/// The same input with other facts, if it brings facts.
+fn bringing(input: Input, facts: Facts) -> Option<Input> {
+    match input {
+        Input::Committed(_) => Some(Input::Committed(facts)),
+        Input::RunCommitted(_) => Some(Input::RunCommitted(facts)),
+        Input::Unblocked(_) => Some(Input::Unblocked(facts)),
+        Input::TurnDeclined(_) => Some(Input::TurnDeclined(facts)),
+        // It also asks again for what was asked for; a test of its own says how.
+        Input::TurnPutOff(_) => None,
+        Input::TurnCommitted { blocked, .. } => Some(committed(facts, blocked)),
+        Input::AbandonCommitted(_) => Some(Input::AbandonCommitted(facts)),
+        Input::Recorded(_) => Some(Input::Recorded(facts)),
+        Input::Method(_) | Input::RunAborted | Input::TurnOver(_) | Input::Due | Input::ChildrenGone => None,
+    }
+}
+
+type Cell<'a> = (&'a [&'a [Is]], Option<Verdict>, &'a [Effect], Option<PodState>);
+
+#[derive(Default)]
+struct Table {
+    rows: Vec<Input>,
+}
+
+impl Table {
+    #[track_caller]
+    fn row(&mut self, input: Input, cells: &[Cell<'_>]) {
+        let listed = cells.iter().flat_map(|cell| cell.0.concat());
+        let mut missing = ALL.to_vec();
+        for is in listed {
+            let at = missing.iter().position(|other| *other == is);
+            missing.remove(at.unwrap_or_else(|| panic!("{input:?}: {is:?} stands in two groups")));
+        }
+        assert!(missing.is_empty(), "{input:?} says nothing of {missing:?}");
+        for (group, verdict, effects, next) in cells {
+            for is in group.concat() {
+                check(is, input, *verdict, effects, next.unwrap_or(pod(is).phase()));
+            }
+        }
+        self.rows.push(input);
+    }
+}
+
+/// One cell; and the wake rule over it: whatever leaves a pod idle starts what waits, and nothing else does.
+#[track_caller]
+fn check(is: Is, input: Input, verdict: Option<Verdict>, effects: &[Effect], next: PodState) {
+    let asked = |input: Input| {
+        let (state, step) = pod(is).step(input);
+        (step.verdict, step.effects, state.phase())
+    };
+    assert_eq!(asked(input), (verdict, effects.to_vec(), next), "{input:?} in {is:?}");
+    for (facts, effect, then) in [
+        (DUE, E::StartTurn(Start::Wake), PodState::Running),
+        (RUN, E::StartTurn(Start::Wake), PodState::Running),
+        (LATER, E::WakeAt(9), PodState::Idle),
+    ] {
+        let Some(input) = bringing(input, facts) else { continue };
+        let woken = next == PodState::Idle;
+        let effects: Vec<Effect> = effects.iter().copied().chain(woken.then_some(effect)).collect();
+        assert_eq!(asked(input), (verdict, effects, if woken { then } else { next }), "{input:?} in {is:?}");
+    }
+}
+
+#[test]
+fn table_every_input_in_every_situation() {
+    let mut table = Table::default();
+    methods_for_the_worker(&mut table);
+    methods_for_everyone(&mut table);
+    turn_results(&mut table);
+    facts_of_turns(&mut table);
+    facts_of_the_pod(&mut table);
+    let missing: Vec<Input> = every_input().into_iter().filter(|input| !table.rows.contains(input)).collect();
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
+fn methods_for_the_worker(table: &mut Table) {
+    let launching = [Is::Taking, Is::GivingWay, Is::GivingUp, Is::Lifting];
+    table.row(
+        Input::Method(M::Run),
+        &[
+            (&[&[Is::Idle, Is::Paused, Is::Blocked]], ADMIT, &[], SAME),
+            (&[&launching, &WITH_TURN], BUSY, &[], SAME),
+            (&[&ALL_STOPPING], CLOSED, &[], SAME),
+        ],
+    );
+    table.row(
+        Input::Method(M::Resume),
+        &[
+            (&[&[Is::Idle]], NO_PAUSE, &[], SAME),
+            (&[&launching, &WITH_TURN], BUSY, &[], SAME),
+            (&[&[Is::Paused]], ADMIT, &[E::StartTurn(Start::Resume)], RUNNING),
+            (&[&[Is::Blocked]], ADMIT, &[E::Unblock], SAME),
+            (&[&ALL_STOPPING], CLOSED, &[], SAME),
+        ],
+    );
+    table.row(
+        Input::Method(M::Pause),
+        &[
+            (&[&RESTING, &ALL_BLOCKED, &ALL_STOPPING], NO_TURN, &[], SAME),
+            (&[&[Is::Running]], ADMIT, &[E::SignalTurn(Signal::Pause)], SAME),
+            (&[&[Is::Pausing, Is::Cancelling, Is::Ending], &ALL_PAUSED], ALREADY, &[], SAME),
+        ],
+    );
+    let without = [Is::Taking, Is::GivingWay, Is::LastChildren, Is::Finished];
+    table.row(
+        Input::Method(M::Cancel),
+        &[
+            (&[&[Is::Idle], &without, &ALL_BLOCKED], NO_TURN, &[], SAME),
+            (&[&[Is::Running, Is::Pausing, Is::LastTurn]], ADMIT, &[E::SignalTurn(Signal::Cancel)], SAME),
+            (&[&[Is::Paused]], ADMIT, &[E::AbandonPaused], SAME),
+            (&[&[Is::Cancelling, Is::Ending, Is::GivingUp, Is::Interrupted, Is::LastCommit]], ALREADY, &[], SAME),
+        ],
+    );
+}
+
+fn methods_for_everyone(table: &mut Table) {
+    for kept in [M::Notify, M::PodEvent, M::Read, M::ChildReady] {
+        table.row(Input::Method(kept), &[(&[&ALL], ADMIT, &[], SAME)]);
+    }
+    table.row(
+        Input::Method(M::Delegate),
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED], ADMIT, &[], SAME),
+            (&[&ALL_STOPPING], CLOSED, &[], SAME),
+        ],
+    );
+    let (now, gently) = (E::StopChildren(Signal::Shutdown), E::StopChildren(Signal::Pause));
+    let told = E::SignalTurn(Signal::Shutdown);
+    let hastened = [Is::LastCommit, Is::LastChildren];
+    table.row(
+        Input::Method(M::ShutdownNow),
+        &[
+            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &[Is::Ending], &hastened], ADMIT, &[now], STOPPING),
+            (&[&[Is::Running, Is::Pausing, Is::Cancelling, Is::LastTurn]], ADMIT, &[told, now], STOPPING),
+            (&[&[Is::Interrupted, Is::Finished]], ALREADY, &[], SAME),
+        ],
+    );
+    table.row(
+        Input::Method(M::ShutdownGraceful),
+        &[
+            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED], ADMIT, &[gently], STOPPING),
+            // The turn may end first, and may be waiting for its children.
+            (&[&WITH_TURN], ADMIT, &[], STOPPING),
+            (&[&ALL_STOPPING], ALREADY, &[], SAME),
+        ],
+    );
+}
+
+fn turn_results(table: &mut Table) {
+    let none = [&RESTING[..], &ALL_PAUSED, &ALL_BLOCKED, &[Is::Ending, Is::LastCommit, Is::LastChildren, Is::Finished]];
+    // The worker's word; what it means in a turn that was asked for nothing, to pause, to give up, to make way.
+    let meanings = [
+        (V::Finished, [V::Finished, V::Finished, V::Finished, V::Finished]),
+        (V::LimitReached, [V::LimitReached, V::LimitReached, V::LimitReached, V::LimitReached]),
+        (V::Paused, [V::Paused, V::Paused, V::Cancelled, V::Interrupted]),
+        (V::RolledBack, [V::RolledBack, V::RolledBack, V::RolledBack, V::RolledBack]),
+        (V::Cancelled, [V::Cancelled, V::Paused, V::Cancelled, V::Interrupted]),
+        (V::Interrupted, [V::Interrupted, V::Interrupted, V::Interrupted, V::Interrupted]),
+        (V::Errored, [V::Errored, V::Errored, V::Cancelled, V::Interrupted]),
+    ];
+    for (said, [plain, pausing, cancelling, interrupted]) in meanings {
+        table.row(
+            Input::TurnOver(said),
+            &[
+                (&none, FACT, &[], SAME),
+                (&[&[Is::Running, Is::LastTurn]], FACT, &[E::CommitTurn(plain)], SAME),
+                (&[&[Is::Pausing]], FACT, &[E::CommitTurn(pausing)], SAME),
+                (&[&[Is::Cancelling]], FACT, &[E::CommitTurn(cancelling)], SAME),
+                (&[&[Is::Interrupted]], FACT, &[E::CommitTurn(interrupted)], SAME),
+            ],
+        );
+    }
+}
+
+fn facts_of_turns(table: &mut Table) {
+    let gently = E::StopChildren(Signal::Pause);
+    let stopped = [Is::Interrupted, Is::LastChildren, Is::Finished];
+    for input in [Input::TurnDeclined(QUIET), Input::TurnPutOff(QUIET)] {
+        table.row(
+            input,
+            &[
+                (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &stopped], FACT, &[], SAME),
+                (&[&WITH_TURN], FACT, &[], IDLE),
+                (&[&[Is::LastTurn, Is::LastCommit]], FACT, &[gently], SAME),
+            ],
+        );
+    }
+    for (blocked, effects, next) in [(false, &[][..], IDLE), (true, &[E::RestBlocked][..], BLOCKED)] {
+        let others = [Is::Running, Is::Pausing, Is::Cancelling, Is::LastTurn];
+        table.row(
+            committed(QUIET, blocked),
+            &[
+                (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &others, &stopped], FACT, &[], SAME),
+                (&[&[Is::Ending]], FACT, effects, next),
+                (&[&[Is::LastCommit]], FACT, &[gently], SAME),
+            ],
+        );
+    }
+    table.row(
+        Input::AbandonCommitted(QUIET),
+        &[(&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING], FACT, &[], SAME), (&[&ALL_PAUSED], FACT, &[], IDLE)],
+    );
+}
+
+fn facts_of_the_pod(table: &mut Table) {
+    for input in [Input::Committed(QUIET), Input::Recorded(QUIET), Input::RunAborted] {
+        table.row(input, &[(&[&ALL], FACT, &[], SAME)]);
+    }
+    table.row(
+        Input::RunCommitted(QUIET),
+        &[(&[&RESTING, &WITH_TURN, &ALL_STOPPING], FACT, &[], SAME), (&[&ALL_PAUSED, &ALL_BLOCKED], FACT, &[], IDLE)],
+    );
+    table.row(
+        Input::Unblocked(QUIET),
+        &[(&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING], FACT, &[], SAME), (&[&ALL_BLOCKED], FACT, &[], IDLE)],
+    );
+    table.row(
+        Input::Due,
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING], FACT, &[E::Look], SAME),
+            (&[&ALL_BLOCKED], FACT, &[E::Unblock], SAME),
+        ],
+    );
+    let with_turn = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::Finished];
+    table.row(
+        Input::ChildrenGone,
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &with_turn], FACT, &[], SAME),
+            (&[&[Is::LastChildren]], FACT, &[E::Finish], SAME),
+        ],
+    );
+}
+
+/// Feeds inputs to a pod and expects what the last of them leads to.
+#[track_caller]
+fn play(state: State, inputs: &[Input], effects: &[Effect], next: Option<PodState>) -> State {
+    let mut step = Step::default();
+    let mut state = state;
+    for input in inputs {
+        (state, step) = state.step(*input);
+    }
+    assert_eq!((step.effects, Some(state.phase())), (effects.to_vec(), next), "{inputs:?}");
+    state
+}
+
+#[test]
+fn run_admitted_holds_the_slot_until_it_is_committed_or_not() {
+    for is in [Is::Idle, Is::Paused, Is::Blocked] {
+        let taking = pod(is).step(Input::Method(M::Run)).0;
+        assert_eq!(taking.step(Input::Method(M::Run)).1.verdict, BUSY, "{is:?}");
+        let free = taking.step(Input::RunAborted).0;
+        assert_eq!(free.step(Input::Method(M::Run)).1.verdict, ADMIT, "{is:?}");
+        play(taking, &[Input::RunCommitted(RUN)], &[E::StartTurn(Start::Wake)], RUNNING);
+    }
+}
+
+#[test]
+fn resume_and_cancel_of_a_paused_turn_are_used_up_by_what_they_cause() {
+    let paused_again = [Input::Method(M::Resume), Input::TurnOver(V::Paused), committed(DUE, false)];
+    let paused = play(pod(Is::Paused), &paused_again, &[], PAUSED);
+    assert_eq!(paused.step(Input::Method(M::Resume)).1.verdict, ADMIT);
+    let idle = play(pod(Is::GivingUp), &[Input::AbandonCommitted(QUIET)], &[], IDLE);
+    assert_eq!(idle.step(Input::Method(M::Run)).1.verdict, ADMIT);
+    let lifted = play(pod(Is::Lifting), &[Input::Unblocked(QUIET)], &[], IDLE);
+    assert_eq!(lifted.step(Input::Method(M::Run)).1.verdict, ADMIT);
+}
+
+#[test]
+fn run_committed_while_stopping_never_starts_and_is_waited_for() {
+    let stopping = play(pod(Is::Taking), &[Input::Method(M::ShutdownNow), Input::ChildrenGone], &[], STOPPING);
+    play(stopping, &[Input::RunCommitted(RUN)], &[E::Finish], STOPPING);
+    play(stopping, &[Input::RunAborted], &[E::Finish], STOPPING);
+}
+
+#[test]
+fn finish_is_said_once_and_only_without_turn_and_children() {
+    let turn_left = play(pod(Is::LastTurn), &[Input::ChildrenGone], &[], STOPPING);
+    let ending = play(turn_left, &[Input::TurnOver(V::Finished)], &[E::CommitTurn(V::Finished)], STOPPING);
+    let over = play(ending, &[committed(DUE, false)], &[E::Finish], STOPPING);
+    play(over, &[Input::ChildrenGone], &[], STOPPING);
+    play(over, &[Input::Method(M::ShutdownNow)], &[], STOPPING);
+    play(over, &[Input::Committed(DUE)], &[], STOPPING);
+}
+
+#[test]
+fn turn_put_off_starts_from_where_it_was_with_what_it_was_asked_for() {
+    let start = |cause| E::StartTurn(cause);
+    play(pod(Is::Running), &[Input::TurnPutOff(DUE)], &[start(Start::Wake)], RUNNING);
+    let told = [start(Start::Wake), E::SignalTurn(Signal::Pause)];
+    play(pod(Is::Pausing), &[Input::TurnPutOff(RUN)], &told, RUNNING);
+    play(pod(Is::Running), &[Input::TurnPutOff(LATER)], &[E::WakeAt(9)], IDLE);
+
+    let resumed = pod(Is::Paused).step(Input::Method(M::Resume)).0;
+    let again = play(resumed, &[Input::TurnPutOff(DUE)], &[start(Start::Resume)], RUNNING);
+    let cancelled = [Input::Method(M::Cancel), Input::TurnPutOff(QUIET)];
+    play(again, &cancelled, &[start(Start::Resume), E::SignalTurn(Signal::Cancel)], RUNNING);
+    let stopping = [Input::Method(M::ShutdownGraceful), Input::TurnPutOff(DUE)];
+    play(again, &stopping, &[E::StopChildren(Signal::Pause)], STOPPING);
+}
+
+#[test]
+fn signal_later_and_stronger_replaces_and_a_weaker_one_is_moot() {
+    let cancel = [Input::Method(M::Pause), Input::Method(M::Cancel)];
+    let cancelled = play(pod(Is::Running), &cancel, &[E::SignalTurn(Signal::Cancel)], RUNNING);
+    let over = cancelled.step(Input::Method(M::Pause)).0;
+    play(over, &[Input::TurnOver(V::Paused)], &[E::CommitTurn(V::Cancelled)], RUNNING);
+}
+
+#[test]
+fn wish_to_be_woken_is_said_once_for_each_time_and_again_after_a_look() {
+    let idle = play(pod(Is::Idle), &[Input::Committed(LATER)], &[E::WakeAt(9)], IDLE);
+    play(idle, &[Input::Committed(LATER)], &[], IDLE);
+    play(idle, &[Input::Committed(facts(0, false, Some(7)))], &[E::WakeAt(7)], IDLE);
+    let looking = play(idle, &[Input::Due], &[E::Look], IDLE);
+    // Early by the store's clock: the look says so, and the wish stands again.
+    play(looking, &[Input::Committed(LATER)], &[E::WakeAt(9)], IDLE);
+    play(looking, &[Input::Committed(DUE)], &[E::StartTurn(Start::Wake)], RUNNING);
+    // A turn in between does not leave the pod deaf.
+    let ended = [Input::Committed(RUN), Input::TurnOver(V::Finished), committed(LATER, false)];
+    play(idle, &ended, &[E::WakeAt(9)], IDLE);
+}
+
+#[test]
+fn worker_that_reads_none_has_reports_recorded_and_no_turn() {
+    let (deaf, step) = State::restored(false, PodState::Idle, DUE);
+    assert_eq!((deaf.phase(), step.effects), (PodState::Idle, vec![E::Record]));
+    play(deaf, &[Input::Committed(DUE)], &[], IDLE);
+    play(deaf, &[Input::Recorded(DUE)], &[E::Record], IDLE);
+    let quiet = play(deaf, &[Input::Recorded(QUIET)], &[], IDLE);
+    play(quiet, &[Input::Committed(LATER)], &[], IDLE);
+    let running = play(quiet, &[Input::Committed(RUN)], &[E::StartTurn(Start::Wake)], RUNNING);
+    play(running, &[Input::Committed(DUE)], &[E::Record], RUNNING);
+}
+
+#[test]
+fn restored_pod_goes_on_where_its_store_is() {
+    let wake = E::StartTurn(Start::Wake);
+    let cells: &[(PodState, Facts, &[Effect], Option<PodState>)] = &[
+        (PodState::Idle, QUIET, &[], IDLE),
+        (PodState::Idle, DUE, &[wake], RUNNING),
+        (PodState::Idle, RUN, &[wake], RUNNING),
+        (PodState::Idle, LATER, &[E::WakeAt(9)], IDLE),
+        // No turn and no stop survives a process.
+        (PodState::Running, QUIET, &[], IDLE),
+        (PodState::Stopping, DUE, &[wake], RUNNING),
+        (PodState::Paused, QUIET, &[], PAUSED),
+        (PodState::Paused, DUE, &[], PAUSED),
+        // Accepted while paused, and the process died before it was started.
+        (PodState::Paused, RUN, &[wake], RUNNING),
+        (PodState::Blocked, DUE, &[E::RestBlocked], BLOCKED),
+        (PodState::Blocked, LATER, &[E::RestBlocked], BLOCKED),
+    ];
+    for (found, facts, effects, next) in cells {
+        let (state, step) = State::restored(true, *found, *facts);
+        assert_eq!((&step.effects[..], Some(state.phase())), (*effects, *next), "{found:?} with {facts:?}");
+    }
+}

@@ -1,0 +1,749 @@
+//! The facade: a pod of this process, its children, and the work that they are given.
+//!
+//! What it returns is committed; what it shows of children is a picture of what is. Handles are cheap to clone and keep
+//! no pod alive: a pod ends when it is told to.
+//!
+//! Above everything else in this crate; `start` brings a pod up.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rpc::CallError;
+use tokio::sync::{mpsc, watch};
+
+use crate::controller::actor::Msg;
+use crate::event::Reporter;
+use crate::id::{NoteKey, PodId, PodName, TurnId, WorkId};
+use crate::manifest::{ManifestError, WorkerSpec};
+use crate::notify_buffer::{Facts, NotifyBuffer};
+use crate::protocol::{
+    self, Accepted, Method, Notify, PodState, PodStatus, Queued, Run, RunRejection, ShutdownMode, Text, WorkResult,
+};
+use crate::runtime_dir::{DirError, PodPaths, Roots};
+use crate::scope::ScopeRule;
+use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
+use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, supervisor};
+use crate::store::{
+    Direction, Durability, EndOfLife, Lifetime, NewChild, Reservation, Store, StoreError, Terminal, Tx, carry_out,
+};
+use crate::worker::{Worker, Workers};
+
+pub use crate::start::{PodController, PodOptions, StartError};
+
+/// How long a child may take until it says that it is ready. LIMIT: a cold start on a loaded machine takes a second.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A pod of this process.
+#[derive(Clone)]
+pub struct PodHandle {
+    shared: Shared,
+}
+
+/// What the parts of a pod share. Clones are the same pod.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: PodId,
+    pub(crate) paths: PodPaths,
+    pub(crate) roots: Roots,
+    pub(crate) program: PathBuf,
+    pub(crate) durability: Durability,
+    pub(crate) spec: WorkerSpec,
+    pub(crate) workers: Workers,
+    pub(crate) children_max: u32,
+    pub(crate) parent: Option<(PodId, u32)>,
+    pub(crate) started_at_ms: u64,
+    pub(crate) store: Store,
+    pub(crate) reporter: Reporter,
+    pub(crate) registry: SpawnedPodRegistry,
+    pub(crate) messages: mpsc::Sender<Msg>,
+    pub(crate) observers: Arc<AtomicUsize>,
+    pub(crate) phase: watch::Sender<PodState>,
+    /// True once the pod has ended.
+    pub(crate) done: watch::Sender<bool>,
+    /// Children that are being started and are not in the registry yet.
+    pub(crate) spawning: AtomicUsize,
+    /// Counts commits in the order in which the store's thread ran them.
+    pub(crate) order: Arc<AtomicU64>,
+}
+
+/// Facts, and which commit they are of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ordered {
+    pub(crate) order: u64,
+    pub(crate) facts: Facts,
+}
+
+/// A child that is to be started.
+#[derive(Clone, Debug)]
+pub struct SpawnPod {
+    name: PodName,
+    worker: WorkerSpec,
+    scope: Vec<ScopeRule>,
+}
+
+/// One life of a child.
+#[derive(Clone, Debug)]
+pub struct Child {
+    handle: PodHandle,
+    pod: PodId,
+}
+
+/// Work that was given to a pod.
+#[derive(Clone, Debug)]
+pub struct Work {
+    id: WorkId,
+    progress: watch::Receiver<WorkProgress>,
+}
+
+/// Why a child was not started. Nothing is left of it but its row and what it said.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The pod stops.
+    #[error("pod `{name}` cannot be started: its parent is stopping")]
+    Stopping {
+        /// The child.
+        name: PodName,
+    },
+    /// The worker's description is wrong.
+    #[error("the worker of pod `{name}` is not valid")]
+    Worker {
+        /// The child.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// The name is taken.
+    #[error("pod `{name}` exists already ({holder}); stop it or choose another name")]
+    NameTaken {
+        /// The name.
+        name: PodName,
+        /// Who has it.
+        holder: String,
+    },
+    /// Too many children.
+    #[error("pod `{name}` cannot be started: {max} children live already; stop one, or raise `limits.children`")]
+    TooMany {
+        /// The child.
+        name: PodName,
+        /// How many may.
+        max: u32,
+    },
+    /// Its directories cannot be used.
+    #[error("the directories of pod `{name}` cannot be used")]
+    Directory {
+        /// The child.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: DirError,
+    },
+    /// The process could not be started.
+    #[error("the process of pod `{name}` could not be started from `{}`", program.display())]
+    Process {
+        /// The child.
+        name: PodName,
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It died before it was ready.
+    #[error("pod `{name}` ended before it was ready ({terminal}){}", said(stderr))]
+    DiedEarly {
+        /// The child.
+        name: PodName,
+        /// How.
+        terminal: String,
+        /// What it said last.
+        stderr: String,
+    },
+    /// It did not say that it is ready.
+    #[error("pod `{name}` was not ready within {} s and was stopped{}", READY_TIMEOUT.as_secs(), said(stderr))]
+    NotReady {
+        /// The child.
+        name: PodName,
+        /// What it said last.
+        stderr: String,
+    },
+    /// Our store.
+    #[error("the child could not be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Why work was not taken on, or is not known to be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// There is no such child, or it has ended.
+    #[error("pod `{name}` is no living child of this pod")]
+    NoSuchChild {
+        /// The name.
+        name: PodName,
+    },
+    /// The pod said no.
+    #[error("the work was refused")]
+    Rejected(#[source] RunRejection),
+    /// It never saw it; the work is settled as refused.
+    #[error("the work was not delivered: {0}")]
+    NotDelivered(rpc::NotDelivered),
+    /// It may have taken it on: the work stays open, and is settled by the child's reports or its end.
+    #[error("whether work {work} was taken on is unknown ({cause}); it stays open until the child reports or ends")]
+    Unknown {
+        /// Which.
+        work: WorkId,
+        /// Why it is not known.
+        cause: String,
+    },
+    /// Our store.
+    #[error("the work could not be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Why a child was not stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// There is no such child.
+    #[error("pod `{name}` is no child of this pod")]
+    NoSuchChild {
+        /// The name.
+        name: PodName,
+    },
+    /// This pod ended first.
+    #[error("this pod ended before its child `{name}` did")]
+    Stopped {
+        /// The child.
+        name: PodName,
+    },
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// `work`, and behind it a look at what the transaction makes true, numbered in the order of the store's thread.
+    pub(crate) fn looking<T>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> impl FnOnce(&Tx<'_>) -> Result<(T, Ordered), StoreError> + Send + 'static {
+        let order = Arc::clone(&self.order);
+        move |tx| {
+            let done = work(tx)?;
+            let control = tx.control()?;
+            let inbox = NotifyBuffer {
+                waiting: tx.inbox_waiting()?,
+                wakes_due: control.wakes_due,
+                next_due_ms: control.next_due.map(|due| due.0),
+            };
+            let facts = Facts { runs_staged: control.runs_staged, inbox };
+            Ok((done, Ordered { order: order.fetch_add(1, Ordering::Relaxed) + 1, facts }))
+        }
+    }
+
+    /// Commits `work` and tells the controller what became true.
+    pub(crate) async fn commit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (done, ordered) = self.store.write(self.looking(work)).await?;
+        // The controller is gone only when the pod has ended.
+        let _ = self.messages.send(Msg::Facts(ordered)).await;
+        Ok(done)
+    }
+
+    /// Lets the controller look at what is committed.
+    pub(crate) async fn look(&self) {
+        // A store that is closed belongs to a pod that has ended: there is nobody left to look.
+        if let Err(error) = self.commit(|_| Ok(())).await
+            && !matches!(error, StoreError::Closed)
+        {
+            tracing::error!(pod = %self.id, error = error.chain(), "failed to look at what is committed");
+        }
+    }
+
+    pub(crate) async fn child_ended(&self) {
+        let _ = self.messages.send(Msg::ChildEnded).await;
+    }
+
+    /// Whether no child lives and none is being started.
+    pub(crate) fn children_gone(&self) -> bool {
+        self.spawning.load(Ordering::SeqCst) == 0 && self.registry.living() == 0
+    }
+
+    pub(crate) fn make_worker(&self) -> Result<Box<dyn Worker>, ManifestError> {
+        self.workers.make(&self.spec)
+    }
+
+    /// Waits until the pod has ended.
+    pub(crate) async fn stopped(&self) {
+        let mut done = self.done.subscribe();
+        let _ = done.wait_for(|done| *done).await;
+    }
+
+    pub(crate) async fn status(&self, state: PodState, turn: Option<TurnId>) -> Result<PodStatus, StoreError> {
+        let counts = self.store.read(|reads| reads.status_counts()).await?;
+        let children = self.registry.children();
+        let lines = children.iter().rev().take(protocol::STATUS_CHILDREN_MAX).map(|child| protocol::ChildStatus {
+            pod: child.pod.clone(),
+            pid: child.pid,
+            state: Text::clipped(format!("{:?}", child.phase).to_lowercase()),
+            socket: Text::clipped(self.roots.pod(&child.pod.name).socket().to_string_lossy()),
+        });
+        Ok(PodStatus {
+            pod: self.id.clone(),
+            pid: std::process::id(),
+            parent: self.parent.as_ref().map(|(parent, _)| parent.clone()),
+            worker: Text::clipped(&self.spec.kind),
+            state,
+            turn,
+            started_at_ms: self.started_at_ms,
+            history: counts.history,
+            runs_staged: counts.runs_staged,
+            inbox_waiting: counts.inbox_waiting,
+            outbox_pending: counts.outbox_pending,
+            outbox_undeliverable: counts.outbox_undeliverable,
+            outbox_acked: counts.outbox_acked,
+            outbox_last_outcome: counts.outbox_last_outcome.map(Text::clipped),
+            works_received_open: counts.works_received_open,
+            works_delegated_open: counts.works_delegated_open,
+            children_live: counts.children_live,
+            children_total: counts.children_total,
+            children: rpc::List::try_from(lines.collect::<Vec<_>>()).unwrap_or_default(),
+        })
+    }
+}
+
+impl PodHandle {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) async fn commit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.shared.commit(work).await
+    }
+
+    /// Which pod, and which life of it.
+    pub fn id(&self) -> &PodId {
+        &self.shared.id
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> rpc::Address {
+        rpc::Address::unix(self.shared.paths.socket())
+    }
+
+    /// Where its files are.
+    pub fn roots(&self) -> &Roots {
+        &self.shared.roots
+    }
+
+    /// What is committed.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// The sender of its events.
+    pub fn reporter(&self) -> &Reporter {
+        &self.shared.reporter
+    }
+
+    /// Starts a child; returns when it is ready to be given work.
+    ///
+    /// # Errors
+    /// [`SpawnError`] names the child, the reason and the remedy.
+    pub async fn spawn_pod(&self, spawn: SpawnPod) -> Result<Child, SpawnError> {
+        let guard = Spawning::begin(&self.shared);
+        let (row, stop) = self.reserve_and_start(&spawn, guard).await?;
+        let stderr = self.shared.roots.pod(&row.name).stderr();
+        if *self.shared.phase.borrow() == PodState::Stopping {
+            self.shared.registry.stop(&row, stop);
+        }
+        let mut lines = self.shared.registry.watch();
+        let ready = lines.wait_for(|lines| {
+            let phase = lines.iter().find(|line| line.pod == row).map(|line| line.phase);
+            !matches!(phase, Some(ChildPhase::Starting))
+        });
+        match tokio::time::timeout(READY_TIMEOUT, ready).await {
+            Ok(_) => {}
+            Err(_) => {
+                self.shared.registry.stop(&row, Stop { now: true, grace: Duration::ZERO });
+                return Err(SpawnError::NotReady { name: row.name, stderr: supervisor::stderr_tail(&stderr) });
+            }
+        }
+        let status = self.shared.registry.children().into_iter().find(|line| line.pod == row);
+        match status.and_then(|status| status.terminal) {
+            None => Ok(Child { handle: self.clone(), pod: row }),
+            Some(terminal) => Err(SpawnError::DiedEarly {
+                name: row.name,
+                terminal: terminal_in_words(&terminal),
+                stderr: supervisor::stderr_tail(&stderr),
+            }),
+        }
+    }
+
+    async fn reserve_and_start(&self, spawn: &SpawnPod, _guard: Spawning) -> Result<(PodId, Stop), SpawnError> {
+        let (shared, name) = (&self.shared, spawn.name.clone());
+        if *shared.phase.borrow() == PodState::Stopping {
+            return Err(SpawnError::Stopping { name });
+        }
+        let living = shared.registry.living();
+        if living >= usize::try_from(shared.children_max).unwrap_or(usize::MAX) {
+            return Err(SpawnError::TooMany { name, max: shared.children_max });
+        }
+        // Found out here, where somebody reads it, and not in a process that is gone.
+        shared.workers.make(&spawn.worker).map_err(|source| SpawnError::Worker { name: name.clone(), source })?;
+        let paths = shared.roots.pod(&name);
+        if let Ok(crate::life_lock::Life::Held(holder)) = crate::life_lock::probe(&paths.life_lock()) {
+            return Err(SpawnError::NameTaken { name, holder: holder.to_string() });
+        }
+        paths.make_state_dir().map_err(|source| SpawnError::Directory { name: name.clone(), source })?;
+        let pod = PodId { name: name.clone(), incarnation: crate::id::Incarnation::random() };
+        let new = NewChild {
+            pod: pod.clone(),
+            worker: serde_json::to_string(&spawn.worker).unwrap_or_default(),
+            lifetime: Lifetime::Tied,
+            socket: paths.socket(),
+            store: paths.store(),
+            runtime_dir: paths.runtime_dir().to_owned(),
+            scope: spawn.scope.clone(),
+        };
+        let reserved = pod.clone();
+        let (reservation, row) = shared.commit(move |tx| Ok((tx.reserve_child(&new)?, tx.child(&reserved)?))).await?;
+        let row = match (reservation, row) {
+            (Reservation::Reserved, Some(row)) => row,
+            (Reservation::NameTaken { by }, _) => {
+                return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
+            }
+            (Reservation::Reserved, None) => {
+                return Err(StoreError::Contradiction(format!("pod {pod} was reserved and is not there")).into());
+            }
+        };
+        let mut leader = None;
+        let started = shared.registry.add(&row, || {
+            let process = supervisor::start(shared, &row, &paths.stderr())?;
+            let pid = process.pid();
+            leader = Some(process);
+            Ok(Some(pid))
+        });
+        let (stop, leader) = match (started, leader) {
+            (Ok(stop), Some(leader)) => (stop, leader),
+            (started, _) => {
+                let source: std::io::Error = started.err().unwrap_or_else(|| std::io::Error::other("no process"));
+                let end = EndOfLife::NeverStarted { reason: source.to_string() };
+                crate::event::settle_dead_child(&shared.store, &pod, end).await?;
+                carry_out_intents(shared).await;
+                shared.look().await;
+                return Err(SpawnError::Process { name, program: shared.program.clone(), source });
+            }
+        };
+        let (started, pid) = (pod.clone(), leader.pid());
+        tokio::spawn(supervisor::supervise(shared.clone(), row, leader, stop));
+        shared.commit(move |tx| tx.child_started(&started, pid)).await?;
+        Ok((pod, Stop { now: true, grace: Duration::from_secs(5) }))
+    }
+
+    /// Gives this pod itself something to do.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn run(&self, input: impl Into<String>) -> Result<Work, RunError> {
+        let (work, input) = (WorkId::random(), input.into());
+        let progress = self.shared.registry.expect(work);
+        let client = rpc::Client::<Method>::new(&self.address());
+        match client.call(Run { work, input: input.into() }).await {
+            Ok(_) => Ok(Work { id: work, progress }),
+            Err(CallError::Rejected(rejection)) => Err(RunError::Rejected(rejection)),
+            Err(CallError::NotDelivered(why)) => Err(RunError::NotDelivered(why)),
+            Err(CallError::Unknown(doubt)) => Err(RunError::Unknown { work, cause: doubt.to_string() }),
+        }
+    }
+
+    /// Tells this pod's agent something, and wakes it if it rests.
+    ///
+    /// # Errors
+    /// What became of the call.
+    pub async fn notify(&self, message: impl Into<String>) -> Result<Queued, CallError<Notify>> {
+        let client = rpc::Client::<Method>::new(&self.address());
+        client.call(Notify { key: NoteKey::random(), message: message.into().into(), auto_run: true }).await
+    }
+
+    /// Gives work to a child. `belongs_to` is the work of ours that it serves.
+    pub(crate) async fn delegate(
+        &self,
+        child: &PodName,
+        belongs_to: Option<WorkId>,
+        input: String,
+    ) -> Result<Work, RunError> {
+        let gone = || RunError::NoSuchChild { name: child.clone() };
+        let status = self.shared.registry.child(child).filter(|status| status.terminal.is_none()).ok_or_else(gone)?;
+        let (pod, work) = (status.pod, WorkId::random());
+        let (to, summary) = (pod.clone(), input.clone());
+        // Before it is sent: work that is under way is never unknown to us.
+        self.shared.commit(move |tx| tx.delegate(work, &to, belongs_to, &summary)).await?;
+        let progress = self.shared.registry.delegated(&pod, work, &input);
+        let client = rpc::Client::<Method>::new(&rpc::Address::unix(self.shared.roots.pod(child).socket()));
+        let why = match client.call(Run { work, input: input.into() }).await {
+            Ok(accepted) => return self.accepted(work, accepted, progress).await,
+            Err(CallError::Unknown(doubt)) => {
+                let cause = doubt.to_string();
+                match doubt.resolve().await {
+                    Ok(accepted) => return self.accepted(work, accepted, progress).await,
+                    Err(CallError::Unknown(_)) => return Err(RunError::Unknown { work, cause }),
+                    Err(CallError::Rejected(rejection)) => RunError::Rejected(rejection),
+                    Err(CallError::NotDelivered(why)) => RunError::NotDelivered(why),
+                }
+            }
+            Err(CallError::Rejected(rejection)) => RunError::Rejected(rejection),
+            Err(CallError::NotDelivered(why)) => RunError::NotDelivered(why),
+        };
+        self.shared.commit(move |tx| tx.delegation_refused(work)).await?;
+        self.shared.registry.refused(&pod, work);
+        Err(why)
+    }
+
+    /// The child took the work on.
+    async fn accepted(
+        &self,
+        work: WorkId,
+        accepted: Accepted,
+        progress: watch::Receiver<WorkProgress>,
+    ) -> Result<Work, RunError> {
+        self.shared.commit(move |tx| tx.delegation_accepted(work, accepted.turn)).await?;
+        Ok(Work { id: work, progress })
+    }
+
+    /// Its children: those of this life, and those that it found.
+    pub fn children(&self) -> Vec<ChildStatus> {
+        self.shared.registry.children()
+    }
+
+    /// The newest life of the child `name`.
+    pub fn child(&self, name: &PodName) -> Option<Child> {
+        self.shared.registry.child(name).map(|status| Child { handle: self.clone(), pod: status.pod })
+    }
+
+    /// Changes whenever a child's line does.
+    pub fn watch(&self) -> watch::Receiver<Vec<ChildStatus>> {
+        self.shared.registry.watch()
+    }
+
+    /// How the pod is doing.
+    ///
+    /// # Errors
+    /// If its store cannot be read.
+    pub async fn status(&self) -> Result<PodStatus, StoreError> {
+        let state = *self.shared.phase.borrow();
+        self.shared.status(state, None).await
+    }
+
+    /// Waits until every work that was delegated is settled.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn settled(&self) -> Result<(), StoreError> {
+        let mut head = self.shared.store.history_head();
+        loop {
+            head.mark_unchanged();
+            if self.shared.store.read(|reads| reads.works_open(Direction::Delegated)).await? == 0 {
+                return Ok(());
+            }
+            // Whatever settles a work stands in the history.
+            if head.changed().await.is_err() {
+                return Err(StoreError::Closed);
+            }
+        }
+    }
+
+    /// Ends a child: it is told to, and after `grace` its process group is signalled. Returns its terminal event.
+    ///
+    /// # Errors
+    /// [`StopError`].
+    pub async fn stop_pod(&self, name: &PodName, grace: Duration) -> Result<Terminal, StopError> {
+        let child = self.child(name).ok_or_else(|| StopError::NoSuchChild { name: name.clone() })?;
+        child.stop(grace).await
+    }
+
+    /// Ends the pod: no new turn, the running one is cancelled, its children are ended, what it has to report is
+    /// delivered, its last event is awaited for at most 5 s. What could not be delivered stays in its store.
+    pub async fn shutdown(&self) {
+        self.request_stop(ShutdownMode::Now);
+        self.wait().await;
+    }
+
+    /// Asks the pod to end, and returns at once.
+    pub fn request_stop(&self, mode: ShutdownMode) {
+        let messages = self.shared.messages.clone();
+        tokio::spawn(async move {
+            let _ = messages.send(Msg::Stop(mode)).await;
+        });
+    }
+
+    /// Waits until the pod has ended, whoever ended it.
+    pub async fn wait(&self) {
+        self.shared.stopped().await;
+    }
+}
+
+impl SpawnPod {
+    /// A child called `name` that hosts `worker`.
+    pub fn new(name: PodName, worker: WorkerSpec) -> Self {
+        Self { name, worker, scope: Vec::new() }
+    }
+
+    /// What it is given of this pod's scope. Recorded and told upwards; not enforced yet.
+    #[must_use]
+    pub fn scope(mut self, scope: Vec<ScopeRule>) -> Self {
+        self.scope = scope;
+        self
+    }
+}
+
+impl Child {
+    /// Which life.
+    pub fn id(&self) -> &PodId {
+        &self.pod
+    }
+
+    /// Gives it something to do.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn run(&self, input: impl Into<String>) -> Result<Work, RunError> {
+        self.handle.delegate(&self.pod.name, None, input.into()).await
+    }
+
+    /// Waits for the end of its life.
+    ///
+    /// # Errors
+    /// This pod ended first.
+    pub async fn terminal(&self) -> Result<Terminal, StopError> {
+        let mut lines = self.handle.watch();
+        let of = |lines: &Vec<ChildStatus>| {
+            lines.iter().find(|line| line.pod == self.pod).and_then(|line| line.terminal.clone())
+        };
+        // CANCEL SAFETY: waiting changes nothing.
+        tokio::select! {
+            biased;
+            found = lines.wait_for(|lines| of(lines).is_some()) => {
+                found.ok().and_then(|lines| of(&lines)).ok_or_else(|| StopError::Stopped { name: self.pod.name.clone() })
+            }
+            () = self.handle.wait() => Err(StopError::Stopped { name: self.pod.name.clone() }),
+        }
+    }
+
+    /// Ends it: it is told to, and after `grace` its process group is signalled. Returns its terminal event.
+    ///
+    /// # Errors
+    /// This pod ended first.
+    pub async fn stop(&self, grace: Duration) -> Result<Terminal, StopError> {
+        self.handle.shared.registry.stop(&self.pod, Stop { now: false, grace });
+        self.terminal().await
+    }
+}
+
+impl Work {
+    /// Which.
+    pub fn id(&self) -> WorkId {
+        self.id
+    }
+
+    /// Waits until the turn that it was given to has ended, or can no longer end: committed in this pod's store.
+    pub async fn ended(&self) -> WorkEnd {
+        let mut progress = self.progress.clone();
+        let found = progress.wait_for(|progress| progress.end.is_some() || progress.result.is_some()).await;
+        match found.as_deref() {
+            Ok(WorkProgress { end: Some(end), .. }) => end.clone(),
+            Ok(WorkProgress { result: Some(result), .. }) => WorkEnd::Settled(*result),
+            _ => WorkEnd::Settled(WorkResult::Interrupted),
+        }
+    }
+
+    /// Waits until it is settled, with all that it caused.
+    pub async fn settled(&self) -> WorkResult {
+        let mut progress = self.progress.clone();
+        let found = progress.wait_for(|progress| progress.result.is_some()).await;
+        found.ok().and_then(|progress| progress.result).unwrap_or(WorkResult::Interrupted)
+    }
+}
+
+impl fmt::Debug for PodHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodHandle").field("pod", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+/// A child that is being started counts as one that lives: a pod that stops waits for it.
+struct Spawning(Shared);
+
+impl Spawning {
+    fn begin(shared: &Shared) -> Self {
+        shared.spawning.fetch_add(1, Ordering::SeqCst);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Spawning {
+    fn drop(&mut self) {
+        self.0.spawning.fetch_sub(1, Ordering::SeqCst);
+        if *self.0.phase.borrow() == PodState::Stopping {
+            let shared = self.0.clone();
+            tokio::spawn(async move { shared.child_ended().await });
+        }
+    }
+}
+
+/// Carries out what transactions have left to be done outside the store. What fails is done at the next start.
+pub(crate) async fn carry_out_intents(shared: &Shared) {
+    let Ok(intents) = shared.store.read(|reads| reads.intents()).await else { return };
+    for intent in intents {
+        let id = intent.id;
+        let done = tokio::task::spawn_blocking(move || carry_out(&intent)).await;
+        match done {
+            Ok(Ok(())) => {
+                if let Err(error) = shared.store.write(move |tx| tx.intent_done(id)).await {
+                    tracing::warn!(pod = %shared.id, error = error.chain(), "something was done and could not be recorded; it will be done once more");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(pod = %shared.id, %error, "something is left to be done at the next start")
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn terminal_in_words(terminal: &Terminal) -> String {
+    match terminal {
+        Terminal::ShutDown => "it shut down".into(),
+        Terminal::Lost { reason } => reason.to_string(),
+        Terminal::NeverStarted { reason } => format!("it never started: {reason}"),
+    }
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; it said: {stderr}") }
+}

@@ -1,0 +1,304 @@
+//! What a pod is configured to be.
+//!
+//! TOML. A key that is not known is an error that names it, its line and the key that was probably meant; nothing is
+//! ignored, so that a typing error never becomes a silent default. Reads no file but the one it is given.
+//!
+//! Read by `cli` and `spawn`, kept beside the store.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::PodName;
+use crate::store::Durability;
+
+/// LIMIT: the size of a manifest, in bytes. What is written by hand has a few hundred.
+const BYTES_MAX: u64 = 64 * 1024;
+
+/// What a pod is configured to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The pod itself.
+    pub pod: PodSection,
+    /// What it hosts.
+    pub worker: WorkerSpec,
+    /// What it may use up.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The pod itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodSection {
+    /// What people call it.
+    pub name: PodName,
+    /// When an ack may be given.
+    #[serde(default)]
+    pub durability: Durability,
+}
+
+/// What a pod hosts: the kind of its worker, and the table that this kind reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerSpec {
+    /// Which worker; `host` knows them by this name.
+    pub kind: String,
+    /// What that worker is told. Checked by the worker itself, which alone knows its keys.
+    #[serde(flatten)]
+    pub table: toml::Table,
+}
+
+/// What a pod may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// How many children may live at once, 1 to 10 000.
+    pub children: u32,
+    /// How deep the tree below may become, 0 to 64.
+    pub depth: u32,
+    /// The longest turn, in seconds; 0 for no bound.
+    pub turn_seconds: u64,
+    /// How often a report may be part of a failing turn before the pod is blocked, 1 to 100.
+    pub attempts: u32,
+}
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// The file cannot be read.
+    #[error("failed to read manifest `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is larger than any manifest.
+    #[error("manifest `{}` has more than {max} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How large it may be.
+        max: u64,
+    },
+    /// A key is not known.
+    #[error("{place}: unknown key `{key}`{}; known here: {}", suggestion(key, known), known.join(", "))]
+    UnknownKey {
+        /// The file and the line.
+        place: String,
+        /// The key.
+        key: String,
+        /// The keys that are known there.
+        known: Vec<String>,
+    },
+    /// A value is not what its key takes, or the text is no TOML.
+    #[error("{place}: {reason}")]
+    Invalid {
+        /// The file and the line.
+        place: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { children: 1000, depth: 32, turn_seconds: 0, attempts: 5 }
+    }
+}
+
+impl Manifest {
+    /// The manifest in the file `path`.
+    ///
+    /// # Errors
+    /// Names the file, the line, what is wrong there and what would be right.
+    pub fn read(path: &Path) -> Result<Self, ManifestError> {
+        use std::io::Read as _;
+        let error = |source| ManifestError::Read { path: path.to_owned(), source };
+        let mut text = String::new();
+        let file = std::fs::File::open(path).map_err(error)?;
+        file.take(BYTES_MAX + 1).read_to_string(&mut text).map_err(error)?;
+        if text.len() as u64 > BYTES_MAX {
+            return Err(ManifestError::TooLarge { path: path.to_owned(), max: BYTES_MAX });
+        }
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// The manifest that `text` is; `source` says in errors where it came from.
+    ///
+    /// # Errors
+    /// Names `source`, the line, what is wrong there and what would be right.
+    pub fn parse(text: &str, source: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = from_toml(text, source)?;
+        manifest.limits.check(source)?;
+        Ok(manifest)
+    }
+
+    /// The manifest as TOML, as [`Manifest::parse`] reads it.
+    ///
+    /// # Errors
+    /// If the worker's table holds what TOML cannot say.
+    pub fn to_toml(&self) -> Result<String, ManifestError> {
+        toml::to_string(self)
+            .map_err(|error| ManifestError::Invalid { place: self.pod.name.to_string(), reason: error.to_string() })
+    }
+}
+
+impl WorkerSpec {
+    /// The worker `kind`, told nothing.
+    pub fn of_kind(kind: impl Into<String>) -> Self {
+        Self { kind: kind.into(), table: toml::Table::new() }
+    }
+
+    /// The worker's table as the type that the worker reads. Give it `deny_unknown_fields`.
+    ///
+    /// # Errors
+    /// Names the key that is wrong, and what would be right.
+    pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, ManifestError> {
+        let place = || format!("worker `{}`", self.kind);
+        T::deserialize(self.table.clone()).map_err(|error| explain(&place(), error.message()))
+    }
+}
+
+impl Limits {
+    fn check(self, source: &str) -> Result<(), ManifestError> {
+        let within = |key: &str, value: u32, min: u32, max: u32| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            let reason = format!("limits.{key} is {value}; {min} to {max} are allowed");
+            Err(ManifestError::Invalid { place: source.to_owned(), reason })
+        };
+        within("children", self.children, 1, 10_000)?;
+        within("depth", self.depth, 0, 64)?;
+        within("attempts", self.attempts, 1, 100)
+    }
+}
+
+/// Any configuration of ours, with errors as a manifest's: place, key, suggestion.
+///
+/// # Errors
+/// Names `source`, the line, what is wrong there and what would be right.
+pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str, source: &str) -> Result<T, ManifestError> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let place = match before {
+            Some(before) => format!("{source}, line {}", before.matches('\n').count() + 1),
+            None => source.to_owned(),
+        };
+        explain(&place, error.message())
+    })
+}
+
+/// What serde says about an unknown key, taken apart: which, and which there are.
+fn explain(place: &str, message: &str) -> ManifestError {
+    let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
+    let unknown = message.starts_with("unknown field");
+    match (unknown, quoted.next()) {
+        (true, Some(key)) => ManifestError::UnknownKey { place: place.to_owned(), key, known: quoted.collect() },
+        _ => ManifestError::Invalid { place: place.to_owned(), reason: message.replace('\n', " ") },
+    }
+}
+
+/// ", did you mean ..", if a known key is near.
+fn suggestion(key: &str, known: &[String]) -> String {
+    let near = known.iter().map(|known| (distance(key, known), known)).min();
+    match near {
+        Some((far, known)) if far <= 1 + known.len() / 3 => format!(", did you mean `{known}`?"),
+        _ => String::new(),
+    }
+}
+
+/// How many characters must be changed, added or left out to make `a` of `b` (Levenshtein 1965).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let change = row.get(j).copied().unwrap_or(0) + usize::from(x != *y);
+            let add = next.last().copied().unwrap_or(0) + 1;
+            let leave = row.get(j + 1).copied().unwrap_or(0) + 1;
+            next.push(change.min(add).min(leave));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+[pod]
+name = \"reviewer\"
+durability = \"power\"
+
+[worker]
+kind = \"command\"
+program = \"git log\"
+
+[limits]
+children = 4
+";
+
+    #[track_caller]
+    fn refused(text: &str, words: &[&str]) {
+        let error = Manifest::parse(text, "pod.toml").unwrap_err().to_string();
+        for word in words {
+            assert!(error.contains(word), "`{word}` is not in: {error}");
+        }
+    }
+
+    #[test]
+    fn manifest_reads_as_it_is_written() {
+        let manifest = Manifest::parse(GOOD, "pod.toml").unwrap();
+        assert_eq!(manifest.pod.name.as_str(), "reviewer");
+        assert_eq!(manifest.pod.durability, Durability::Power);
+        assert_eq!((manifest.limits.children, manifest.limits.attempts), (4, 5));
+        assert_eq!(manifest.worker.table["program"].as_str(), Some("git log"));
+        assert_eq!(Manifest::parse(&manifest.to_toml().unwrap(), "again").unwrap(), manifest);
+    }
+
+    #[test]
+    fn unknown_key_is_named_with_its_line_and_the_nearest_one() {
+        refused(&GOOD.replace("children", "childs"), &["pod.toml, line 11", "`childs`", "did you mean `children`?"]);
+        refused(&GOOD.replace("name", "nane"), &["pod.toml, line 3", "`nane`", "did you mean `name`?"]);
+        refused(&GOOD.replace("[limits]", "[limit]"), &["pod.toml, line 10", "`limit`", "did you mean `limits`?"]);
+    }
+
+    #[test]
+    fn key_that_is_near_none_gets_the_list_and_no_guess() {
+        let error = Manifest::parse(&GOOD.replace("children", "zebra"), "pod.toml").unwrap_err().to_string();
+        assert!(!error.contains("did you mean") && error.contains("known here: children, depth"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_are_named_with_what_would_be_right() {
+        refused(&GOOD.replace("reviewer", "Re/viewer"), &["line 3", "Re/viewer", "a-z, 0-9"]);
+        refused(&GOOD.replace("power", "always"), &["line 4", "always", "process", "power"]);
+        refused(&GOOD.replace("children = 4", "children = 0"), &["limits.children is 0", "1 to 10000"]);
+        refused(&GOOD.replace("kind = \"command\"", ""), &["kind"]);
+        refused("[pod", &["pod.toml, line 1"]);
+    }
+
+    #[test]
+    fn worker_reads_its_own_table_with_the_same_errors() {
+        #[derive(Deserialize, Debug)]
+        #[serde(deny_unknown_fields)]
+        struct Command {
+            program: String,
+        }
+        let manifest = Manifest::parse(GOOD, "pod.toml").unwrap();
+        assert_eq!(manifest.worker.read::<Command>().unwrap().program, "git log");
+        let wrong = Manifest::parse(&GOOD.replace("program", "progam"), "pod.toml").unwrap();
+        let error = wrong.worker.read::<Command>().unwrap_err().to_string();
+        for word in ["worker `command`", "`progam`", "did you mean `program`?"] {
+            assert!(error.contains(word), "`{word}` is not in: {error}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What pods say to each other: methods, acks, rejections, events and status.
+//!
+//! Wire types only: they are never the state of anything, and they never change once shipped (a new method id or
+//! version takes their place). No text in them is longer than its type says.
+//!
+//! Spoken by `controller` and `event`, carried by `rpc`.
+
+mod child;
+mod control;
+mod event;
+mod method;
+mod observe;
+mod status;
+mod text;
+mod work;
+
+pub use child::{CHILD_CONFIG_BYTES_MAX, ChildReady, ChildRejection, Go};
+pub use control::{Cancel, ControlAck, ControlRejection, Pause, Resume, Shutdown, ShutdownMode, Stopping};
+pub use event::{
+    Disposition, EventAck, EventRejection, LocalEvent, LostReason, PodEvent, PodEventOffer, SCOPE_RULES_MAX,
+    TurnResult, WorkResult,
+};
+pub use method::{Method, MethodCall, MethodHandler, MethodService};
+pub use observe::{ENTRY_BYTES_MAX, Observed, Subscribe, SubscribeRejection, Subscribed};
+pub use status::{ChildStatus, PodState, PodStatus, STATUS_CHILDREN_MAX, Status};
+pub use text::{Text, clip};
+pub use work::{Accepted, NOTE_BYTES_MAX, Notify, NotifyRejection, Queued, RUN_INPUT_BYTES_MAX, Run, RunRejection};
+
+#[cfg(test)]
+mod wire_tests;

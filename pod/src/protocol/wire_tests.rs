@@ -1,0 +1,140 @@
+//! Every type of the wire: it reads as it was written, its bytes stay what they are, and whatever else arrives is an
+//! error and no panic.
+
+use bytes::BytesMut;
+use rpc::wire::body;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::*;
+use crate::id::{Incarnation, NoteKey, PodId, Seq, StreamId, TurnId, WorkId};
+use crate::scope::{Permission, ScopeRule};
+
+fn pod(name: &str) -> PodId {
+    PodId::new(name.parse().unwrap(), Incarnation(300))
+}
+
+#[track_caller]
+fn check<T: rpc::Wire + Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T, golden: &str) {
+    let mut bytes = BytesMut::new();
+    body::encode(value, &mut bytes).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, golden, "the bytes of a shipped type have changed: {value:?}");
+    assert_eq!(&body::decode::<T>(&bytes).unwrap(), value);
+    for cut in 0..bytes.len() {
+        assert!(body::decode::<T>(&bytes[..cut]).is_err(), "{cut} bytes of {value:?} were taken for all");
+    }
+    let mut longer = bytes.to_vec();
+    longer.push(0);
+    assert!(body::decode::<T>(&longer).is_err(), "a byte too many was not seen: {value:?}");
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        // Another value, or an error; never a panic, and never the same.
+        assert_ne!(body::decode::<T>(&flipped).ok().as_ref(), Some(value));
+    }
+}
+
+fn events() -> Vec<PodEvent> {
+    let (pod, work, turn) = (pod("b"), WorkId(1), TurnId(2));
+    let rule = ScopeRule { target: "/tmp".into(), permission: Permission::Write, recursive: true };
+    vec![
+        PodEvent::TurnEnded { pod: pod.clone(), work, turn, result: TurnResult::LimitReached },
+        PodEvent::Errored { pod: pod.clone(), work: Some(work), turn, message: "no".into() },
+        PodEvent::ShutDown { pod: pod.clone() },
+        PodEvent::ScopeSubDelegated {
+            pod: pod.clone(),
+            parent_pod: pod.clone(),
+            sub_pod: self::pod("c"),
+            sub_socket: "/s".into(),
+            scope: rpc::List::try_from(vec![rule]).unwrap(),
+        },
+        PodEvent::WorkSettled { pod: pod.clone(), work, result: WorkResult::Lost },
+        PodEvent::Gap { pod, from: Seq(1), to: Seq(300) },
+    ]
+}
+
+#[test]
+fn requests_have_stable_bytes_and_survive_whatever_arrives() {
+    check(&Run { work: WorkId(7), input: "go".into() }, "0702676f");
+    check(&Notify { key: NoteKey(1), message: "hi".into(), auto_run: true }, "0102686901");
+    check(&Subscribe { from: 251 }, "fbfb00");
+    check(&Shutdown { mode: ShutdownMode::Graceful }, "01");
+    let ready = ChildReady { pod: pod("b"), stream: StreamId(9), pid: 70_000, socket: "/s".into() };
+    check(&ready, "0162fb2c0109fc70110100022f73");
+    for (event, golden) in events().into_iter().zip([
+        "0162fb2c010905000162fb2c01010201",
+        "0162fb2c010905010162fb2c01010102026e6f",
+        "0162fb2c010905020162fb2c01",
+        "0162fb2c010905030162fb2c010162fb2c010163fb2c01022f7301042f746d700101",
+        "0162fb2c010905040162fb2c010105",
+        "0162fb2c010905050162fb2c0101fb2c01",
+    ]) {
+        check(&PodEventOffer { from: pod("b"), stream: StreamId(9), seq: Seq(5), event }, golden);
+    }
+}
+
+#[test]
+fn answers_have_stable_bytes_and_survive_whatever_arrives() {
+    check(&Accepted { turn: TurnId(1), work: WorkId(7) }, "0107");
+    check(&Queued { woke: true }, "01");
+    check(&EventAck { disposition: Disposition::Duplicate, durable_seq: Seq(5), woke: false }, "010500");
+    check(&EventRejection::OutOfOrder { expected: Seq(3) }, "0003");
+    check(&EventRejection::StaleIncarnation { current: Incarnation(2) }, "0202");
+    check(&EventRejection::Unavailable { reason: "full".into() }, "040466756c6c");
+    check(&RunRejection::AlreadyRunning { turn: TurnId(4) }, "0004");
+    check(&NotifyRejection::Full { max: 9 }, "0009");
+    check(&ControlAck { state: PodState::Paused, staged: true }, "0201");
+    check(&ControlRejection::NotPaused, "00");
+    check(&Stopping { turn: None }, "00");
+    check(&Go { parent: pod("a"), watermark: Seq(2), config: "{}".into() }, "0161fb2c0102027b7d");
+    check(&ChildRejection::Stopping, "02");
+    check(&Observed::Entry { seq: 1, at_ms: 2, json: "{}".into() }, "000102027b7d");
+    check(&Observed::CaughtUp { cursor: 3 }, "0103");
+    let child = ChildStatus { pod: pod("b"), pid: Some(7), state: "ready".into(), socket: "/s".into() };
+    let status = PodStatus {
+        pod: pod("a"),
+        pid: 1,
+        parent: None,
+        worker: "ledger".into(),
+        state: PodState::Running,
+        turn: Some(TurnId(3)),
+        started_at_ms: 4,
+        history: 5,
+        runs_staged: 6,
+        inbox_waiting: 7,
+        outbox_pending: 8,
+        outbox_undeliverable: 9,
+        outbox_acked: Seq(10),
+        outbox_last_outcome: Some("no".into()),
+        works_received_open: 11,
+        works_delegated_open: 12,
+        children_live: 13,
+        children_total: 14,
+        children: rpc::List::try_from(vec![child]).unwrap(),
+    };
+    check(
+        &status,
+        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73",
+    );
+}
+
+#[test]
+fn loss_of_a_child_cannot_be_said_over_the_wire() {
+    // The events are numbered 0 to 5; whatever a peer may mean by 6, it is not understood.
+    let mut bytes = BytesMut::new();
+    body::encode(&PodEvent::ShutDown { pod: pod("b") }, &mut bytes).unwrap();
+    assert_eq!(bytes[0], 2);
+    bytes[0] = 6;
+    assert!(body::decode::<PodEvent>(&bytes).is_err());
+    assert_eq!(events().len(), 6);
+}
+
+#[test]
+fn name_and_text_from_a_peer_are_checked() {
+    let mut bytes = BytesMut::new();
+    body::encode("../../etc", &mut bytes).unwrap();
+    assert!(body::decode::<crate::id::PodName>(&bytes).is_err());
+    assert!(body::decode::<Text<8>>(&bytes).is_err());
+    assert!(body::decode::<Text<9>>(&bytes).is_ok());
+}

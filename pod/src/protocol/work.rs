@@ -1,0 +1,103 @@
+//! Requests that give a pod something to do or to know.
+//!
+//! Both are durable: their key is committed with their effect, so that sending one twice does it once.
+//!
+//! Answered by `controller`; sent by a parent, or by a person.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{NoteKey, TurnId, WorkId};
+use crate::protocol::Text;
+
+/// LIMIT: the input of one run, in bytes. A long prompt is 64 KiB; as JSON, where a control character takes six bytes,
+/// it still fits a history entry.
+pub const RUN_INPUT_BYTES_MAX: usize = 128 * 1024;
+/// LIMIT: one notification, in bytes. Larger texts are the input of a run.
+pub const NOTE_BYTES_MAX: usize = 16 * 1024;
+
+/// Do this. Acked when it is committed and staged as the pod's next turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 1, ack = Accepted, rejection = RunRejection)]
+pub struct Run {
+    /// The work, chosen by the sender. The same work again is accepted with the same turn, and not done twice.
+    pub work: WorkId,
+    /// What to do.
+    pub input: Text<RUN_INPUT_BYTES_MAX>,
+}
+
+/// The run is committed and will be the turn `turn`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub struct Accepted {
+    /// The turn that it starts.
+    pub turn: TurnId,
+    /// The work that it is.
+    pub work: WorkId,
+}
+
+/// Why a run was not taken. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
+pub enum RunRejection {
+    /// A turn is running.
+    #[error("turn {turn} is running; wait for its end, cancel it, or notify the pod instead")]
+    AlreadyRunning {
+        /// Which.
+        turn: TurnId,
+    },
+    /// The input is of no use to the worker.
+    #[error("the input is not valid: {reason}")]
+    Invalid {
+        /// Why.
+        reason: Text<256>,
+    },
+    /// The pod is stopping.
+    #[error("the pod is stopping")]
+    Stopping,
+    /// It could not be committed.
+    #[error("the run could not be committed: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: Text<256>,
+    },
+}
+
+/// Know this. Acked when it is committed in the inbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 2, ack = Queued, rejection = NotifyRejection)]
+pub struct Notify {
+    /// Chosen by the sender. The same key again is queued once.
+    pub key: NoteKey,
+    /// What the agent should know.
+    pub message: Text<NOTE_BYTES_MAX>,
+    /// Whether an idle pod starts a turn for it.
+    pub auto_run: bool,
+}
+
+/// The notification is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub struct Queued {
+    /// Whether it started a turn.
+    pub woke: bool,
+}
+
+/// Why a notification was not taken. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
+pub enum NotifyRejection {
+    /// The agent has yet to be told too much.
+    #[error("{max} notifications are waiting already")]
+    Full {
+        /// How many may wait.
+        max: u32,
+    },
+    /// The message is empty.
+    #[error("the message is not valid: {reason}")]
+    Invalid {
+        /// Why.
+        reason: Text<256>,
+    },
+    /// It could not be committed.
+    #[error("the notification could not be committed: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: Text<256>,
+    },
+}

@@ -1,0 +1,50 @@
+//! SIGTERM and Ctrl-C.
+//!
+//! The first asks for a graceful stop; the second, or one that finds the pod stopping, asks for one at once.
+//!
+//! Used by the command line and by child processes.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::handle::PodHandle;
+use crate::protocol::{PodState, ShutdownMode};
+
+/// Signals that are heard from now on, also while there is no pod yet that could be stopped.
+pub(crate) struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+/// Stops `handle`'s pod when this process is told to end. Must be called within a tokio runtime.
+pub fn shutdown_on_signal(handle: &PodHandle) {
+    match Signals::listen() {
+        Ok(signals) => signals.stop(handle),
+        Err(error) => tracing::error!(%error, "signals cannot be handled; the pod can be stopped with `pod stop`"),
+    }
+}
+
+impl Signals {
+    /// Must be called within a tokio runtime.
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Lets them stop `handle`'s pod.
+    pub(crate) fn stop(mut self, handle: &PodHandle) {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let mut asked = false;
+            loop {
+                // CANCEL SAFETY: a signal that comes in between is kept.
+                tokio::select! {
+                    _ = self.term.recv() => {}
+                    _ = self.interrupt.recv() => {}
+                    () = handle.wait() => return,
+                }
+                let hurry = asked || *handle.shared().phase.borrow() == PodState::Stopping;
+                handle.request_stop(if hurry { ShutdownMode::Now } else { ShutdownMode::Graceful });
+                asked = true;
+            }
+        });
+    }
+}

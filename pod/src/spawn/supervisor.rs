@@ -1,0 +1,253 @@
+//! One life of a child, from the fork to its terminal event.
+//!
+//! The row is committed before the fork. Death is the pidfd's word for our own children and the life lock's for those
+//! of an earlier life of ours; then what the dead child had committed is read from its store and applied, and only then
+//! its terminal event is set. Reading the store makes draining its connection unnecessary: what was sent and not
+//! committed here stands there too, and what was committed here is a duplicate.
+//!
+//! One task a child; started by `handle`, ended by the child's death.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::process::{Leader, kill_programs_of};
+use super::registry::{ChildPhase, Stop};
+use crate::event::settle_dead_child;
+use crate::handle::Shared;
+use crate::id::PodId;
+use crate::life_lock::{self, Life};
+use crate::protocol::{LostReason, Method, Shutdown, ShutdownMode};
+use crate::store::{ChildRow, Direction, Durability, EndOfLife, Terminal};
+
+/// The variable by which a child learns what it is.
+pub(crate) const CHILD_VARIABLE: &str = "POD_CHILD";
+
+/// Between SIGTERM and SIGKILL. LIMIT: longer than a child may wait for its last ack (5 s).
+const TERM_GRACE: Duration = Duration::from_secs(7);
+/// How often the life lock of a child that is not ours to wait for is looked at.
+const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Between two attempts at a store that cannot be written.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// LIMIT: how much of its standard error an error quotes, in bytes.
+const QUOTED_BYTES_MAX: u64 = 2_000;
+
+/// What a child is told by its environment; everything else stands in its parent's store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ChildConfig {
+    pub(crate) pod: PodId,
+    pub(crate) parent: PodId,
+    pub(crate) parent_pid: u32,
+    pub(crate) parent_socket: PathBuf,
+    pub(crate) parent_store: PathBuf,
+    pub(crate) durability: Durability,
+}
+
+/// Starts the process of `row`. Its standard output and error go to a file of its own.
+#[expect(clippy::disallowed_methods, reason = "one of the two places that start programs")]
+pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::Result<Leader> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let config = ChildConfig {
+        pod: row.pod.clone(),
+        parent: shared.id.clone(),
+        parent_pid: std::process::id(),
+        parent_socket: shared.paths.socket(),
+        parent_store: shared.paths.store(),
+        durability: shared.durability,
+    };
+    let log = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(stderr)?;
+    let mut command = Command::new(&shared.program);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .env(CHILD_VARIABLE, serde_json::to_string(&config)?);
+    if let Some((name, dir)) = shared.roots.variable() {
+        command.env(name, dir);
+    }
+    Leader::new(command.spawn()?)
+}
+
+/// What the process last said, for an error.
+pub(crate) fn stderr_tail(path: &Path) -> String {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let read = || {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(QUOTED_BYTES_MAX)))?;
+        let mut bytes = Vec::new();
+        file.take(QUOTED_BYTES_MAX).read_to_end(&mut bytes)?;
+        std::io::Result::Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    };
+    read().unwrap_or_default()
+}
+
+/// Follows a child that we started to the end of its life.
+pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut stop: watch::Receiver<Option<Stop>>) {
+    let pod = row.pod.clone();
+    // CANCEL SAFETY: `exited` and `changed` may be dropped and called again.
+    let asked = tokio::select! {
+        () = leader.exited() => None,
+        asked = asked_to_stop(&mut stop) => Some(asked),
+    };
+    if let Some(asked) = asked {
+        end(&shared, &row, &leader, asked, &mut stop).await;
+    }
+    leader.exited().await;
+    // From here on its number may be given to another process: whoever speaks under it is not this child.
+    shared.registry.reaped(&pod);
+    let reason = match leader.reap_group().await {
+        Ok(status) => lost_reason(status),
+        Err(error) => {
+            tracing::error!(%pod, %error, "a dead child could not be reaped");
+            LostReason::Unobserved
+        }
+    };
+    if reason != (LostReason::Exited { code: 0 }) {
+        end_programs(&pod).await;
+    }
+    bury(&shared, &pod, reason).await;
+}
+
+/// Follows a child that an earlier life of ours had started: it is tied to that life and ends by itself.
+pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: watch::Receiver<Option<Stop>>) {
+    let lock = shared.roots.pod(&row.pod.name).life_lock();
+    let mut asked = false;
+    loop {
+        match life_lock::probe(&lock) {
+            Ok(Life::Free) => break,
+            // Another life of that name: the one that we look for is over.
+            Ok(Life::Held(holder)) if holder.pod.as_ref().is_some_and(|held| *held != row.pod) => break,
+            Ok(Life::Held(_)) => {}
+            Err(error) => tracing::warn!(pod = %row.pod, %error, "the life lock of a child cannot be looked at"),
+        }
+        let stopping = *stop.borrow_and_update();
+        if let (Some(stop), false) = (stopping, asked) {
+            asked = true;
+            ask(&row, stop).await;
+        }
+        tokio::time::sleep(PROBE_EVERY).await;
+    }
+    end_programs(&row.pod).await;
+    bury(&shared, &row.pod, LostReason::Unobserved).await;
+}
+
+async fn asked_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
+    loop {
+        if let Some(asked) = *stop.borrow_and_update() {
+            return asked;
+        }
+        if stop.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Ends a living child: the method first, then its group is signalled.
+async fn end(shared: &Shared, row: &ChildRow, leader: &Leader, asked: Stop, stop: &mut watch::Receiver<Option<Stop>>) {
+    shared.registry.phase(&row.pod, ChildPhase::Stopping);
+    let started = Instant::now();
+    let mut current = asked;
+    let mut asking = std::pin::pin!(ask(row, asked));
+    let mut answered = false;
+    loop {
+        let until = started + current.grace;
+        tokio::select! {
+            () = leader.exited() => return,
+            () = &mut asking, if !answered => answered = true,
+            later = hastened(stop, current) => {
+                if later.now && !current.now {
+                    ask(row, later).await;
+                }
+                current = later;
+            }
+            () = tokio::time::sleep_until(until) => break,
+        }
+    }
+    tracing::warn!(pod = %row.pod, "a child did not end in time and is signalled");
+    leader.signal(Signal::TERM);
+    if tokio::time::timeout(TERM_GRACE, leader.exited()).await.is_err() {
+        leader.signal(Signal::KILL);
+    }
+}
+
+async fn hastened(stop: &mut watch::Receiver<Option<Stop>>, current: Stop) -> Stop {
+    loop {
+        if let Some(later) = (*stop.borrow_and_update()).filter(|later| *later != current) {
+            return later;
+        }
+        if stop.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn ask(row: &ChildRow, stop: Stop) {
+    let client = rpc::Client::<Method>::new(&rpc::Address::unix(&row.socket));
+    let mode = if stop.now { ShutdownMode::Now } else { ShutdownMode::Graceful };
+    let call =
+        client.call(Shutdown { mode }).deadline(stop.grace.clamp(Duration::from_millis(100), Duration::from_secs(5)));
+    if let Err(error) = call.await {
+        // Not ready yet, or dead: the signal or the pidfd settles it.
+        tracing::info!(pod = %row.pod, %error, "a child could not be told to shut down");
+    }
+}
+
+/// A child that did not end by itself could not end what it ran.
+async fn end_programs(pod: &PodId) {
+    let life = pod.incarnation;
+    let killed = tokio::task::spawn_blocking(move || kill_programs_of(life)).await;
+    if let Ok(killed @ 1..) = killed {
+        tracing::warn!(%pod, killed, "programs that a dead child had left behind were killed");
+    }
+}
+
+/// Applies what the dead child had committed, then sets its terminal event; does not give up.
+async fn bury(shared: &Shared, pod: &PodId, reason: LostReason) {
+    let end = loop {
+        match settle_dead_child(&shared.store, pod, EndOfLife::Dead(reason)).await {
+            Ok(end) => break end,
+            Err(crate::store::StoreError::Closed) => return,
+            Err(error) => {
+                tracing::error!(%pod, error = error.chain(), "the end of a child could not be committed; trying again");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+        }
+    };
+    tracing::info!(%pod, terminal = ?end.terminal, drained = end.drained, "a child's life is over");
+    shared.registry.drained(pod, &end.ends);
+    tell_works(shared, pod, &end.terminal).await;
+    shared.registry.settled(&end.settled);
+    shared.registry.ended(pod, &end.terminal);
+    crate::handle::carry_out_intents(shared).await;
+    shared.look().await;
+    shared.child_ended().await;
+}
+
+/// Those who wait for a work that the dead child had learn what its store and its end say.
+pub(crate) async fn tell_works(shared: &Shared, pod: &PodId, terminal: &Terminal) {
+    let dead = pod.clone();
+    let works = shared.store.read(move |reads| reads.works(Direction::Delegated, false)).await.unwrap_or_default();
+    for work in works.into_iter().filter(|work| work.child.as_ref() == Some(&dead)) {
+        if let Some(result) = work.result {
+            shared.registry.work_lost(work.work, terminal, result);
+            shared.registry.settled(&[(work.work, result)]);
+        }
+    }
+}
+
+fn lost_reason(status: ExitStatus) -> LostReason {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => LostReason::Exited { code },
+        (None, Some(signal)) => LostReason::Killed { signal },
+        (None, None) => LostReason::Unobserved,
+    }
+}

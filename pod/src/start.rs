@@ -1,0 +1,336 @@
+//! Bringing a pod up, and down again.
+//!
+//! In this order: life lock, worker, store, directories, recovery, socket, parent, controller. What fails leaves nothing
+//! half made that the next start would trip over.
+//!
+//! Used by embedding programs through [`PodController::spawn`], and by `worker::host` for children.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rpc::CallError;
+use tokio::sync::{mpsc, watch};
+
+use crate::controller::actor::Actor;
+use crate::event::{Edge, Reporter};
+use crate::handle::{Inner, PodHandle, Shared, carry_out_intents};
+use crate::id::{Incarnation, PodId, PodName};
+use crate::life_lock::{LifeLock, LifeLockError};
+use crate::manifest::{Limits, ManifestError, WorkerSpec};
+use crate::protocol::{ChildReady, Method, PodState, Text};
+use crate::runtime_dir::{self, DirError, Roots};
+use crate::spawn::SpawnedPodRegistry;
+use crate::spawn::supervisor;
+use crate::store::{Durability, Own, Store, StoreError, StoreOptions};
+use crate::worker::{ChildEnvironment, Workers};
+
+/// LIMIT: calls that wait for the controller; further ones wait with their callers' windows.
+const CALLS: usize = 1024;
+/// LIMIT: messages of turns and supervisors that wait for the controller.
+const MESSAGES: usize = 1024;
+/// How long a parent may take to take a child up.
+const READY_CALL: Duration = Duration::from_secs(20);
+/// How long answers may take to be written when the pod ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// What a pod is to be.
+#[derive(Clone, Debug)]
+pub struct PodOptions {
+    name: PodName,
+    worker: WorkerSpec,
+    workers: Workers,
+    roots: Option<Roots>,
+    durability: Durability,
+    limits: Limits,
+    program: Option<PathBuf>,
+}
+
+/// The controller of a pod.
+#[derive(Debug)]
+pub struct PodController;
+
+/// Why a pod was not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The worker's description is wrong.
+    #[error("the worker of pod `{name}` is not valid")]
+    Worker {
+        /// The pod.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// Another process is that pod.
+    #[error("pod `{name}` runs already: {holder}; stop it with `pod stop {name}` or choose another name")]
+    HeldBy {
+        /// The pod.
+        name: PodName,
+        /// Its process, if it has said so yet.
+        pid: Option<u32>,
+        /// The process and the life, in words.
+        holder: String,
+    },
+    /// Its life lock cannot be taken.
+    #[error("pod `{name}` cannot be locked")]
+    Lock {
+        /// The pod.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: LifeLockError,
+    },
+    /// Its directories cannot be used.
+    #[error("the directories of pod `{name}` cannot be used")]
+    Directory {
+        /// The pod.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: DirError,
+    },
+    /// Its store cannot be used.
+    #[error("the store of pod `{name}` cannot be used")]
+    Store {
+        /// The pod.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// It cannot listen.
+    #[error("pod `{name}` cannot listen")]
+    Listen {
+        /// The pod.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: rpc::ListenError,
+    },
+    /// The program that children are started from is not known.
+    #[error("the program that children are started from cannot be found; name it with `PodOptions::program`")]
+    Program(#[source] std::io::Error),
+    /// The parent did not take it up.
+    #[error("the parent of pod `{name}` did not take it up: {reason}")]
+    Parent {
+        /// The pod.
+        name: PodName,
+        /// What became of the call.
+        reason: String,
+    },
+}
+
+impl PodOptions {
+    /// A pod called `name` that hosts `worker`, with the workers that are here and the usual directories.
+    pub fn new(name: PodName, worker: WorkerSpec) -> Self {
+        Self {
+            name,
+            worker,
+            workers: Workers::builtin(),
+            roots: None,
+            durability: Durability::default(),
+            limits: Limits::default(),
+            program: None,
+        }
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn roots(mut self, roots: Roots) -> Self {
+        self.roots = Some(roots);
+        self
+    }
+
+    /// The workers that it and its children may host. Children get theirs from [`host`](crate::host), in their own
+    /// process.
+    #[must_use]
+    pub fn workers(mut self, workers: Workers) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// When an ack may be given; children inherit it.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// What it may use up.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What children are started from; this program itself, if nothing is said. It must call
+    /// [`host`](crate::host).
+    #[must_use]
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = Some(program.into());
+        self
+    }
+}
+
+impl PodController {
+    /// Brings a pod up in this process.
+    ///
+    /// # Errors
+    /// [`StartError`] names the pod, the reason and the remedy.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time.
+    pub async fn spawn(options: PodOptions) -> Result<PodHandle, StartError> {
+        Self::start(options, None).await
+    }
+
+    pub(crate) async fn start(options: PodOptions, child: Option<ChildEnvironment>) -> Result<PodHandle, StartError> {
+        let name = options.name.clone();
+        let directory = |source| StartError::Directory { name: name.clone(), source };
+        let store_error = |source| StartError::Store { name: name.clone(), source };
+        let worker = options
+            .workers
+            .make(&options.worker)
+            .map_err(|source| StartError::Worker { name: name.clone(), source })?;
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(StartError::Program)?,
+        };
+        let roots = match options.roots {
+            Some(roots) => roots,
+            None => Roots::resolve(None).map_err(directory)?,
+        };
+        let paths = roots.pod(&name);
+        paths.make_state_dir().map_err(directory)?;
+        let incarnation = child.as_ref().map_or_else(Incarnation::random, |child| child.config.pod.incarnation);
+        let id = PodId { name: name.clone(), incarnation };
+        let lock = LifeLock::acquire(&paths.life_lock(), &id).map_err(|error| match error {
+            LifeLockError::Held { holder, .. } => {
+                StartError::HeldBy { name: name.clone(), pid: holder.pid, holder: holder.to_string() }
+            }
+            source => StartError::Lock { name: name.clone(), source },
+        })?;
+        paths.claim(&id).map_err(directory)?;
+
+        let own = Own { pod: id.clone(), has_parent: child.is_some(), reads_reports: worker.reads_reports() };
+        let mut store_options = StoreOptions::new(own).durability(options.durability);
+        store_options.limits.attempts = options.limits.attempts;
+        let path = paths.store();
+        let opened = tokio::task::spawn_blocking(move || Store::open(path, store_options)).await;
+        let store = opened.unwrap_or(Err(StoreError::Closed)).map_err(store_error)?;
+        let recovery = store.write(|tx| tx.recover()).await.map_err(store_error)?;
+
+        let socket = rpc::Address::unix(paths.socket());
+        let (server, calls) = rpc::serve_calls::<Method>(&socket, CALLS)
+            .await
+            .map_err(|source| StartError::Listen { name: name.clone(), source })?;
+        let edge =
+            child.as_ref().map_or_else(Edge::none, |child| Edge::to(rpc::Address::unix(&child.config.parent_socket)));
+        let (messages, heard) = mpsc::channel(MESSAGES);
+        let shared = Shared::new(Inner {
+            id: id.clone(),
+            roots,
+            program,
+            durability: options.durability,
+            spec: options.worker,
+            workers: options.workers,
+            children_max: options.limits.children,
+            parent: child.as_ref().map(|child| (child.config.parent.clone(), child.config.parent_pid)),
+            started_at_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0)),
+            reporter: Reporter::with_store(store.clone(), edge),
+            registry: SpawnedPodRegistry::default(),
+            messages,
+            observers: Arc::new(AtomicUsize::new(0)),
+            phase: watch::Sender::new(PodState::Idle),
+            done: watch::Sender::new(false),
+            spawning: AtomicUsize::new(0),
+            order: Arc::new(AtomicU64::new(0)),
+            paths,
+            store,
+        });
+        let handle = PodHandle::new(shared.clone());
+
+        for row in recovery.children {
+            let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
+            tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
+        }
+        if let Some(child) = child {
+            if let Err(reason) = report_ready(&shared, &child, &socket).await {
+                return Err(StartError::Parent { name, reason });
+            }
+            shared.reporter.start();
+            watch_parent(handle.clone(), child);
+        }
+        carry_out_intents(&shared).await;
+        let (_, facts) = shared
+            .store
+            .write(shared.looking(|_| Ok(())))
+            .await
+            .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
+        let found = shared
+            .store
+            .read(|reads| reads.control())
+            .await
+            .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
+        let actor = Actor::new(handle.clone(), worker, found.state, facts);
+        tokio::spawn(live(shared, actor, server, calls, heard, lock));
+        Ok(handle)
+    }
+}
+
+/// The pod's life, from here to its end.
+async fn live(
+    shared: Shared,
+    actor: Actor,
+    server: rpc::Server,
+    calls: rpc::Calls<Method>,
+    heard: mpsc::Receiver<crate::controller::actor::Msg>,
+    lock: LifeLock,
+) {
+    actor.run(calls, heard).await;
+    let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
+    shared.store.close().await;
+    if let Err(error) = runtime_dir::remove(shared.paths.runtime_dir()) {
+        tracing::warn!(pod = %shared.id, %error, "the runtime directory could not be removed");
+    }
+    // Last: a free lock is the proof that all of this is over.
+    drop(lock);
+    shared.done.send_replace(true);
+}
+
+/// Tells the parent that we are ready, and waits for its go.
+async fn report_ready(shared: &Shared, child: &ChildEnvironment, socket: &rpc::Address) -> Result<(), String> {
+    let client = rpc::Client::<Method>::new(&rpc::Address::unix(&child.config.parent_socket));
+    let request = ChildReady {
+        pod: shared.id.clone(),
+        stream: shared.store.stream(),
+        pid: std::process::id(),
+        socket: Text::clipped(socket.path().unwrap_or(std::path::Path::new("")).to_string_lossy()),
+    };
+    let go = match client.call(request).deadline(READY_CALL).await {
+        Ok(go) => go,
+        Err(CallError::Rejected(rejection)) => return Err(rejection.to_string()),
+        Err(error) => return Err(error.to_string()),
+    };
+    // What the parent has already need not be offered again.
+    shared.store.write(move |tx| tx.trim_outbox(go.watermark)).await.map_err(|error| error.chain())
+}
+
+/// A tied child ends with its parent.
+fn watch_parent(handle: PodHandle, child: ChildEnvironment) {
+    tokio::spawn(async move {
+        // CANCEL SAFETY: waiting changes nothing.
+        tokio::select! {
+            _ = child.parent.readable() => {
+                tracing::warn!(pod = %handle.id(), parent = %child.config.parent, "the parent has died; so do we, after what we have to tell is kept");
+                handle.request_stop(crate::protocol::ShutdownMode::Now);
+            }
+            () = handle.wait() => {}
+        }
+    });
+}

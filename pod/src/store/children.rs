@@ -1,0 +1,433 @@
+//! The lives of this pod's children: one row each, from before the fork until after the end.
+//!
+//! A life has at most one terminal event, and a name at most one life that is not over. Rows of lives that are over
+//! stay: what comes late is compared with them.
+//!
+//! Written by `spawn` and `event`, read by whoever must know who a sender is.
+
+use std::path::PathBuf;
+
+use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Incarnation, PodId, PodName, Seq, StreamId};
+use crate::protocol::{LostReason, WorkResult};
+use crate::scope::ScopeRule;
+use crate::store::clock::UnixMillis;
+use crate::store::error::StoreError;
+use crate::store::history::HistoryItem;
+use crate::store::intents::IntentKind;
+use crate::store::sql::{from_json, path_of, path_text, stored_word, to_json};
+use crate::store::tx::{Reads, Tx};
+
+/// One life of a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildRow {
+    /// Who.
+    pub pod: PodId,
+    /// When it was reserved.
+    pub at: UnixMillis,
+    /// The process, once it was started. Shown to people, never signalled after a restart.
+    pub pid: Option<u32>,
+    /// How far it has come.
+    pub state: ChildState,
+    /// Whether it ends with us.
+    pub lifetime: Lifetime,
+    /// What it runs, as JSON.
+    pub worker: String,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Its store.
+    pub store: PathBuf,
+    /// What is to be removed when it has ended.
+    pub runtime_dir: PathBuf,
+    /// What was delegated to it.
+    pub scope: Vec<ScopeRule>,
+    /// Its events, once they are known.
+    pub stream: Option<StreamId>,
+    /// How it ended, once that is known.
+    pub terminal: Option<Terminal>,
+}
+
+/// A child that is about to be started.
+#[derive(Clone, Debug)]
+pub struct NewChild {
+    /// Who.
+    pub pod: PodId,
+    /// What it runs, as JSON.
+    pub worker: String,
+    /// Whether it ends with us.
+    pub lifetime: Lifetime,
+    /// Where it will listen.
+    pub socket: PathBuf,
+    /// Where its store will be.
+    pub store: PathBuf,
+    /// What is to be removed when it has ended.
+    pub runtime_dir: PathBuf,
+    /// What is delegated to it.
+    pub scope: Vec<ScopeRule>,
+}
+
+/// How far a life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildState {
+    /// It may be forked.
+    Reserved,
+    /// Its process was started.
+    Starting,
+    /// It said that it is ready.
+    Ready,
+    /// Its process is dead, and all that it had to tell was read.
+    Ended,
+}
+
+/// Whether a child ends with its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifetime {
+    /// It ends with its parent.
+    Tied,
+    /// It goes on, and is adopted again when its parent returns.
+    Detached,
+}
+
+/// How a life ended. There is one for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "snake_case")]
+pub enum Terminal {
+    /// It said so itself.
+    ShutDown,
+    /// It did not.
+    Lost {
+        /// What was seen of it.
+        reason: LostReason,
+    },
+    /// No process was ever started.
+    NeverStarted {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is known of the end of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndOfLife {
+    /// It is dead.
+    Dead(LostReason),
+    /// It never lived.
+    NeverStarted {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether a name could be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// The life is recorded and may be forked.
+    Reserved,
+    /// Another life has the name.
+    NameTaken {
+        /// Which.
+        by: PodId,
+    },
+}
+
+/// What became of a child's word that it is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChildReadiness {
+    /// It is recorded.
+    Ready {
+        /// The last of its events that we have.
+        watermark: Seq,
+    },
+    /// No such child, or another one's stream.
+    NotYours,
+    /// Its life is over for us.
+    Stale {
+        /// The life that has the name, or had it last.
+        current: Incarnation,
+    },
+}
+
+stored_word!(
+    ChildState,
+    "state of a child",
+    Reserved = "reserved",
+    Starting = "starting",
+    Ready = "ready",
+    Ended = "ended",
+);
+stored_word!(Lifetime, "lifetime", Tied = "tied", Detached = "detached");
+
+const COLUMNS: &str =
+    "name, incarnation, at, pid, state, lifetime, worker, socket, store, runtime_dir, scope, stream, terminal";
+
+impl Reads<'_> {
+    /// This life.
+    ///
+    /// # Errors
+    /// If the file or the row cannot be read.
+    pub fn child(&self, pod: &PodId) -> Result<Option<ChildRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM children WHERE name = ?1 AND incarnation = ?2");
+        self.one(&sql, (&pod.name, pod.incarnation), raw_row)?.map(ChildRow::try_from).transpose()
+    }
+
+    /// The life that has the name: the one that is not over, or else the last.
+    ///
+    /// # Errors
+    /// If the file or the row cannot be read.
+    pub fn child_by_name(&self, name: &PodName) -> Result<Option<ChildRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM children WHERE name = ?1 ORDER BY state = 'ended', at DESC LIMIT 1");
+        self.one(&sql, [name], raw_row)?.map(ChildRow::try_from).transpose()
+    }
+
+    /// All lives, oldest first.
+    ///
+    /// # Errors
+    /// If the file or a row cannot be read.
+    pub fn children(&self) -> Result<Vec<ChildRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM children ORDER BY at, name");
+        self.all(&sql, [], raw_row)?.into_iter().map(ChildRow::try_from).collect()
+    }
+
+    /// The lives that are not over, oldest first.
+    ///
+    /// # Errors
+    /// If the file or a row cannot be read.
+    pub fn live_children(&self) -> Result<Vec<ChildRow>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM children WHERE state <> 'ended' ORDER BY at, name");
+        self.all(&sql, [], raw_row)?.into_iter().map(ChildRow::try_from).collect()
+    }
+
+    /// The last event of `stream` that is applied here.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn watermark(&self, stream: StreamId) -> Result<Seq, StoreError> {
+        let found = self.one("SELECT seq FROM watermarks WHERE stream = ?1", [stream], |row| row.get(0))?;
+        Ok(found.unwrap_or_default())
+    }
+}
+
+impl Tx<'_> {
+    /// Takes a name for a life that is about to be forked. What was still to be removed of the name's last life is
+    /// the new life's to use.
+    ///
+    /// # Errors
+    /// If it cannot be written: the child must then not be forked.
+    pub fn reserve_child(&self, child: &NewChild) -> Result<Reservation, StoreError> {
+        if let Some(live) = self.child_by_name(&child.pod.name)?.filter(|row| row.state != ChildState::Ended) {
+            return Ok(Reservation::NameTaken { by: live.pod });
+        }
+        self.drop_intents_of(&child.pod.name)?;
+        self.run(
+            "INSERT INTO children (name, incarnation, at, state, lifetime, worker, socket, store, runtime_dir, scope)
+             VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                child.pod.name,
+                child.pod.incarnation,
+                self.now(),
+                child.lifetime,
+                child.worker,
+                path_text(&child.socket)?,
+                path_text(&child.store)?,
+                path_text(&child.runtime_dir)?,
+                to_json("a scope", &child.scope)?,
+            ],
+        )?;
+        let item = HistoryItem::ChildSpawned { child: child.pod.clone(), lifetime: child.lifetime };
+        self.append(None, None, &item)?;
+        Ok(Reservation::Reserved)
+    }
+
+    /// The process of a life was started.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn child_started(&self, pod: &PodId, pid: u32) -> Result<(), StoreError> {
+        let sql = "UPDATE children SET pid = ?3, state = CASE state WHEN 'reserved' THEN 'starting' ELSE state END
+                   WHERE name = ?1 AND incarnation = ?2 AND state <> 'ended'";
+        self.run(sql, (&pod.name, pod.incarnation, pid))?;
+        Ok(())
+    }
+
+    /// A life says that it is ready, and whose events it will offer. Saying it twice changes nothing.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn child_ready(&self, pod: &PodId, stream: StreamId) -> Result<ChildReadiness, StoreError> {
+        let Some(row) = self.child(pod)? else {
+            let current = self.child_by_name(&pod.name)?.map(|row| row.pod.incarnation);
+            return Ok(current.map_or(ChildReadiness::NotYours, |current| ChildReadiness::Stale { current }));
+        };
+        if row.state == ChildState::Ended {
+            let current = self.child_by_name(&pod.name)?.map_or(pod.incarnation, |row| row.pod.incarnation);
+            return Ok(ChildReadiness::Stale { current });
+        }
+        if !self.bind_stream(&row, stream)? {
+            return Ok(ChildReadiness::NotYours);
+        }
+        let sql = "UPDATE children SET state = 'ready' WHERE name = ?1 AND incarnation = ?2 AND state <> 'ready'";
+        if self.run(sql, (&pod.name, pod.incarnation))? == 1 {
+            self.append(None, None, &HistoryItem::ChildReady { child: pod.clone() })?;
+        }
+        Ok(ChildReadiness::Ready { watermark: self.watermark(stream)? })
+    }
+
+    /// Makes `stream` the life's. False if the life has another one, or the stream is another pod's.
+    pub(crate) fn bind_stream(&self, row: &ChildRow, stream: StreamId) -> Result<bool, StoreError> {
+        if let Some(bound) = row.stream {
+            return Ok(bound == stream);
+        }
+        let sql = "SELECT 1 FROM watermarks WHERE stream = ?1 AND name <> ?2
+                   UNION ALL SELECT 1 FROM children WHERE stream = ?1 AND name <> ?2";
+        if self.exists(sql, (stream, &row.pod.name))? {
+            return Ok(false);
+        }
+        let sql = "UPDATE children SET stream = ?3 WHERE name = ?1 AND incarnation = ?2";
+        self.run(sql, (&row.pod.name, row.pod.incarnation, stream))?;
+        Ok(true)
+    }
+
+    /// Everything of `stream` up to `seq` is applied.
+    pub(crate) fn set_watermark(&self, stream: StreamId, name: &PodName, seq: Seq) -> Result<(), StoreError> {
+        let sql = "INSERT INTO watermarks (stream, name, seq) VALUES (?1, ?2, ?3)
+                   ON CONFLICT (stream) DO UPDATE SET seq = excluded.seq";
+        self.run(sql, (stream, name, seq))?;
+        Ok(())
+    }
+
+    /// Gives a life its terminal event, unless it has one; its open works are lost with it. Tells whether it was the
+    /// first, and which works of ours those belonged to.
+    pub(crate) fn set_terminal(
+        &self,
+        pod: &PodId,
+        terminal: &Terminal,
+        unread: Option<String>,
+    ) -> Result<Option<Vec<crate::id::WorkId>>, StoreError> {
+        let sql = "UPDATE children SET terminal = ?3 WHERE name = ?1 AND incarnation = ?2 AND terminal IS NULL";
+        if self.run(sql, (&pod.name, pod.incarnation, to_json("a terminal event", terminal)?))? == 0 {
+            return Ok(None);
+        }
+        let item = HistoryItem::ChildTerminal { child: pod.clone(), terminal: terminal.clone(), unread };
+        self.append(None, None, &item)?;
+        self.settle_delegated_to(pod, WorkResult::Lost).map(Some)
+    }
+
+    /// The life's process is dead and all that it had to tell is applied. Its name is free afterwards.
+    pub(crate) fn end_life(&self, row: &ChildRow) -> Result<(), StoreError> {
+        let sql = "UPDATE children SET state = 'ended', ended_at = ?3 WHERE name = ?1 AND incarnation = ?2";
+        self.run(sql, (&row.pod.name, row.pod.incarnation, self.now()))?;
+        let kind = IntentKind::ReclaimRuntimeDir { pod: row.pod.clone(), dir: row.runtime_dir.clone() };
+        self.push_intent(&row.pod.name, &kind)
+    }
+}
+
+struct Raw {
+    row: ChildRow,
+    scope: String,
+    terminal: Option<String>,
+}
+
+fn raw_row(row: &Row<'_>) -> rusqlite::Result<Raw> {
+    Ok(Raw {
+        row: ChildRow {
+            pod: PodId::new(row.get(0)?, row.get(1)?),
+            at: row.get(2)?,
+            pid: row.get(3)?,
+            state: row.get(4)?,
+            lifetime: row.get(5)?,
+            worker: row.get(6)?,
+            socket: path_of(row.get(7)?),
+            store: path_of(row.get(8)?),
+            runtime_dir: path_of(row.get(9)?),
+            scope: Vec::new(),
+            stream: row.get(11)?,
+            terminal: None,
+        },
+        scope: row.get(10)?,
+        terminal: row.get(12)?,
+    })
+}
+
+impl TryFrom<Raw> for ChildRow {
+    type Error = StoreError;
+
+    fn try_from(raw: Raw) -> Result<Self, StoreError> {
+        let terminal = raw.terminal.map(|text| from_json("a terminal event", &text)).transpose()?;
+        Ok(Self { scope: from_json("a scope", &raw.scope)?, terminal, ..raw.row })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{self, new_child, pod};
+
+    #[test]
+    fn name_of_a_life_that_is_not_over_is_taken() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            assert_eq!(tx.reserve_child(&new_child(&pod("b", 1)))?, Reservation::Reserved);
+            let taken = Reservation::NameTaken { by: pod("b", 1) };
+            assert_eq!(tx.reserve_child(&new_child(&pod("b", 2)))?, taken);
+            let row = tx.child(&pod("b", 1))?.unwrap();
+            tx.end_life(&row)?;
+            assert_eq!(tx.reserve_child(&new_child(&pod("b", 2)))?, Reservation::Reserved);
+            assert_eq!(tx.child_by_name(&pod("b", 0).name)?.unwrap().pod, pod("b", 2));
+            assert_eq!((tx.children()?.len(), tx.live_children()?.len()), (2, 1));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn new_life_keeps_the_directory_that_the_old_one_was_to_lose() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            tx.reserve_child(&new_child(&pod("b", 1)))?;
+            tx.end_life(&tx.child(&pod("b", 1))?.unwrap())?;
+            assert_eq!(tx.intents()?.len(), 1);
+            tx.reserve_child(&new_child(&pod("b", 2)))?;
+            assert!(tx.intents()?.is_empty());
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn readiness_is_believed_from_a_life_that_is_not_over_with_its_own_stream() {
+        let store = fixture::memory("a");
+        let (b, c) = (pod("b", 1), pod("c", 1));
+        store.with(|tx| {
+            assert_eq!(tx.child_ready(&b, StreamId(1))?, ChildReadiness::NotYours);
+            tx.reserve_child(&new_child(&b))?;
+            tx.reserve_child(&new_child(&c))?;
+            tx.child_started(&b, 77)?;
+            let ready = ChildReadiness::Ready { watermark: Seq(0) };
+            assert_eq!(tx.child_ready(&b, StreamId(1))?, ready);
+            assert_eq!(tx.child_ready(&b, StreamId(1))?, ready);
+            assert_eq!(tx.child_ready(&b, StreamId(2))?, ChildReadiness::NotYours, "a second stream");
+            assert_eq!(tx.child_ready(&c, StreamId(1))?, ChildReadiness::NotYours, "a sibling's stream");
+            let stale = ChildReadiness::Stale { current: b.incarnation };
+            assert_eq!(tx.child_ready(&pod("b", 9), StreamId(1))?, stale);
+            let row = tx.child(&b)?.unwrap();
+            assert_eq!((row.state, row.pid), (ChildState::Ready, Some(77)));
+            tx.end_life(&row)?;
+            assert_eq!(tx.child_ready(&b, StreamId(1))?, stale);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn life_has_one_terminal_event() {
+        let store = fixture::memory("a");
+        let lost = Terminal::Lost { reason: LostReason::Killed { signal: 9 } };
+        store.with(|tx| {
+            tx.reserve_child(&new_child(&pod("b", 1)))?;
+            assert!(tx.set_terminal(&pod("b", 1), &Terminal::ShutDown, None)?.is_some());
+            assert!(tx.set_terminal(&pod("b", 1), &lost, None)?.is_none());
+            assert_eq!(tx.child(&pod("b", 1))?.unwrap().terminal, Some(Terminal::ShutDown));
+            Ok(())
+        });
+    }
+}

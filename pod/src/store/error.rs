@@ -1,0 +1,155 @@
+//! What can go wrong with a store.
+//!
+//! Every variant names the thing and says what may be done. Cloned to all callers of a commit that failed.
+//!
+//! Made in this folder, shown by `cli`, turned into rejections by `controller` and `event`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::ErrorCode;
+
+/// Why the store did not do what it was asked to. Unless it says otherwise, nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("failed to {doing} store `{}`", path.display())]
+    Io {
+        /// What we did.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// SQLite failed.
+    #[error("failed to {doing} the store")]
+    Sqlite {
+        /// What we did.
+        doing: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    /// No space is left.
+    #[error("the disk is full; what was committed is safe, free some space and try again")]
+    DiskFull,
+    /// The file is another program's, or no database at all.
+    #[error("`{}` is no pod's store ({reason}); move it away or choose another directory", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// How we know.
+        reason: String,
+    },
+    /// There is a file, but nothing in it: whoever made it died before it wrote.
+    #[error("store `{}` is empty", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was written by a newer version of this program.
+    #[error("store `{}` has schema {found}, this program knows up to {known}; use the newer program", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is damaged.
+    #[error(
+        "store `{}` is damaged ({detail}); move it away to start anew, or restore a copy of it", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The file belongs to a pod of another name.
+    #[error("store `{}` belongs to pod `{found}`, not to `{expected}`", path.display())]
+    OtherPod {
+        /// The file.
+        path: PathBuf,
+        /// Whose we thought it was.
+        expected: String,
+        /// Whose it is.
+        found: String,
+    },
+    /// A row does not say what its column promises.
+    #[error("the store holds {what} that cannot be read: {detail}")]
+    Unreadable {
+        /// What.
+        what: &'static str,
+        /// Why.
+        detail: String,
+    },
+    /// Something was to be written that is larger than the store takes.
+    #[error("{what} has {bytes} bytes, at most {max} are kept")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// How large.
+        bytes: usize,
+        /// How large it may be.
+        max: usize,
+    },
+    /// More events than we keep await the parent.
+    #[error("{max} events await the parent already")]
+    OutboxFull {
+        /// How many may.
+        max: u64,
+    },
+    /// What was asked for contradicts what is committed.
+    #[error("not possible: {0}")]
+    Contradiction(String),
+    /// Too much waits to be committed.
+    #[error("{max} transactions wait to be committed already")]
+    Overloaded {
+        /// How many may.
+        max: usize,
+    },
+    /// The store was closed, or its thread ended.
+    #[error("the store is closed")]
+    Closed,
+    /// The transaction's code panicked. It was rolled back.
+    #[error("a transaction panicked and was rolled back: {0}")]
+    Panicked(String),
+}
+
+impl StoreError {
+    pub(crate) fn sqlite(doing: &'static str, source: rusqlite::Error) -> Self {
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::DiskFull,
+            _ => Self::Sqlite { doing, source: Arc::new(source) },
+        }
+    }
+
+    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    /// The error and its causes in one line, for a rejection or a log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// For statements inside a transaction; opening and committing say more.
+impl From<rusqlite::Error> for StoreError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::sqlite("use", source)
+    }
+}

@@ -1,0 +1,43 @@
+//! What a pod must not forget: one SQLite file, in which one transaction covers what must be true together.
+//!
+//! Memory is never ahead of the file: what a caller is told has been committed. SQLite runs on threads of its own,
+//! never on one that does I/O for others; no lock is held while it works.
+//!
+//! `thread` runs closures with group commit, `tx` gives them the transactions that the other files here define;
+//! `controller`, `event` and `spawn` call them; `reader` is for whoever looks at a pod from outside.
+
+mod children;
+mod clock;
+mod error;
+mod history;
+mod inbox;
+mod intents;
+mod open;
+mod outbox;
+mod reader;
+mod schema;
+mod sql;
+mod status;
+mod thread;
+mod turns;
+mod tx;
+mod works;
+
+pub use children::{ChildReadiness, ChildRow, ChildState, EndOfLife, Lifetime, NewChild, Reservation, Terminal};
+pub use clock::{Clock, UnixMillis};
+pub use error::StoreError;
+pub use history::{EventKey, HistoryItem, HistoryRow, Origin, OutputKind, SystemItem, TurnCause, TurnOutcome};
+pub(crate) use inbox::NewReport;
+pub use inbox::{InboxId, NoteOutcome, StagedReport};
+pub use intents::{Intent, IntentKind, carry_out};
+pub use open::{Durability, Identity, StoreLimits, StoreOptions};
+pub use outbox::{OutboxRow, OutboxState, Room, UndeliverableReason};
+pub use reader::StoreReader;
+pub use status::{Control, StatusCounts};
+pub use thread::{Store, Submitted};
+pub use turns::{EndTurn, EndedTurn, Recovery, StartCause, StartedTurn, TurnStart};
+pub use tx::{Own, Reads, Tx};
+pub use works::{Direction, NewRun, StagedRun, WorkRow};
+
+#[cfg(test)]
+pub(crate) mod fixture;

@@ -1,0 +1,285 @@
+//! The events of this pod that its parent has not acknowledged.
+//!
+//! A row is written in the transaction of what it tells, with the stream's next number, and removed by the parent's
+//! ack alone. What the parent cannot take stays as *undeliverable*, in nobody's way. Room for the last events of a turn
+//! and of the process is kept back, so that what has begun can always be told.
+//!
+//! Filled by `turns`, `works` and `event`; emptied by `event::Reporter`; read by the parent when the pod has died.
+
+use crate::id::Seq;
+use crate::protocol::{PodEvent, clip};
+use crate::store::clock::UnixMillis;
+use crate::store::error::StoreError;
+use crate::store::sql::{from_json, int, stored_word, to_json};
+use crate::store::tx::{Reads, Tx};
+
+/// LIMIT: how far a parent may be ahead of us. More events than a pod raises in its time; a larger claim is not believed.
+const REWOUND_MAX: u64 = 1_000_000_000;
+
+/// An event that awaits the parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Its place in the stream.
+    pub seq: Seq,
+    /// When it was raised.
+    pub at: UnixMillis,
+    /// The event.
+    pub event: PodEvent,
+    /// Whether it can be delivered.
+    pub state: OutboxState,
+    /// How often it has been offered.
+    pub offers: u64,
+    /// What became of the last offer that failed.
+    pub outcome: Option<String>,
+}
+
+/// Whether an event can be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboxState {
+    /// It awaits the parent.
+    Pending,
+    /// The parent cannot take it; kept and shown.
+    Undeliverable,
+}
+
+/// Why an event cannot be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UndeliverableReason {
+    /// The life that offered it is over for the parent; a later life may offer it again.
+    Stale,
+    /// The parent cannot read it, or takes it for a contradiction.
+    Unreadable,
+}
+
+/// Which places of the outbox an event may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Any but those that are kept back.
+    Ordinary,
+    /// Also those that are kept back: it tells how something ended.
+    Reserved,
+}
+
+stored_word!(OutboxState, "state of an event", Pending = "pending", Undeliverable = "undeliverable");
+stored_word!(UndeliverableReason, "reason", Stale = "stale", Unreadable = "unreadable");
+
+impl Reads<'_> {
+    /// The newest event's place; 0 if none was ever raised.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn outbox_head(&self) -> Result<Seq, StoreError> {
+        Ok(Seq(self.meta_number("next_seq")?.saturating_sub(1)))
+    }
+
+    /// The last event that the parent is known to have.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn outbox_acked(&self) -> Result<Seq, StoreError> {
+        self.meta_number("acked_seq").map(Seq)
+    }
+
+    /// Up to `limit` events from `seq` on, in order, those that cannot be delivered included.
+    ///
+    /// # Errors
+    /// If the file or a row cannot be read.
+    pub fn outbox_from(&self, seq: Seq, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+        let sql = "SELECT seq, at, body, state, offers, outcome FROM outbox WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let rows = self.all(sql, (seq, limit), |row| {
+            let body: String = row.get(2)?;
+            let offers = crate::store::sql::count(row.get(4)?);
+            Ok((row.get(0)?, row.get(1)?, body, row.get(3)?, offers, row.get(5)?))
+        })?;
+        let rows = rows.into_iter().map(|(seq, at, body, state, offers, outcome)| {
+            Ok(OutboxRow { seq, at, event: from_json("an event", &body)?, state, offers, outcome })
+        });
+        rows.collect()
+    }
+
+    /// Whether a turn may start: what it will have to tell has room.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn outbox_waiting(&self) -> Result<u64, StoreError> {
+        // Counted by numbers, not by rows: it must not take longer as the outbox grows.
+        Ok(self.outbox_head()?.0.saturating_sub(self.outbox_acked()?.0))
+    }
+}
+
+impl Tx<'_> {
+    /// Raises an event of this pod. `None` without a parent, who alone is told.
+    ///
+    /// # Errors
+    /// `OutboxFull` if there is no room for it.
+    pub fn raise(&self, event: &PodEvent, room: Room) -> Result<Option<Seq>, StoreError> {
+        if !self.own().has_parent {
+            return Ok(None);
+        }
+        if !self.outbox_has_room(room)? {
+            return Err(StoreError::OutboxFull { max: self.limits().outbox });
+        }
+        let seq = Seq(self.take_number("next_seq")?);
+        let body = to_json("an event", event)?;
+        let sql = "INSERT INTO outbox (seq, at, kind, body) VALUES (?1, ?2, ?3, ?4)";
+        self.run(sql, (seq, self.now(), event.kind(), body))?;
+        Ok(Some(seq))
+    }
+
+    pub(crate) fn outbox_has_room(&self, room: Room) -> Result<bool, StoreError> {
+        let limits = self.limits();
+        let max = match room {
+            Room::Ordinary => limits.outbox.saturating_sub(limits.outbox_reserve),
+            Room::Reserved => limits.outbox,
+        };
+        Ok(self.outbox_waiting()? < max)
+    }
+
+    /// The parent has everything up to `durable`. Undeliverable events stay to be seen.
+    ///
+    /// # Errors
+    /// If it cannot be written; the events are then offered again, and are duplicates.
+    pub fn trim_outbox(&self, durable: Seq) -> Result<(), StoreError> {
+        self.run("DELETE FROM outbox WHERE seq <= ?1 AND state = 'pending'", [durable])?;
+        let head = self.outbox_head()?;
+        if durable > head && durable.0 - head.0 <= REWOUND_MAX {
+            // The parent has what we never raised: this file is an older copy of one that went further. Numbers go on
+            // behind it, or else everything that we raise would pass for a duplicate.
+            tracing::error!(target: "pod::store", parent = %durable, ours = %head, "the store is older than its parent knows");
+            self.set_meta_number("next_seq", durable.next().0)?;
+        }
+        let acked = self.outbox_acked()?.max(durable.min(self.outbox_head()?));
+        self.set_meta_number("acked_seq", acked.0)?;
+        self.set_meta_text("last_outcome", None)
+    }
+
+    /// This life is over for the parent: nothing of what waits can be delivered by it. A later life tries again.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn mark_stale(&self, outcome: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE outbox SET state = 'undeliverable', reason = 'stale', outcome = ?1 WHERE state = 'pending'";
+        self.run(sql, [&*clip(outcome, 256)])?;
+        self.set_meta_text("last_outcome", Some(&clip(outcome, 256)))
+    }
+
+    /// An offer of `seq` failed; the event is kept and offered again.
+    ///
+    /// # Errors
+    /// If it cannot be written; nobody but a reader of tables misses it.
+    pub fn note_offer(&self, seq: Seq, outcome: &str) -> Result<(), StoreError> {
+        let outcome = clip(outcome, 256);
+        self.run("UPDATE outbox SET offers = offers + 1, outcome = ?2 WHERE seq = ?1", (seq, &*outcome))?;
+        self.set_meta_text("last_outcome", Some(&outcome))
+    }
+
+    /// The parent cannot take `seq`; the events behind it go on.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn mark_undeliverable(&self, seq: Seq, why: UndeliverableReason, outcome: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE outbox SET state = 'undeliverable', reason = ?2, offers = offers + 1, outcome = ?3
+                   WHERE seq = ?1";
+        self.run(sql, (seq, why, &*clip(outcome, 256)))?;
+        self.set_meta_text("last_outcome", Some(&clip(outcome, 256)))
+    }
+
+    /// A new life may offer again what an old one could not.
+    pub(crate) fn revive_outbox(&self) -> Result<(), StoreError> {
+        let sql = "UPDATE outbox SET state = 'pending', reason = NULL WHERE reason = 'stale' AND seq > ?1";
+        self.run(sql, [int(self.outbox_acked()?.0)])?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fixture::{self, pod};
+
+    fn event() -> PodEvent {
+        PodEvent::ShutDown { pod: pod("a", 1) }
+    }
+
+    #[test]
+    fn numbers_go_on_after_a_trim() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(1)));
+            assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(2)));
+            tx.trim_outbox(Seq(2))?;
+            assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(3)));
+            let left = tx.outbox_from(Seq(0), 10)?;
+            assert_eq!(left.iter().map(|row| row.seq).collect::<Vec<_>>(), [Seq(3)]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn without_a_parent_nothing_is_raised() {
+        let mut store = fixture::memory("a");
+        store.options.own.has_parent = false;
+        store.with(|tx| {
+            assert_eq!(tx.raise(&event(), Room::Reserved)?, None);
+            assert_eq!(tx.outbox_head()?, Seq(0));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn outbox_full_refuses_ordinary_events_and_keeps_room_for_the_last() {
+        let mut store = fixture::memory("a");
+        store.options.limits.outbox = 3;
+        store.options.limits.outbox_reserve = 1;
+        store.with(|tx| {
+            tx.raise(&event(), Room::Ordinary)?;
+            tx.raise(&event(), Room::Ordinary)?;
+            assert!(matches!(tx.raise(&event(), Room::Ordinary), Err(StoreError::OutboxFull { max: 3 })));
+            assert_eq!(tx.raise(&event(), Room::Reserved)?, Some(Seq(3)));
+            assert!(tx.raise(&event(), Room::Reserved).is_err());
+            tx.trim_outbox(Seq(2))?;
+            assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(4)));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn undeliverable_event_survives_the_trim_and_stale_ones_are_offered_by_the_next_life() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            for _ in 0..3 {
+                tx.raise(&event(), Room::Ordinary)?;
+            }
+            tx.mark_undeliverable(Seq(1), UndeliverableReason::Unreadable, "bad body")?;
+            tx.mark_undeliverable(Seq(3), UndeliverableReason::Stale, "stale")?;
+            tx.trim_outbox(Seq(2))?;
+            tx.revive_outbox()?;
+            let left = tx.outbox_from(Seq(0), 10)?;
+            let left: Vec<_> = left.iter().map(|row| (row.seq, row.state)).collect();
+            assert_eq!(left, [(Seq(1), OutboxState::Undeliverable), (Seq(3), OutboxState::Pending)]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn store_that_is_older_than_its_parent_knows_goes_on_behind_what_the_parent_has() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            tx.raise(&event(), Room::Ordinary)?;
+            tx.trim_outbox(Seq(99))?;
+            assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(100)));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn claim_of_a_parent_that_cannot_be_true_changes_no_number() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            tx.raise(&event(), Room::Ordinary)?;
+            tx.trim_outbox(Seq(u64::MAX))?;
+            assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(2)));
+            Ok(())
+        });
+    }
+}

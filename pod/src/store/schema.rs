@@ -1,0 +1,198 @@
+//! The tables, version by version.
+//!
+//! A version that was shipped is never edited; the next one is appended. All that a store lacks is brought about in
+//! one transaction. Never touches a file of a newer version.
+//!
+//! Applied by `open`.
+
+use rusqlite::Connection;
+
+use crate::store::error::StoreError;
+
+/// "pods": tells our files from others.
+pub(crate) const APPLICATION_ID: i64 = 0x706f_6473;
+
+/// What turns version `n` into `n + 1`, for each `n` from 0.
+const MIGRATIONS: [&str; 1] = [V1];
+
+/// The version that this program writes.
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+const V1: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE history (
+    seq   INTEGER PRIMARY KEY AUTOINCREMENT,
+    at    INTEGER NOT NULL,
+    kind  TEXT NOT NULL,
+    turn  INTEGER,
+    work  TEXT,
+    body  TEXT NOT NULL
+);
+
+-- state: unseen | staged | seen. history is the entry that tells it; set once, so that it is told once.
+CREATE TABLE inbox (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    at          INTEGER NOT NULL,
+    state       TEXT NOT NULL,
+    wakes       INTEGER NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 0,
+    not_before  INTEGER NOT NULL DEFAULT 0,
+    turn        INTEGER,
+    history     INTEGER,
+    stream      TEXT,
+    seq         INTEGER,
+    note        TEXT UNIQUE,
+    body        TEXT NOT NULL,
+    UNIQUE (stream, seq)
+);
+CREATE INDEX inbox_open ON inbox (state, not_before) WHERE state <> 'seen';
+CREATE TABLE inbox_works (inbox INTEGER NOT NULL, work TEXT NOT NULL, PRIMARY KEY (work, inbox)) WITHOUT ROWID;
+CREATE INDEX inbox_works_of ON inbox_works (inbox);
+
+-- state: pending | undeliverable.
+CREATE TABLE outbox (
+    seq      INTEGER PRIMARY KEY,
+    at       INTEGER NOT NULL,
+    kind     TEXT NOT NULL,
+    body     TEXT NOT NULL,
+    state    TEXT NOT NULL DEFAULT 'pending',
+    reason   TEXT,
+    offers   INTEGER NOT NULL DEFAULT 0,
+    outcome  TEXT
+);
+CREATE INDEX outbox_undeliverable ON outbox (seq) WHERE state = 'undeliverable';
+
+-- One row per life. state: reserved | starting | ready | ended.
+CREATE TABLE children (
+    name         TEXT NOT NULL,
+    incarnation  TEXT NOT NULL,
+    at           INTEGER NOT NULL,
+    pid          INTEGER,
+    state        TEXT NOT NULL,
+    lifetime     TEXT NOT NULL,
+    worker       TEXT NOT NULL,
+    socket       TEXT NOT NULL,
+    store        TEXT NOT NULL,
+    runtime_dir  TEXT NOT NULL,
+    scope        TEXT NOT NULL,
+    stream       TEXT,
+    terminal     TEXT,
+    ended_at     INTEGER,
+    PRIMARY KEY (name, incarnation)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX children_live ON children (name) WHERE state <> 'ended';
+
+CREATE TABLE descendants (
+    name         TEXT NOT NULL,
+    incarnation  TEXT NOT NULL,
+    parent_name  TEXT NOT NULL,
+    parent_incarnation TEXT NOT NULL,
+    socket       TEXT NOT NULL,
+    scope        TEXT NOT NULL,
+    at           INTEGER NOT NULL,
+    PRIMARY KEY (name, incarnation)
+) WITHOUT ROWID;
+
+CREATE TABLE watermarks (stream TEXT PRIMARY KEY, name TEXT NOT NULL, seq INTEGER NOT NULL) WITHOUT ROWID;
+
+-- direction: received | delegated. state: open | settled.
+CREATE TABLE works (
+    work          TEXT PRIMARY KEY,
+    direction     TEXT NOT NULL,
+    state         TEXT NOT NULL,
+    at            INTEGER NOT NULL,
+    settled_at    INTEGER,
+    origin        TEXT,
+    child         TEXT,
+    incarnation   TEXT,
+    belongs_to    TEXT,
+    input         TEXT NOT NULL,
+    turn          INTEGER,
+    last_result   TEXT,
+    result        TEXT
+) WITHOUT ROWID;
+CREATE INDEX works_open ON works (direction, work) WHERE state = 'open';
+CREATE INDEX works_below ON works (belongs_to) WHERE state = 'open' AND belongs_to IS NOT NULL;
+
+CREATE TABLE runs (
+    turn    INTEGER PRIMARY KEY,
+    work    TEXT NOT NULL UNIQUE,
+    at      INTEGER NOT NULL,
+    origin  TEXT NOT NULL,
+    input   TEXT NOT NULL
+);
+
+-- state: running | paused | ended.
+CREATE TABLE turns (
+    turn        INTEGER PRIMARY KEY,
+    state       TEXT NOT NULL,
+    started_at  INTEGER NOT NULL,
+    ended_at    INTEGER
+);
+CREATE INDEX turns_open ON turns (state) WHERE state <> 'ended';
+CREATE TABLE turn_works (turn INTEGER NOT NULL, work TEXT NOT NULL, PRIMARY KEY (work, turn)) WITHOUT ROWID;
+CREATE INDEX turn_works_of ON turn_works (turn);
+
+CREATE TABLE intents (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    at    INTEGER NOT NULL,
+    name  TEXT NOT NULL,
+    body  TEXT NOT NULL
+);
+";
+
+/// Brings a file of version `from` to [`VERSION`], in one transaction.
+pub(crate) fn migrate(conn: &mut Connection, from: i64) -> Result<(), StoreError> {
+    migrate_to(conn, from, &MIGRATIONS)
+}
+
+fn migrate_to(conn: &mut Connection, from: i64, migrations: &[&str]) -> Result<(), StoreError> {
+    let doing = "migrate";
+    let error = |source| StoreError::sqlite(doing, source);
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).map_err(error)?;
+    // Another process may have been faster.
+    let from = tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(error)?.max(from);
+    let done = usize::try_from(from).unwrap_or(usize::MAX);
+    for step in migrations.iter().skip(done) {
+        tx.execute_batch(step).map_err(error)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(error)?;
+    tx.pragma_update(None, "user_version", from.max(migrations.len() as i64)).map_err(error)?;
+    tx.commit().map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migration_keeps_rows_and_raises_the_version() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate_to(&mut conn, 0, &["CREATE TABLE a (x); INSERT INTO a VALUES (7);"]).unwrap();
+        migrate_to(&mut conn, 1, &["CREATE TABLE a (x);", "ALTER TABLE a ADD COLUMN y DEFAULT 8;"]).unwrap();
+        let row = conn.query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(row, (7, 8));
+        let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, 2);
+    }
+
+    #[test]
+    fn migration_that_fails_leaves_the_old_version_whole() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate_to(&mut conn, 0, &["CREATE TABLE a (x);"]).unwrap();
+        let steps = ["CREATE TABLE a (x);", "ALTER TABLE a ADD COLUMN y; ALTER TABLE nowhere ADD COLUMN z;"];
+        assert!(migrate_to(&mut conn, 1, &steps).is_err());
+        assert!(conn.prepare("SELECT y FROM a").is_err(), "half a migration was committed");
+        let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, 1);
+    }
+
+    #[test]
+    fn migrations_all_apply_to_an_empty_file() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn, 0).unwrap();
+        let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, VERSION);
+    }
+}

@@ -1,0 +1,103 @@
+//! What the controller decides by, and what people are shown: read from the tables, never kept beside them.
+//!
+//! Used by `controller` (wake rule, status) and by `pod ls`.
+
+use crate::id::{Seq, TurnId};
+use crate::protocol::PodState;
+use crate::store::clock::UnixMillis;
+use crate::store::error::StoreError;
+use crate::store::turns::{blocked_until, state_of};
+use crate::store::tx::Reads;
+use crate::store::works::Direction;
+
+/// What decides whether a turn starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Running, paused, blocked or idle; a pod that stops is not told from here.
+    pub state: PodState,
+    /// The turn that runs or is paused.
+    pub turn: Option<TurnId>,
+    /// Runs that wait for their turn.
+    pub runs_staged: u64,
+    /// Whether something that may start a turn waits in the inbox and is due.
+    pub wakes_due: bool,
+    /// When to look again: something becomes due then, or a blocked pod may try again.
+    pub next_due: Option<UnixMillis>,
+}
+
+/// The figures of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusCounts {
+    /// Entries of its history.
+    pub history: u64,
+    /// Runs that wait for their turn.
+    pub runs_staged: u64,
+    /// Entries that the agent has not seen.
+    pub inbox_waiting: u64,
+    /// Events that await the parent.
+    pub outbox_pending: u64,
+    /// Events that the parent cannot take.
+    pub outbox_undeliverable: u64,
+    /// The last event that the parent is known to have.
+    pub outbox_acked: Seq,
+    /// What became of the last offer, if it failed.
+    pub outbox_last_outcome: Option<String>,
+    /// Received works that are open.
+    pub works_received_open: u64,
+    /// Delegated works that are open.
+    pub works_delegated_open: u64,
+    /// Children's lives that are not over.
+    pub children_live: u64,
+    /// All children's lives.
+    pub children_total: u64,
+}
+
+impl Reads<'_> {
+    /// What decides whether a turn starts.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn control(&self) -> Result<Control, StoreError> {
+        let (running, paused) = (self.turn_in("running")?, self.turn_in("paused")?);
+        let until = blocked_until(self.meta_number("blocked_until")?);
+        let (wakes_due, inbox_due) = self.inbox_due()?;
+        Ok(Control {
+            state: state_of(running, paused, until.is_some()),
+            turn: running.or(paused),
+            runs_staged: self.number("SELECT count(*) FROM runs", [])?,
+            wakes_due,
+            next_due: until.or(inbox_due),
+        })
+    }
+
+    /// The figures of the pod.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn status_counts(&self) -> Result<StatusCounts, StoreError> {
+        let undeliverable = "SELECT count(*) FROM outbox WHERE state = 'undeliverable'";
+        Ok(StatusCounts {
+            history: self.history_head()?,
+            runs_staged: self.number("SELECT count(*) FROM runs", [])?,
+            inbox_waiting: self.inbox_waiting()?,
+            outbox_pending: self.number("SELECT count(*) FROM outbox WHERE state = 'pending'", [])?,
+            outbox_undeliverable: self.number(undeliverable, [])?,
+            outbox_acked: self.outbox_acked()?,
+            outbox_last_outcome: self.meta_text("last_outcome")?,
+            works_received_open: self.works_open(Direction::Received)?,
+            works_delegated_open: self.works_open(Direction::Delegated)?,
+            children_live: self.number("SELECT count(*) FROM children WHERE state <> 'ended'", [])?,
+            children_total: self.number("SELECT count(*) FROM children", [])?,
+        })
+    }
+
+    /// The turn that is in `state`; at most one is in each of those that are not `ended`.
+    pub(crate) fn turn_in(&self, state: &str) -> Result<Option<TurnId>, StoreError> {
+        let sql = "SELECT max(turn) FROM turns WHERE state = ?1 AND state <> 'ended'";
+        self.one(sql, [state], |row| row.get(0)).map(Option::flatten)
+    }
+
+    pub(crate) fn is_blocked(&self) -> Result<bool, StoreError> {
+        Ok(blocked_until(self.meta_number("blocked_until")?).is_some())
+    }
+}

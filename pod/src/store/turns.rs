@@ -1,0 +1,331 @@
+//! Turns of the worker: what starts one, what it is told, and what its end makes true.
+//!
+//! At most one turn runs. A turn's end, what is reported of it, what it gives back and what it settles are one
+//! transaction; so is what a new life finds and puts right.
+//!
+//! Called by `controller`.
+
+use crate::id::{PodId, Seq, TurnId, WorkId};
+use crate::protocol::{PodEvent, PodState, Text, TurnResult, WorkResult};
+use crate::store::children::ChildRow;
+use crate::store::clock::UnixMillis;
+use crate::store::error::StoreError;
+use crate::store::history::{HistoryItem, Origin, TurnCause, TurnOutcome};
+use crate::store::inbox::{Return, StagedReport};
+use crate::store::intents::Intent;
+use crate::store::outbox::Room;
+use crate::store::sql::{from_json, int};
+use crate::store::status::Control;
+use crate::store::tx::Tx;
+
+/// What a turn is to be started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCause {
+    /// A staged run, or else whatever the agent has to be told.
+    Wake,
+    /// The turn that was paused.
+    Resume,
+}
+
+/// Whether a turn was started.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TurnStart {
+    /// It runs.
+    Started(StartedTurn),
+    /// There is nothing to start one for.
+    Nothing,
+    /// What it would have to report has no room: the parent has not acknowledged for very long.
+    OutboxFull,
+}
+
+/// A turn that runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartedTurn {
+    /// Which.
+    pub turn: TurnId,
+    /// Why.
+    pub cause: TurnCause,
+    /// What its user wants, if a run started it.
+    pub input: Option<String>,
+    /// What it is told besides.
+    pub reports: Vec<StagedReport>,
+    /// The works that it is for.
+    pub works: Vec<WorkId>,
+}
+
+/// A turn that is over.
+#[derive(Clone, Debug)]
+pub struct EndTurn {
+    /// Which.
+    pub turn: TurnId,
+    /// How it ended.
+    pub outcome: TurnOutcome,
+}
+
+/// What a turn's end has made true.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndedTurn {
+    /// The events that the parent will be told, settled works included.
+    pub events: Vec<Seq>,
+    /// The works that are over.
+    pub settled: Vec<(WorkId, WorkResult)>,
+    /// Entries of the inbox that are to be told again.
+    pub returned: u64,
+    /// Whether the pod is blocked by it.
+    pub blocked: bool,
+}
+
+/// What a new life found.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Turns that the last life's end had cut short.
+    pub interrupted: Vec<TurnId>,
+    /// What the controller begins with.
+    pub control: Control,
+    /// Children whose life is not known to be over.
+    pub children: Vec<ChildRow>,
+    /// What is still to be carried out.
+    pub intents: Vec<Intent>,
+}
+
+struct Run {
+    turn: TurnId,
+    work: WorkId,
+    origin: Origin,
+    input: String,
+}
+
+impl Tx<'_> {
+    /// Starts a turn, if there is one to start: commits its beginning, its input, and what it is told.
+    ///
+    /// # Errors
+    /// `Contradiction` if a turn runs; else if it cannot be written.
+    pub fn start_turn(&self, cause: StartCause) -> Result<TurnStart, StoreError> {
+        if let Some(turn) = self.turn_in("running")? {
+            return Err(StoreError::Contradiction(format!("turn {turn} is running")));
+        }
+        let paused = self.turn_in("paused")?;
+        let run = match cause {
+            StartCause::Wake => self.oldest_run()?,
+            StartCause::Resume => None,
+        };
+        let cause = match (cause, &run) {
+            (StartCause::Wake, Some(_)) => TurnCause::Run,
+            (StartCause::Wake, None) if paused.is_none() && !self.is_blocked()? && self.inbox_due()?.0 => {
+                TurnCause::Reports
+            }
+            (StartCause::Resume, _) if paused.is_some() => TurnCause::Resume,
+            _ => return Ok(TurnStart::Nothing),
+        };
+        if !self.outbox_has_room(Room::Ordinary)? {
+            return Ok(TurnStart::OutboxFull);
+        }
+        if run.is_some() {
+            self.unblock()?;
+        }
+        self.begin(cause, run, paused).map(TurnStart::Started)
+    }
+
+    fn begin(&self, cause: TurnCause, run: Option<Run>, paused: Option<TurnId>) -> Result<StartedTurn, StoreError> {
+        let turn = match &run {
+            Some(run) => run.turn,
+            None => TurnId(self.take_number("next_turn")?),
+        };
+        let sql = "INSERT INTO turns (turn, state, started_at) VALUES (?1, 'running', ?2)";
+        self.run(sql, (turn, self.now()))?;
+        if let Some(paused) = paused {
+            // A paused turn goes on in this one, or gives way to it.
+            self.run("UPDATE turns SET state = 'ended' WHERE turn = ?1", [paused])?;
+            if cause == TurnCause::Resume {
+                self.run(
+                    "INSERT INTO turn_works (turn, work) SELECT ?1, work FROM turn_works WHERE turn = ?2",
+                    (turn, paused),
+                )?;
+            }
+        }
+        if let Some(run) = &run {
+            self.run("DELETE FROM runs WHERE turn = ?1", [turn])?;
+            self.run("INSERT INTO turn_works (turn, work) VALUES (?1, ?2)", (turn, run.work))?;
+        }
+        let works = self.turn_works(turn)?;
+        self.append(Some(turn), works.first().copied(), &HistoryItem::TurnStarted { cause, works })?;
+        let input = match run {
+            Some(run) => {
+                let item = HistoryItem::UserInput { origin: run.origin, text: run.input.clone() };
+                self.append(Some(turn), Some(run.work), &item)?;
+                Some(run.input)
+            }
+            None => None,
+        };
+        let reports = self.stage_reports(turn, self.limits().reports_per_request)?;
+        // Giving way to another turn may have been a work's last condition.
+        self.settle_works()?;
+        Ok(StartedTurn { turn, cause, input, reports, works: self.turn_works(turn)? })
+    }
+
+    /// Ends the turn that runs: history, what the parent is told of it, what was staged and not seen, what it settles.
+    ///
+    /// # Errors
+    /// `Contradiction` if it does not run; else if it cannot be written: the turn is then still running for the store.
+    pub fn end_turn(&self, end: &EndTurn) -> Result<EndedTurn, StoreError> {
+        let paused = end.outcome == TurnOutcome::Ended { result: TurnResult::Paused };
+        let state = if paused { "paused" } else { "ended" };
+        let sql = "UPDATE turns SET state = ?2, ended_at = ?3 WHERE turn = ?1 AND state = 'running'";
+        if self.run(sql, (end.turn, state, self.now()))? == 0 {
+            return Err(StoreError::Contradiction(format!("turn {} is not running", end.turn)));
+        }
+        let head = self.outbox_head()?;
+        let works = self.turn_works(end.turn)?;
+        let item = HistoryItem::TurnEnded { outcome: end.outcome.clone() };
+        self.append(Some(end.turn), works.first().copied(), &item)?;
+        for work in works {
+            self.report_turn(end, work)?;
+        }
+        let (returned, attempts) = self.return_reports(end.turn, how_to_return(&end.outcome))?;
+        // A paused turn waits for its resume as it is.
+        let blocked = !paused && returned > 0 && attempts >= self.limits().attempts;
+        if blocked {
+            self.block(end)?;
+        } else if returned == 0 && end.outcome == (TurnOutcome::Ended { result: TurnResult::Finished }) {
+            self.set_meta_text("blocked_told", None)?;
+        }
+        let settled = self.settle_works()?;
+        let events = (head.0 + 1..=self.outbox_head()?.0).map(Seq).collect();
+        Ok(EndedTurn { events, settled, returned, blocked })
+    }
+
+    /// Gives the paused turn up: it ends as cancelled, and is reported like any other. Returns the works that this settles.
+    /// Nothing to do if none is paused.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn abandon_paused(&self) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
+        let Some(turn) = self.turn_in("paused")? else { return Ok(Vec::new()) };
+        // Within this transaction it runs for one more moment, so that it ends as every turn does.
+        self.run("UPDATE turns SET state = 'running' WHERE turn = ?1", [turn])?;
+        let outcome = TurnOutcome::Ended { result: TurnResult::Cancelled };
+        Ok(self.end_turn(&EndTurn { turn, outcome })?.settled)
+    }
+
+    fn report_turn(&self, end: &EndTurn, work: WorkId) -> Result<(), StoreError> {
+        let (pod, turn) = (self.own().pod.clone(), end.turn);
+        let (event, result) = match &end.outcome {
+            TurnOutcome::Ended { result } => {
+                (PodEvent::TurnEnded { pod, work, turn, result: *result }, WorkResult::from(*result))
+            }
+            TurnOutcome::Errored { message } => {
+                let message = Text::clipped(message);
+                (PodEvent::Errored { pod, work: Some(work), turn, message }, WorkResult::Failed)
+            }
+        };
+        self.set_last_result(work, result)?;
+        self.raise(&event, Room::Reserved)?;
+        Ok(())
+    }
+
+    /// No turn is started until a run, a resume or the timer; the parent is told once.
+    fn block(&self, end: &EndTurn) -> Result<(), StoreError> {
+        let reason = match &end.outcome {
+            TurnOutcome::Errored { message } => message.clone(),
+            TurnOutcome::Ended { result } => format!("turns end without telling the agent its reports ({result})"),
+        };
+        let until = self.now().plus(self.limits().pause_max_ms);
+        self.set_meta_number("blocked_until", until.0)?;
+        self.append(Some(end.turn), None, &HistoryItem::Blocked { reason: reason.clone() })?;
+        if self.meta_text("blocked_told")?.is_none() {
+            self.set_meta_text("blocked_told", Some("yes"))?;
+            let message = Text::clipped(format!("blocked after {} attempts: {reason}", self.limits().attempts));
+            let event = PodEvent::Errored { pod: self.own().pod.clone(), work: None, turn: end.turn, message };
+            self.raise(&event, Room::Reserved)?;
+        }
+        Ok(())
+    }
+
+    /// Turns may be started again, and what waited for its pause need not wait. Nothing to do if the pod is not blocked.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn unblock(&self) -> Result<(), StoreError> {
+        if self.is_blocked()? {
+            self.set_meta_text("blocked_until", None)?;
+            self.run("UPDATE inbox SET not_before = 0 WHERE state = 'unseen'", [])?;
+            self.append(None, None, &HistoryItem::Unblocked)?;
+        }
+        Ok(())
+    }
+
+    /// Puts right what the last life left behind. Once, at the start of a life, before anything else.
+    ///
+    /// # Errors
+    /// If it cannot be written: the pod must then not start.
+    pub fn recover(&self) -> Result<Recovery, StoreError> {
+        let pod: PodId = self.own().pod.clone();
+        self.append(None, None, &HistoryItem::LifeStarted { pod })?;
+        self.revive_outbox()?;
+        let mut interrupted = Vec::new();
+        while let Some(turn) = self.turn_in("running")? {
+            let outcome = TurnOutcome::Ended { result: TurnResult::Interrupted };
+            self.end_turn(&EndTurn { turn, outcome })?;
+            interrupted.push(turn);
+        }
+        if !self.own().reads_reports {
+            // What was kept for a worker that an earlier life hosted.
+            self.file_unread()?;
+        }
+        self.settle_works()?;
+        Ok(Recovery {
+            interrupted,
+            control: self.control()?,
+            children: self.live_children()?,
+            intents: self.intents()?,
+        })
+    }
+
+    fn oldest_run(&self) -> Result<Option<Run>, StoreError> {
+        let sql = "SELECT turn, work, origin, input FROM runs ORDER BY turn LIMIT 1";
+        let found = self
+            .one(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?)))?;
+        let run = found
+            .map(|(turn, work, origin, input)| Ok(Run { turn, work, origin: from_json("an origin", &origin)?, input }));
+        run.transpose()
+    }
+
+    fn turn_works(&self, turn: TurnId) -> Result<Vec<WorkId>, StoreError> {
+        let sql = "SELECT tw.work FROM turn_works tw JOIN works w ON w.work = tw.work WHERE tw.turn = ?1
+                   ORDER BY w.at, tw.work";
+        self.all(sql, [int(turn.0)], |row| row.get(0))
+    }
+}
+
+/// What becomes of entries that were staged and not seen.
+fn how_to_return(outcome: &TurnOutcome) -> Return {
+    match outcome {
+        TurnOutcome::Errored { .. } => Return::Attempted,
+        TurnOutcome::Ended { result } => match result {
+            TurnResult::Finished | TurnResult::LimitReached => Return::Attempted,
+            TurnResult::Interrupted => Return::Interrupted,
+            TurnResult::Paused => Return::Paused,
+            TurnResult::Cancelled => Return::Cancelled,
+            TurnResult::RolledBack => Return::RolledBack,
+        },
+    }
+}
+
+/// What is blocked until when; used by the reads of `status`.
+pub(crate) fn blocked_until(number: u64) -> Option<UnixMillis> {
+    (number != 0).then_some(UnixMillis(number))
+}
+
+/// The state that the store's facts amount to.
+pub(crate) fn state_of(running: Option<TurnId>, paused: Option<TurnId>, blocked: bool) -> PodState {
+    match (running, paused, blocked) {
+        (Some(_), _, _) => PodState::Running,
+        (None, Some(_), _) => PodState::Paused,
+        (None, None, true) => PodState::Blocked,
+        (None, None, false) => PodState::Idle,
+    }
+}
+
+#[cfg(test)]
+#[path = "turns_tests.rs"]
+mod tests;

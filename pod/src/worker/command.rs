@@ -1,0 +1,177 @@
+//! A worker whose turn runs a program.
+//!
+//! The program gets a process group of its own and nothing of ours but its standard streams. It reads no reports. It
+//! is stopped with SIGTERM and, after a grace, SIGKILL, the whole group each time; it is never left behind.
+//!
+//! What `pod run --child NAME=COMMAND` starts.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{ChildStderr, ChildStdout, Command};
+
+use super::{Signal, TurnContext, TurnEnd, Worker, WorkerError};
+use crate::manifest::{ManifestError, WorkerSpec};
+use crate::spawn::process::{LIFE_VARIABLE, Leader, WITHHELD};
+use crate::store::OutputKind;
+
+/// LIMIT: output of one turn that is kept, in bytes and per stream; what comes after it is read, counted and left out.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// LIMIT: how much of its standard error an error quotes, in bytes.
+const QUOTED_BYTES_MAX: usize = 400;
+
+/// Runs a program in each turn.
+#[derive(Debug)]
+pub struct CommandWorker {
+    argv: Vec<String>,
+    grace: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    /// For the shell.
+    command: Option<String>,
+    /// Without a shell.
+    argv: Option<Vec<String>>,
+    /// Between SIGTERM and SIGKILL.
+    #[serde(default = "default_grace_ms")]
+    grace_ms: u64,
+}
+
+fn default_grace_ms() -> u64 {
+    2_000
+}
+
+impl CommandWorker {
+    /// The worker that `spec` describes: `command = "..."` for the shell, or `argv = ["...", ...]` without one.
+    ///
+    /// # Errors
+    /// Names the key that is wrong or missing.
+    pub fn from_spec(spec: &WorkerSpec) -> Result<Self, ManifestError> {
+        let table: Table = spec.read()?;
+        let argv = match (table.command, table.argv) {
+            (Some(command), None) if !command.trim().is_empty() => vec!["/bin/sh".into(), "-c".into(), command],
+            (None, Some(argv)) if argv.first().is_some_and(|program| !program.is_empty()) => argv,
+            _ => {
+                let reason = "give either `command` (for the shell) or `argv` (without one), and not empty".to_owned();
+                return Err(ManifestError::Invalid { place: "worker `command`".into(), reason });
+            }
+        };
+        Ok(Self { argv, grace: Duration::from_millis(table.grace_ms) })
+    }
+
+    async fn run(&self, cx: &TurnContext) -> Result<TurnEnd, WorkerError> {
+        let (leader, streams) = self.start(cx)?;
+        let outputs =
+            async { tokio::join!(keep(cx, OutputKind::Text, streams.0), keep(cx, OutputKind::Stderr, streams.1)) };
+        let mut outputs = std::pin::pin!(outputs);
+        let mut kept = None;
+        // CANCEL SAFETY: `exited` and `signalled` may be dropped and called again; the outputs keep their state.
+        let signal = loop {
+            tokio::select! {
+                () = leader.exited() => break None,
+                done = &mut outputs, if kept.is_none() => kept = Some(done),
+                signal = cx.signalled() => break Some(signal),
+            }
+        };
+        if let Some(signal) = signal {
+            leader.stop(self.grace).await;
+            return Ok(if signal == Signal::Pause { TurnEnd::Paused } else { TurnEnd::Cancelled });
+        }
+        let (stdout, stderr) = match kept {
+            Some(kept) => kept,
+            // What it started and left behind may hold its pipes for ever: that gets as long as the grace.
+            None => tokio::time::timeout(self.grace, outputs).await.unwrap_or((Ok(String::new()), Ok(String::new()))),
+        };
+        let status = leader.reap_group().await;
+        stdout?;
+        ended(status.map_err(|e| WorkerError::new(format!("failed to wait for the program: {e}")))?, &stderr?)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "one of the two places that start programs")]
+    fn start(&self, cx: &TurnContext) -> Result<(Leader, (Option<ChildStdout>, Option<ChildStderr>)), WorkerError> {
+        let (program, arguments) = self.argv.split_first().ok_or_else(|| WorkerError::new("there is no program"))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .env("POD_NAME", cx.pod().id().name.as_str())
+            .env(LIFE_VARIABLE, cx.pod().id().incarnation.to_string())
+            .env("POD_INPUT", cx.input().unwrap_or_default());
+        for variable in WITHHELD {
+            command.env_remove(variable);
+        }
+        let failed = |error: std::io::Error| {
+            WorkerError::new(format!("failed to start `{program}`: {error}; check that it exists and may be executed"))
+        };
+        let mut child = command.spawn().map_err(failed)?;
+        let streams = (child.stdout.take(), child.stderr.take());
+        Ok((Leader::new(child).map_err(failed)?, streams))
+    }
+}
+
+impl Worker for CommandWorker {
+    fn reads_reports(&self) -> bool {
+        false
+    }
+
+    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+        Box::pin(async move { self.run(cx).await })
+    }
+}
+
+/// Reads a stream to its end and writes it to the history in pieces; returns its tail.
+async fn keep(
+    cx: &TurnContext,
+    kind: OutputKind,
+    stream: Option<impl AsyncRead + Unpin>,
+) -> Result<String, WorkerError> {
+    let Some(mut stream) = stream else { return Ok(String::new()) };
+    let mut buffer = vec![0; 16 * 1024];
+    let (mut pending, mut tail) = (Vec::new(), Vec::new());
+    let (mut kept, mut left_out) = (0, 0_usize);
+    loop {
+        let read = stream.read(&mut buffer).await.unwrap_or(0);
+        let fresh = buffer.get(..read).unwrap_or_default();
+        tail.extend_from_slice(fresh);
+        let excess = tail.len().saturating_sub(QUOTED_BYTES_MAX);
+        tail.drain(..excess);
+        let room = KEPT_BYTES_MAX.saturating_sub(kept).min(read);
+        pending.extend_from_slice(fresh.get(..room).unwrap_or_default());
+        kept += room;
+        left_out += read - room;
+        // Whole lines, so that a history entry does not end within a character; the rest at the end.
+        let line_end = pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let end = if read == 0 || pending.len() > 32 * 1024 { pending.len() } else { line_end };
+        if end > 0 {
+            let piece: Vec<u8> = pending.drain(..end).collect();
+            cx.produce(kind, &String::from_utf8_lossy(&piece)).await?;
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    if left_out > 0 {
+        cx.produce(kind, &format!("[{left_out} more bytes were left out]")).await?;
+    }
+    Ok(String::from_utf8_lossy(&tail).trim().to_owned())
+}
+
+fn ended(status: ExitStatus, stderr: &str) -> Result<TurnEnd, WorkerError> {
+    use std::os::unix::process::ExitStatusExt as _;
+    let how = match (status.code(), status.signal()) {
+        (Some(0), _) => return Ok(TurnEnd::Finished),
+        (Some(code), _) => format!("the command exited with code {code}"),
+        (None, Some(signal)) => format!("the command was killed by signal {signal}"),
+        (None, None) => format!("the command ended with {status}"),
+    };
+    Err(WorkerError::new(if stderr.is_empty() { how } else { format!("{how}: {stderr}") }))
+}

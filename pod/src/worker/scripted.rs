@@ -1,0 +1,220 @@
+//! A worker that does what a TOML script says: for demonstrations and tests that need a tree with a plot.
+//!
+//! Every step is real: what it spawns is a process, what it sends is a call. A script that cannot be read starts no
+//! turn; it is refused when the pod is.
+//!
+//! Hosted by children of `pod demo` and of the process tests.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::Deserialize;
+
+use super::{Signal, TurnContext, TurnEnd, Worker, WorkerError};
+use crate::handle::SpawnPod;
+use crate::id::PodName;
+use crate::manifest::{ManifestError, WorkerSpec};
+use crate::store::TurnCause;
+
+/// LIMIT: how long a script waits for a child or a report.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The steps of a pod's turns.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// The steps of the first run, the second, and so on; further runs do as the last one.
+    #[serde(default)]
+    runs: Vec<Vec<Step>>,
+    /// The steps of a turn that reports started. Without any they are noted.
+    #[serde(default)]
+    on_reports: Vec<Step>,
+    /// Whether reports are to be read at all.
+    #[serde(default = "yes")]
+    reads_reports: bool,
+    #[serde(skip)]
+    ran: usize,
+}
+
+/// One step of a script.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Step {
+    /// Writes output.
+    Say(String),
+    /// Does nothing for so many milliseconds; ends the turn if it is asked to end.
+    SleepMs(u64),
+    /// Starts a child.
+    Spawn(SpawnStep),
+    /// Gives work to a child, and goes on.
+    Run(RunStep),
+    /// Gives work to a child, and waits until the work's turn has ended.
+    RunAndWait(RunStep),
+    /// Ends a child, and waits for its end.
+    Stop(PodName),
+    /// Asks for what the agent is to be told, until so many reports were told.
+    ReadReports(u32),
+    /// Asks for what the agent is to be told, without confirming it.
+    PeekReports,
+    /// The worker fails.
+    Fail(String),
+    /// The worker panics.
+    Panic(String),
+    /// The process exits with this code, at once.
+    Exit(i32),
+    /// The process kills itself with SIGKILL.
+    Kill,
+    /// The turn ends at a limit.
+    Limit,
+    /// The turn pauses.
+    Pause,
+    /// The turn undoes itself.
+    RollBack,
+    /// The turn gives up.
+    Cancel,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpawnStep {
+    name: PodName,
+    worker: WorkerSpec,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunStep {
+    child: PodName,
+    input: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Script {
+    /// The script that `spec`'s table is.
+    ///
+    /// # Errors
+    /// Names the key or the step that is wrong, and what would be right.
+    pub fn from_spec(spec: &WorkerSpec) -> Result<Self, ManifestError> {
+        spec.read()
+    }
+
+    fn steps(&mut self, cause: TurnCause) -> Vec<Step> {
+        match cause {
+            TurnCause::Reports if self.on_reports.is_empty() => vec![Step::ReadReports(0)],
+            TurnCause::Reports => self.on_reports.clone(),
+            TurnCause::Run | TurnCause::Resume => {
+                let at = self.ran.min(self.runs.len().saturating_sub(1));
+                self.ran += 1;
+                self.runs.get(at).cloned().unwrap_or_default()
+            }
+        }
+    }
+}
+
+impl Worker for Script {
+    fn reads_reports(&self) -> bool {
+        self.reads_reports
+    }
+
+    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+        Box::pin(async move {
+            for step in self.steps(cx.cause()) {
+                if let Some(end) = perform(step, cx).await? {
+                    return Ok(end);
+                }
+            }
+            Ok(TurnEnd::Finished)
+        })
+    }
+}
+
+/// Carries one step out. `Some` ends the turn.
+async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, WorkerError> {
+    let told = |signal| match signal {
+        Signal::Pause => TurnEnd::Paused,
+        Signal::Cancel | Signal::Shutdown => TurnEnd::Cancelled,
+    };
+    match step {
+        Step::Say(text) => cx.output(&text).await?,
+        Step::SleepMs(ms) => {
+            // CANCEL SAFETY: neither holds anything.
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+                signal = cx.signalled() => return Ok(Some(told(signal))),
+            }
+        }
+        Step::Spawn(SpawnStep { name, worker }) => {
+            cx.spawn_pod(SpawnPod::new(name, worker)).await.map_err(in_words)?;
+        }
+        Step::Run(RunStep { child, input }) => {
+            cx.delegate(&child, input).await.map_err(in_words)?;
+        }
+        Step::RunAndWait(RunStep { child, input }) => {
+            let work = cx.delegate(&child, input).await.map_err(in_words)?;
+            let ended = tokio::time::timeout(WAIT_MAX, work.ended());
+            // CANCEL SAFETY: waiting changes nothing.
+            let end = tokio::select! {
+                end = ended => end.map_err(|_| WorkerError::new(format!("child `{child}` did not end its work in time")))?,
+                signal = cx.signalled() => return Ok(Some(told(signal))),
+            };
+            cx.output(&format!("child `{child}`: {end:?}")).await?;
+        }
+        Step::Stop(child) => {
+            let terminal = cx.pod().stop_pod(&child, WAIT_MAX).await.map_err(in_words)?;
+            cx.output(&format!("child `{child}` stopped: {terminal:?}")).await?;
+        }
+        Step::ReadReports(count) => {
+            let mut told = 0;
+            let deadline = tokio::time::Instant::now() + WAIT_MAX;
+            loop {
+                let items = cx.next_request().await?;
+                for item in &items {
+                    cx.output(item.text()).await?;
+                }
+                told += u32::try_from(items.len()).unwrap_or(u32::MAX);
+                cx.response_received().await?;
+                if told >= count && (items.is_empty() || count > 0) {
+                    break;
+                }
+                if tokio::time::Instant::now() >= deadline {
+                    return Err(WorkerError::new(format!("{told} of {count} reports came")));
+                }
+                if items.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+        Step::PeekReports => {
+            for item in cx.next_request().await? {
+                cx.output(&format!("peeked: {}", item.text())).await?;
+            }
+        }
+        Step::Fail(message) => return Err(WorkerError::new(message)),
+        #[expect(clippy::panic, reason = "the script asks for it")]
+        Step::Panic(message) => panic!("{message}"),
+        Step::Exit(code) => std::process::exit(code),
+        Step::Kill => {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            std::future::pending::<()>().await;
+        }
+        Step::Limit => return Ok(Some(TurnEnd::LimitReached)),
+        Step::Pause => return Ok(Some(TurnEnd::Paused)),
+        Step::RollBack => return Ok(Some(TurnEnd::RolledBack)),
+        Step::Cancel => return Ok(Some(TurnEnd::Cancelled)),
+    }
+    Ok(None)
+}
+
+fn in_words(error: impl std::error::Error) -> WorkerError {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    WorkerError::new(text)
+}
