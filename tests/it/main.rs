@@ -1,2 +1,19 @@
-//! Not built yet.
-fn main() {}
+//! One binary.
+
+mod completion;
+mod duplicates;
+mod ends;
+mod identity;
+mod kills;
+mod lane_model;
+mod scope_events;
+mod shutdown;
+mod simulator;
+mod snapshot;
+mod tidy;
+mod wake;
+
+/// A world whose children are started from the host of the tests.
+fn world() -> tests::world::World {
+    tests::world::World::new(env!("CARGO_BIN_EXE_host_pod"))
+}

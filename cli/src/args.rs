@@ -1,0 +1,232 @@
+//! What can be typed.
+//!
+//! Parsing only: what a word means by itself is checked here, with an error that names it and says what would be right;
+//! what it means together with others, or with files, is checked by its command, before anything is made.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use pod::id::{NoteKey, PodName, WorkId};
+
+use crate::exit::EXIT_CODES;
+
+/// Run trees of pods: processes that delegate work to each other, in which no child's end is ever missed.
+///
+/// A pod is a process with a name, a store and a socket. A parent gives work to its children; what becomes of it is
+/// committed in the child's store, and then once, in order, in the parent's, whoever is killed in between.
+#[derive(Debug, Parser)]
+#[command(name = "pod", version, max_term_width = 110, after_long_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Print JSON, one object a line, instead of text
+    ///
+    /// Errors, too, are then one line of JSON, on standard error.
+    #[arg(long, global = true, display_order = 900)]
+    pub(crate) json: bool,
+    /// Keep sockets and stores below DIR
+    ///
+    /// Otherwise below the directory in the environment variable PODS_ROOT, or else sockets in $XDG_RUNTIME_DIR/pods
+    /// and stores in $XDG_STATE_HOME/pods (~/.local/state/pods). The directory must be yours alone (mode 700).
+    #[arg(long, global = true, display_order = 901, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a parent pod with children, wait until all their work is settled, and show how each ended
+    ///
+    /// The parent records each report that it is given (`pod log NAME`); each child is a process of its own and is
+    /// given one work. Exits with 0 if all of it finished and every child ended in order, else with 1. A name that has
+    /// run before goes on with its history: what an earlier process left open is settled first.
+    ///
+    /// Example: pod run --child a='git log --oneline | head -3' --child b='exit 3'
+    Run(RunArgs),
+    /// Show what the promise is worth: a canned tree with a child that fails, one that is killed, and a grandchild
+    ///
+    /// Runs in a temporary directory that is removed afterwards; with --root it is kept, for `pod log` and `pod ls`.
+    Demo(DemoArgs),
+    /// Print the committed history of a pod, alive or dead
+    Log(LogArgs),
+    /// List the pods: alive or ended, what they do, what waits
+    ///
+    /// INBOX counts what a pod's agent has yet to be told; OUTBOX the events that its parent has yet to commit;
+    /// UNDELIVERABLE those that its parent cannot take.
+    Ls,
+    /// Send a message to a running pod and say what became of it
+    ///
+    /// By default the message is work: the pod starts a turn with it, or says why not. With --notify it is put where
+    /// the pod is told of it with its next request. Not delivered, rejected and unknown have exit codes of their own.
+    Send(SendArgs),
+    /// Stop a running pod and wait until its process is gone
+    Stop(StopArgs),
+}
+
+/// `pod run`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("children").args(["child", "child_script"]).multiple(true).required(true))]
+pub(crate) struct RunArgs {
+    /// The parent's name [default: run]
+    #[arg(long, value_name = "NAME", conflicts_with = "manifest")]
+    pub(crate) name: Option<PodName>,
+    /// A child called NAME that runs COMMAND in a shell; repeatable
+    #[arg(long, value_name = "NAME=COMMAND", value_parser = named_child)]
+    pub(crate) child: Vec<NamedChild>,
+    /// A child called NAME that follows the script in FILE (TOML); repeatable
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_child)]
+    pub(crate) child_script: Vec<NamedChild>,
+    /// What the parent is configured to be (TOML): its name, worker, durability and limits
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Stop when this has passed and work is still open, for example 90s, 5m or 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Keep the pods running when all is settled, until Ctrl-C or `pod stop`
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// `pod demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Give up when the tree has not come to its end by then
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod log`.
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// Whose history
+    pub(crate) name: PodName,
+    /// Only the last N entries
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// `pod send`.
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// To whom
+    pub(crate) name: PodName,
+    /// What
+    pub(crate) message: String,
+    /// Tell, instead of giving work
+    #[arg(long)]
+    pub(crate) notify: bool,
+    /// The message's key, 16 hexadecimal digits
+    ///
+    /// Sending a message again under its key does it once. A new key is chosen and printed if none is given.
+    #[arg(long, value_name = "KEY", value_parser = key)]
+    pub(crate) key: Option<u64>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod stop`.
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Whom
+    pub(crate) name: PodName,
+    /// Cancel the turn that is running instead of letting it end
+    #[arg(long)]
+    pub(crate) now: bool,
+    /// How long to wait until its process is gone
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub(crate) timeout: Duration,
+}
+
+/// A child as it is typed: `NAME=WHAT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedChild {
+    pub(crate) name: PodName,
+    pub(crate) what: String,
+}
+
+impl SendArgs {
+    pub(crate) fn work(&self) -> WorkId {
+        self.key.map_or_else(WorkId::random, WorkId)
+    }
+
+    pub(crate) fn note(&self) -> NoteKey {
+        self.key.map_or_else(NoteKey::random, NoteKey)
+    }
+}
+
+fn named_child(text: &str) -> Result<NamedChild, String> {
+    let Some((name, what)) = text.split_once('=') else {
+        return Err("there is no `=` in it; write NAME=WHAT, for example --child a='git log | head -3'".to_owned());
+    };
+    let name: PodName = name.parse().map_err(|error: pod::id::NameError| error.to_string())?;
+    if what.trim().is_empty() {
+        return Err(format!("nothing stands behind the `=`; say what `{name}` is to run"));
+    }
+    Ok(NamedChild { name, what: what.to_owned() })
+}
+
+fn key(text: &str) -> Result<u64, String> {
+    text.parse::<WorkId>().map(|work| work.0).map_err(|_| "a key has 16 hexadecimal digits".to_owned())
+}
+
+/// A duration as people write it: a whole number and its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let remedy = "write a whole number and its unit, for example 500ms, 90s, 5m or 1h";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("it does not begin with a number; {remedy}"))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("`{unit}` is no unit; {remedy}")),
+    };
+    // LIMIT: a year; longer ones are typing errors, and would pass what clocks can add.
+    let year = 365 * 24 * 3_600_000;
+    match millis {
+        Some(0) => Err(format!("it is no time at all; {remedy}")),
+        Some(millis) if millis <= year => Ok(Duration::from_millis(millis)),
+        _ => Err("it is more than a year".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        for (text, millis) in [("500ms", 500), ("90s", 90_000), ("7", 7_000), ("5m", 300_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "1.5s", "1 s", "1d", "0s", "99999999999999999999s", "9000h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn child_is_a_name_and_what_it_runs() {
+        let child = named_child("a=x=y").unwrap();
+        assert_eq!((child.name.as_str(), child.what.as_str()), ("a", "x=y"));
+        for (text, word) in [("a", "no `=`"), ("=x", "it is empty"), ("A=x", "a-z"), ("a= ", "nothing stands")] {
+            let error = named_child(text).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

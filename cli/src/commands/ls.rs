@@ -1,0 +1,144 @@
+//! `pod ls`: which pods there are, which of them live, and what waits in them.
+//!
+//! A pod lives if its life lock is held. What a living one does it says itself; everything else is read from stores.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use pod::PodStatus;
+use pod::discovery::{self, PodSummary};
+use pod::id::PodName;
+use serde::Serialize;
+
+use crate::args::Global;
+use crate::commands::existing_roots;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{Output, Tone};
+use crate::table::Table;
+
+/// LIMIT: how long a living pod may take to answer; one that is stopped (SIGSTOP) must not hold up the list.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Line {
+    r#type: &'static str,
+    name: PodName,
+    alive: bool,
+    pid: Option<u32>,
+    /// What it does, if it lives; none, if it lives and does not answer, or has ended.
+    state: Option<String>,
+    parent: Option<PodName>,
+    children_live: u64,
+    children: u64,
+    inbox: u64,
+    outbox: u64,
+    undeliverable: u64,
+    /// What became of the last offer to the parent, if it failed.
+    last_outcome: Option<String>,
+    /// Why the store cannot be read.
+    unreadable: Option<String>,
+}
+
+pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Failure> {
+    let Ok(roots) = existing_roots(global)? else {
+        output.line("no pods")?;
+        return Ok(Exit::Ok);
+    };
+    let pods = discovery::list(&roots).map_err(|error| Failure::from_error(Exit::Usage, error))?;
+    let parents = parents(&pods);
+    let lines = join_all(pods.into_iter().map(|pod| {
+        let parent = parents.get(&pod.name).cloned();
+        let roots = &roots;
+        async move {
+            let status = match &pod.holder {
+                Some(_) => discovery::status(roots, &pod.name, ANSWER_MAX).await.ok(),
+                None => None,
+            };
+            line(pod, status, parent)
+        }
+    }))
+    .await;
+    if lines.is_empty() {
+        output.line("no pods")?;
+    }
+    let mut table = Table::new(&["name", "life", "state", "parent", "children", "inbox", "outbox", "undeliverable"]);
+    for line in &lines {
+        output.record(line)?;
+        table.row(cells(line));
+    }
+    if !lines.is_empty() {
+        for line in table.lines(output) {
+            output.line(line)?;
+        }
+    }
+    for line in lines.iter().filter(|line| line.unreadable.is_some()) {
+        let why = line.unreadable.as_deref().unwrap_or_default();
+        output.line(format!("the store of `{}` cannot be read: {why}", line.name))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Whose child each pod is, or was last.
+fn parents(pods: &[PodSummary]) -> BTreeMap<PodName, PodName> {
+    let mut newest = BTreeMap::new();
+    for pod in pods {
+        for child in pod.store.iter().flat_map(|record| &record.children) {
+            let known = newest.entry(child.pod.name.clone()).or_insert((child.at, pod.name.clone()));
+            if known.0 < child.at {
+                *known = (child.at, pod.name.clone());
+            }
+        }
+    }
+    newest.into_iter().map(|(child, (_, parent))| (child, parent)).collect()
+}
+
+fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<PodName>) -> Line {
+    let (counts, unreadable) = match pod.store {
+        Ok(record) => (record.counts, None),
+        Err(why) => (Default::default(), Some(why)),
+    };
+    let pid = pod.holder.as_ref().and_then(|holder| holder.pid);
+    Line {
+        r#type: "pod",
+        name: pod.name,
+        alive: pod.holder.is_some(),
+        pid,
+        state: status.as_ref().map(|status| status.state.to_string()),
+        parent: status.and_then(|status| status.parent).map(|parent| parent.name).or(parent),
+        // Children of a pod that has ended have ended with it, or are ended by its next life.
+        children_live: if pod.holder.is_some() { counts.children_live } else { 0 },
+        children: counts.children_total,
+        inbox: counts.inbox_waiting,
+        outbox: counts.outbox_pending,
+        undeliverable: counts.outbox_undeliverable,
+        last_outcome: counts.outbox_last_outcome,
+        unreadable,
+    }
+}
+
+fn cells(line: &Line) -> Vec<(String, Tone)> {
+    let life = match (line.alive, line.pid) {
+        (true, Some(pid)) => (format!("alive ({pid})"), Tone::Good),
+        (true, None) => ("alive".to_owned(), Tone::Good),
+        (false, _) => ("ended".to_owned(), Tone::Faint),
+    };
+    let state = match (&line.state, line.alive) {
+        (Some(state), _) => (state.clone(), if state == "blocked" { Tone::Bad } else { Tone::Plain }),
+        (None, true) => ("no answer".to_owned(), Tone::Bad),
+        (None, false) => ("-".to_owned(), Tone::Plain),
+    };
+    let plain = |text: String| (text, Tone::Plain);
+    vec![
+        (line.name.to_string(), Tone::Strong),
+        life,
+        state,
+        plain(line.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
+        plain(format!("{} of {}", line.children_live, line.children)),
+        plain(line.inbox.to_string()),
+        plain(line.outbox.to_string()),
+        (line.undeliverable.to_string(), if line.undeliverable > 0 { Tone::Bad } else { Tone::Plain }),
+    ]
+}

@@ -1,0 +1,103 @@
+//! One file for each command, and what they have in common: finding the roots and a pod below them.
+
+mod demo;
+mod log;
+mod ls;
+mod run;
+mod send;
+mod stop;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pod::id::PodName;
+use pod::life_lock::{self, Holder, Life};
+use pod::runtime_dir::{PodPaths, ROOT_VARIABLE, Roots};
+
+use crate::args::{Cli, Command, Global};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// LIMIT: names that are listed beside one that is unknown.
+const NAMES_MAX: usize = 8;
+
+/// Runs the command.
+pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Failure> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Run(args) => run::run(args, global, output).await,
+        Command::Demo(args) => demo::demo(args, global, output).await,
+        Command::Log(args) => log::log(args, global, output),
+        Command::Ls => ls::ls(global, output).await,
+        Command::Send(args) => send::send(args, global, output).await,
+        Command::Stop(args) => stop::stop(args, global, output).await,
+    }
+}
+
+/// The roots, made if need be.
+fn roots(global: &Global) -> Result<Roots, Failure> {
+    Roots::resolve(global.root.as_deref()).map_err(|error| Failure::from_error(Exit::Usage, error))
+}
+
+/// The roots for looking: a directory that does not exist is not made for that.
+fn existing_roots(global: &Global) -> Result<Result<Roots, PathBuf>, Failure> {
+    let variable = || std::env::var_os(ROOT_VARIABLE).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    match global.root.clone().or_else(variable) {
+        Some(dir) if dir.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) => {
+            Ok(Err(dir))
+        }
+        _ => roots(global).map(Ok),
+    }
+}
+
+/// The files of a pod that exists, alive or dead.
+fn existing_pod(global: &Global, name: &PodName) -> Result<(Roots, PodPaths), Failure> {
+    let roots = existing_roots(global)?.map_err(|dir| {
+        let message = format!(
+            "there is no pod `{name}`: directory `{}` does not exist; correct --root or {ROOT_VARIABLE}",
+            dir.display()
+        );
+        Failure::new(Exit::NoSuchPod, message)
+    })?;
+    let paths = roots.pod(name);
+    if paths.store().exists() || paths.life_lock().exists() {
+        return Ok((roots, paths));
+    }
+    let names = roots.pods().map_err(|error| Failure::from_error(Exit::Usage, error))?;
+    let known: Vec<String> = names.iter().take(NAMES_MAX).map(|name| format!("`{name}`")).collect();
+    let known = match (known.is_empty(), names.len() > NAMES_MAX) {
+        (true, _) => "there are none".to_owned(),
+        (false, false) => format!("there are {}", known.join(", ")),
+        (false, true) => format!("there are {} and more; `pod ls` lists them", known.join(", ")),
+    };
+    let message = format!("there is no pod `{name}` below `{}`; {known}", state_root(&paths));
+    Err(Failure::new(Exit::NoSuchPod, message))
+}
+
+fn state_root(paths: &PodPaths) -> String {
+    paths.state_dir().parent().unwrap_or(paths.state_dir()).display().to_string()
+}
+
+/// Who lives under that name; an error that says so, if nobody does.
+fn running(paths: &PodPaths) -> Result<Holder, Failure> {
+    let name = paths.name();
+    match life_of(paths)? {
+        Life::Held(holder) => Ok(holder),
+        Life::Free => Err(Failure::new(
+            Exit::NoSuchPod,
+            format!(
+                "pod `{name}` does not run: no process holds its life lock; `pod log {name}` shows what it has left"
+            ),
+        )),
+    }
+}
+
+fn life_of(paths: &PodPaths) -> Result<Life, Failure> {
+    life_lock::probe(&paths.life_lock()).map_err(|error| Failure::from_error(Exit::Internal, error))
+}
+
+/// A duration as people read it.
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}

@@ -1,0 +1,159 @@
+//! `pod run`: a parent, its children, one work each, and how they ended.
+//!
+//! Everything that was typed is checked before anything is made.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
+
+use pod::id::PodName;
+use pod::life_lock::Life;
+use pod::manifest::{Limits, Manifest, ManifestError};
+use pod::protocol::RUN_INPUT_BYTES_MAX;
+use pod::runtime_dir::Roots;
+use pod::{Durability, StoreReader, WorkerSpec, Workers};
+
+use crate::args::{Global, NamedChild, RunArgs};
+use crate::commands::{life_of, roots};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::results;
+use crate::starting::PlannedChild;
+use crate::tree::{self, Plan};
+
+/// LIMIT: the size of a script, in bytes, as that of a manifest.
+const SCRIPT_BYTES_MAX: u64 = 64 * 1024;
+/// What the parent is called if nobody says otherwise.
+const DEFAULT_NAME: &str = "run";
+
+pub(crate) async fn run(args: &RunArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
+    let plan = plan(args)?;
+    let roots = roots(global)?;
+    check_names(&plan, &roots)?;
+    let finished = tree::run(&plan, &roots, output).await?;
+    let account = &finished.follower.account;
+    if !plan.keep {
+        results::show(account, &finished.seen, &roots, output)?;
+    }
+    let mut problems = finished.troubles;
+    problems.extend(results::defects(account, &finished.seen, true));
+    problems.extend(results::failures(account));
+    let exit = if problems.is_empty() { Exit::Ok } else { Exit::WorkFailed };
+    output.line("")?;
+    for problem in &problems {
+        output.line(format!("- {problem}"))?;
+    }
+    let finished = account.works.iter().filter(|work| work.result.is_some_and(|r| r.is_success())).count();
+    let (works, name) = (account.works.len(), &plan.name);
+    output.line(format!("{finished} of {works} works finished; `pod log {name}` shows what `{name}` has committed"))?;
+    output.record(&serde_json::json!({
+        "type": "summary",
+        "pod": name,
+        "works": works,
+        "finished": finished,
+        "problems": problems,
+        "exit": exit.code(),
+    }))?;
+    Ok(exit)
+}
+
+/// What is to be run, checked as far as that is possible without making anything.
+fn plan(args: &RunArgs) -> Result<Plan, Failure> {
+    let (name, worker, durability, limits) = parent(args)?;
+    let mut children = Vec::new();
+    for NamedChild { name, what } in &args.child {
+        if what.len() > RUN_INPUT_BYTES_MAX {
+            let bytes = what.len();
+            return Err(Failure::usage(format!(
+                "the command of child `{name}` has {bytes} bytes, at most {RUN_INPUT_BYTES_MAX} are allowed; put it in a file"
+            )));
+        }
+        let worker = WorkerSpec::command(what);
+        children.push(PlannedChild { name: name.clone(), worker, input: what.clone() });
+    }
+    for NamedChild { name, what } in &args.child_script {
+        let text = read_script(name, Path::new(what))?;
+        let worker = WorkerSpec::scripted(&text, what).map_err(|error| bad_child(name, error))?;
+        children.push(PlannedChild { name: name.clone(), worker, input: what.clone() });
+    }
+    let mut names = BTreeSet::new();
+    for PlannedChild { name: child, worker, .. } in &children {
+        if *child == name {
+            return Err(Failure::usage(format!(
+                "child `{child}` has its parent's name; rename it, or the parent with --name"
+            )));
+        }
+        if !names.insert(child) {
+            return Err(Failure::usage(format!("two children are called `{child}`; give each a name of its own")));
+        }
+        Workers::builtin().make(worker).map_err(|error| bad_child(child, error))?;
+    }
+    let (victim, timeout, keep) = (None, args.timeout, args.keep);
+    Ok(Plan { name, worker, durability, limits, children, victim, timeout, keep })
+}
+
+fn parent(args: &RunArgs) -> Result<(PodName, WorkerSpec, Durability, Limits), Failure> {
+    if let Some(path) = &args.manifest {
+        let Manifest { pod, worker, limits } =
+            Manifest::read(path).map_err(|error| Failure::from_error(Exit::Usage, error))?;
+        Workers::builtin()
+            .make(&worker)
+            .map_err(|error| Failure::usage(format!("manifest `{}` cannot be used", path.display())).because(error))?;
+        return Ok((pod.name, worker, pod.durability, limits));
+    }
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => DEFAULT_NAME.parse().map_err(|error| Failure::from_error(Exit::Internal, error))?,
+    };
+    Ok((name, WorkerSpec::ledger(), Durability::default(), Limits::default()))
+}
+
+fn read_script(child: &PodName, path: &Path) -> Result<String, Failure> {
+    let failure = || Failure::usage(format!("the script `{}` of child `{child}` cannot be read", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| failure().because(error))?;
+    let mut text = String::new();
+    file.take(SCRIPT_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failure().because(error))?;
+    if text.len() as u64 > SCRIPT_BYTES_MAX {
+        let shown = path.display();
+        return Err(Failure::usage(format!(
+            "the script `{shown}` of child `{child}` has more than {SCRIPT_BYTES_MAX} bytes; split it into children"
+        )));
+    }
+    Ok(text)
+}
+
+fn bad_child(child: &PodName, error: ManifestError) -> Failure {
+    Failure::usage(format!("child `{child}` cannot be started")).because(error)
+}
+
+/// Names that somebody else has are found before anything is made of ours.
+fn check_names(plan: &Plan, roots: &Roots) -> Result<(), Failure> {
+    let name = &plan.name;
+    let paths = roots.pod(name);
+    if let Life::Held(holder) = life_of(&paths)? {
+        let remedy = format!("stop it with `pod stop {name}`, or choose another name with --name");
+        return Err(Failure::new(Exit::Held, format!("pod `{name}` runs already, as {holder}; {remedy}")));
+    }
+    for child in &plan.children {
+        let child_paths = roots.pod(&child.name);
+        if !child_paths.store().exists() {
+            continue;
+        }
+        // The events of a pod are those of its store, and its parent has their beginning: a store that another parent
+        // knows would begin in the middle here.
+        let known = paths.store().exists()
+            && StoreReader::open(paths.store())
+                .and_then(|reader| reader.look(|reads| reads.child_by_name(&child.name)))
+                .map_err(|error| Failure::from_error(Exit::Internal, error))?
+                .is_some();
+        if !known {
+            let (child, dir) = (&child.name, child_paths.state_dir().display());
+            return Err(Failure::usage(format!(
+                "there is a pod `{child}` already, and it is no child of `{name}` (its files are in `{dir}`); \
+                 choose another name for the child, or another --root"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! History as sentences: one line for each entry.
+//!
+//! Text that came from pods is quoted on one line and cut; all of it is in the JSON lines.
+
+use pod::protocol::{LocalEvent, PodEvent};
+use pod::store::{HistoryItem, Origin, OutputKind, SystemItem, Terminal, TurnCause, TurnOutcome, UnixMillis};
+
+use crate::output::one_line;
+
+/// LIMIT: characters of a pod's text in one line.
+const QUOTE_CHARS_MAX: usize = 160;
+
+/// What happened, in a sentence without a full stop.
+pub(crate) fn describe(item: &HistoryItem) -> String {
+    match item {
+        HistoryItem::LifeStarted { pod } => format!("life {} began", pod.incarnation),
+        HistoryItem::UserInput { origin, text } => format!("told by {}: {}", by(origin), quote(text)),
+        HistoryItem::TurnStarted { cause, works } => {
+            let for_works = works.iter().map(|work| format!(" for work {work}"));
+            format!("turn began, {}{}", why(*cause), for_works.collect::<String>())
+        }
+        HistoryItem::TurnEnded { outcome: TurnOutcome::Ended { result } } => format!("turn ended: {result}"),
+        HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { message } } => {
+            format!("turn failed: {}", quote(message))
+        }
+        HistoryItem::Output { output: OutputKind::Text, text } => format!("said: {}", quote(text)),
+        HistoryItem::Output { output: OutputKind::Stderr, text } => format!("said on stderr: {}", quote(text)),
+        HistoryItem::Worker { what, detail } => format!("worker: {what} {}", quote(&detail.to_string())),
+        HistoryItem::SystemItem(SystemItem::Report { event, .. }) => format!("was told: {}", event_line(event)),
+        HistoryItem::SystemItem(SystemItem::Note { origin, text, .. }) => {
+            format!("was told by {}: {}", by(origin), quote(text))
+        }
+        HistoryItem::ControlEvent { event, .. } => format!("took note: {}", event_line(event)),
+        HistoryItem::ChildSpawned { child, .. } => {
+            format!("child `{}` was spawned ({})", child.name, child.incarnation)
+        }
+        HistoryItem::ChildReady { child } => format!("child `{}` is ready", child.name),
+        HistoryItem::ChildTerminal { child, terminal, unread } => {
+            let unread = unread.as_ref().map(|why| format!("; its last events could not be read: {}", quote(why)));
+            format!("child `{}` {}{}", child.name, terminal_line(terminal), unread.unwrap_or_default())
+        }
+        HistoryItem::WorkDelegated { child, input } => format!("work was given to `{}`: {}", child.name, quote(input)),
+        HistoryItem::WorkSettled { result, child: Some(child) } => format!("work of `{child}` is settled: {result}"),
+        HistoryItem::WorkSettled { result, child: None } => format!("work is settled: {result}"),
+        HistoryItem::Blocked { reason } => format!("blocked: {}", quote(reason)),
+        HistoryItem::Unblocked => "no longer blocked".to_owned(),
+        other => other.kind().replace('_', " "),
+    }
+}
+
+/// How a child's life ended, after its name.
+pub(crate) fn terminal_line(terminal: &Terminal) -> String {
+    match terminal {
+        Terminal::ShutDown => "shut down".to_owned(),
+        Terminal::Lost { reason } => format!("was lost: {reason}"),
+        Terminal::NeverStarted { reason } => format!("was never started: {}", quote(reason)),
+    }
+}
+
+fn event_line(event: &LocalEvent) -> String {
+    let pod = &event.pod().name;
+    match event {
+        LocalEvent::Lost { reason, .. } => format!("`{pod}` is lost: {reason}"),
+        LocalEvent::Reported(event) => match event {
+            PodEvent::TurnEnded { work, result, .. } => format!("`{pod}` ended a turn of work {work}: {result}"),
+            PodEvent::Errored { work, message, .. } => {
+                let of = work.map(|work| format!(" in work {work}")).unwrap_or_default();
+                format!("`{pod}` failed{of}: {}", quote(message))
+            }
+            PodEvent::ShutDown { .. } => format!("`{pod}` shut down"),
+            PodEvent::ScopeSubDelegated { parent_pod, sub_pod, .. } => {
+                format!("`{}` is a child of `{}`", sub_pod.name, parent_pod.name)
+            }
+            PodEvent::WorkSettled { work, result, .. } => format!("work {work} of `{pod}` is settled: {result}"),
+            PodEvent::Gap { from, to, .. } => format!("events {from} to {to} of `{pod}` are missing for good"),
+        },
+    }
+}
+
+fn by(origin: &Origin) -> String {
+    match origin {
+        Origin::Parent { pod } => format!("its parent `{}`", pod.name),
+        Origin::Person { uid, pid: Some(pid) } => format!("user {uid} (process {pid})"),
+        Origin::Person { uid, pid: None } => format!("user {uid}"),
+        Origin::Host => "its own program".to_owned(),
+    }
+}
+
+fn why(cause: TurnCause) -> &'static str {
+    match cause {
+        TurnCause::Run => "with a run",
+        TurnCause::Reports => "to be told what is new",
+        TurnCause::Resume => "going on",
+    }
+}
+
+fn quote(text: &str) -> String {
+    one_line(text, QUOTE_CHARS_MAX)
+}
+
+/// A time of day with its date, in UTC: `2026-11-21 04:31:07.250`.
+pub(crate) fn time(at: UnixMillis) -> String {
+    let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{millis:03}")
+}
+
+/// The date that is `days` after 1970-01-01, in the Gregorian calendar: counts whole eras of 400 years, then years that
+/// begin in March, so that the leap day is the last one (Hinnant, "chrono-compatible low-level date algorithms").
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (at, text) in [
+            (0, "1970-01-01 00:00:00.000"),
+            (951_782_399_999, "2000-02-28 23:59:59.999"),
+            (951_782_400_000, "2000-02-29 00:00:00.000"),
+            (1_795_235_467_250, "2026-11-21 04:31:07.250"),
+            (4_107_542_400_000, "2100-03-01 00:00:00.000"),
+        ] {
+            assert_eq!(time(UnixMillis(at)), text);
+        }
+    }
+
+    #[test]
+    fn text_of_pods_stays_on_its_line() {
+        let item = HistoryItem::Output { output: OutputKind::Text, text: "a\n\u{1b}[2Jb".to_owned() };
+        assert_eq!(describe(&item), "said: a  [2Jb");
+    }
+}

@@ -1,0 +1,276 @@
+//! How a tree ended: a row for each work, read from the committed histories of the parent and of those below it.
+//!
+//! Judges nothing but what any tree must satisfy: that each life and each work has its one end, and each stream no hole.
+//!
+//! Used by `pod run` and `pod demo`, at the end.
+
+use std::collections::BTreeMap;
+
+use pod::id::{PodId, PodName, WorkId};
+use pod::protocol::WorkResult;
+use pod::runtime_dir::Roots;
+use pod::store::{HistoryItem, Terminal, UnixMillis};
+use pod::{ChildStatus, WorkEnd};
+use serde::Serialize;
+
+use crate::account::{Account, End, Life, Work};
+use crate::describe::terminal_line;
+use crate::failure::Failure;
+use crate::follow::Follower;
+use crate::output::{Output, Tone};
+use crate::table::Table;
+
+/// LIMIT: how far below the parent histories are read; trees that people draw are flatter.
+const DEPTH_MAX: usize = 8;
+
+/// One work, or a child that has none.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    r#type: &'static str,
+    /// The way to it from the parent: `a`, or `a > b` for its grandchild.
+    pub(crate) child: String,
+    pub(crate) pod: PodId,
+    pub(crate) work: Option<WorkId>,
+    pub(crate) input: Option<String>,
+    /// The last that its parent was told of it.
+    pub(crate) terminal_event: Option<String>,
+    pub(crate) outcome: Option<WorkResult>,
+    /// How its life ended, if it has.
+    pub(crate) life: Option<Terminal>,
+    /// How often its events were offered, at most: once, and once more for each that was repeated.
+    attempts: Option<u64>,
+    offers: Option<u64>,
+    events: u64,
+    /// From the commit of its end in the child's store to the commit in the parent's, which the ack follows.
+    time_to_ack_ms: Option<u64>,
+}
+
+/// All rows of a tree, children before their own children.
+pub(crate) fn rows(account: &Account, seen: &[ChildStatus], roots: &Roots) -> Vec<Row> {
+    let mut rows = Vec::new();
+    add_rows(&mut rows, account, seen, roots, "", DEPTH_MAX);
+    rows
+}
+
+fn add_rows(rows: &mut Vec<Row>, account: &Account, seen: &[ChildStatus], roots: &Roots, above: &str, depth: usize) {
+    for life in &account.lives {
+        let (settled, below) = child_store(roots, &life.pod.name);
+        let status = seen.iter().find(|status| status.pod == life.pod);
+        let row = |work: Option<&Work>| Row {
+            r#type: "work",
+            child: format!("{above}{}", life.pod.name),
+            pod: life.pod.clone(),
+            work: work.map(|work| work.work),
+            input: work.map(|work| work.input.clone()),
+            terminal_event: work.and_then(|work| {
+                let told = work.end.as_ref().map(ToString::to_string);
+                told.or_else(|| untold(seen, work).map(|end| format!("{end} (not told yet)")))
+            }),
+            outcome: work.and_then(|work| work.result),
+            life: life.terminal.clone(),
+            attempts: status.filter(|status| status.applied > 0).map(|s| 1 + s.offers.saturating_sub(s.applied)),
+            offers: status.map(|status| status.offers),
+            events: account.seen_of(life).map_or(0, crate::seen::Seen::count),
+            time_to_ack_ms: work.and_then(|work| {
+                let (there, here) = (settled.get(&work.work)?, work.settled_at?);
+                Some(here.0.saturating_sub(there.0))
+            }),
+        };
+        let mut works = account.works_of(&life.pod).peekable();
+        if works.peek().is_none() {
+            rows.push(row(None));
+        }
+        rows.extend(works.map(|work| row(Some(work))));
+        if let Some(below) = below.filter(|below| depth > 0 && !below.lives.is_empty()) {
+            add_rows(rows, &below, &[], roots, &format!("{above}{} > ", life.pod.name), depth - 1);
+        }
+    }
+}
+
+/// What a child's own store says: when its works were settled there, and its own children. Nothing, if it never made
+/// one or it cannot be read: the table is then shorter, and the parent's word stands.
+fn child_store(roots: &Roots, name: &PodName) -> (BTreeMap<WorkId, UnixMillis>, Option<Account>) {
+    let mut settled = BTreeMap::new();
+    let Ok(mut follower) = Follower::open(&roots.pod(name)) else { return (settled, None) };
+    let read = follower.catch_up(|row, _| {
+        if let (HistoryItem::WorkSettled { child: None, .. }, Some(work)) = (&row.item, row.work) {
+            settled.insert(work, row.at);
+        }
+        Ok(())
+    });
+    (settled, read.is_ok().then_some(follower.account))
+}
+
+/// Prints the table, or its rows as JSON.
+pub(crate) fn show(
+    account: &Account,
+    seen: &[ChildStatus],
+    roots: &Roots,
+    output: &mut Output,
+) -> Result<Vec<Row>, Failure> {
+    let rows = rows(account, seen, roots);
+    let mut table = Table::new(&["child", "work", "terminal event", "outcome", "attempts", "time to ack"]);
+    for row in &rows {
+        output.record(row)?;
+        let plain = |text: Option<String>| (text.unwrap_or_else(|| "-".to_owned()), Tone::Plain);
+        let (outcome, tone) = match (row.outcome, &row.life) {
+            (Some(result), _) if result.is_success() => (result.to_string(), Tone::Good),
+            (Some(result), _) => (result.to_string(), Tone::Bad),
+            (None, Some(end)) if row.work.is_none() => (terminal_line(end), Tone::Bad),
+            (None, _) => ("open".to_owned(), Tone::Bad),
+        };
+        table.row(vec![
+            (row.child.clone(), Tone::Strong),
+            plain(row.input.clone()),
+            plain(row.terminal_event.clone()),
+            (outcome, tone),
+            plain(row.attempts.map(|attempts| attempts.to_string())),
+            plain(row.time_to_ack_ms.map(|ms| if ms == 0 { "< 1 ms".to_owned() } else { format!("{ms} ms") })),
+        ]);
+    }
+    if !rows.is_empty() {
+        output.line("")?;
+        for line in table.lines(output) {
+            output.line(line)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// What contradicts the promise: an end that is missing or stands twice, an event that is missing or stands twice.
+/// `ended` says that the tree was stopped, so that each life must be over.
+pub(crate) fn defects(account: &Account, seen: &[ChildStatus], ended: bool) -> Vec<String> {
+    let mut defects = Vec::new();
+    for life in &account.lives {
+        let name = &life.pod.name;
+        if ended && life.terminal.is_none() {
+            defects.push(format!("child `{name}` has no terminal event"));
+        }
+        if life.terminals > 1 {
+            defects.push(format!("child `{name}` has {} terminal events", life.terminals));
+        }
+        stream_defects(account, life, &mut defects);
+    }
+    for work in &account.works {
+        let (name, input) = (&work.child.name, &work.input);
+        if work.result.is_none() {
+            defects.push(format!("the work of `{name}` is not settled: {input}"));
+        } else if !work.is_told() && untold(seen, work).is_some() {
+            defects.push(format!(
+                "how the work of `{name}` ended waits in its parent's inbox, for its next life: {input}"
+            ));
+        } else if !work.is_told() {
+            defects.push(format!("the work of `{name}` lacks its terminal event: {input}"));
+        }
+        if work.settlements > 1 {
+            defects.push(format!("the work of `{name}` is settled {} times", work.settlements));
+        }
+    }
+    defects
+}
+
+/// How a work ended, if that is committed in the parent's inbox and the parent was stopped before its agent was told.
+fn untold(seen: &[ChildStatus], work: &Work) -> Option<String> {
+    let status = seen.iter().find(|status| status.work.as_ref().is_some_and(|(known, _)| *known == work.work))?;
+    let end = match status.work_end.as_ref()? {
+        WorkEnd::TurnEnded(result) => End::TurnEnded(*result),
+        WorkEnd::Errored { message } => End::Errored(message.clone()),
+        WorkEnd::Lost(reason) => End::Lost(*reason),
+        WorkEnd::Settled(_) => return None,
+    };
+    Some(end.to_string())
+}
+
+fn stream_defects(account: &Account, life: &Life, defects: &mut Vec<String>) {
+    let Some(seen) = account.seen_of(life) else { return };
+    let name = &life.pod.name;
+    if let Some(missing) = seen.first_missing() {
+        defects.push(format!("event {missing} of `{name}` is missing in the history"));
+    }
+    if seen.repeated() > 0 {
+        defects.push(format!("{} events of `{name}` stand in the history twice", seen.repeated()));
+    }
+    if seen.lost() > 0 {
+        defects.push(format!("{} events of `{name}` are lost for good", seen.lost()));
+    }
+}
+
+/// What went wrong, honestly told: work that failed, children that did not end in order.
+pub(crate) fn failures(account: &Account) -> Vec<String> {
+    let works = account.works.iter().filter(|work| work.result.is_some_and(|result| !result.is_success()));
+    let works = works.map(|work| {
+        let result = work.result.map(|result| result.to_string()).unwrap_or_default();
+        let end = work.end.as_ref().map(|end| format!(" ({end})")).unwrap_or_default();
+        format!("the work of `{}` ended as {result}{end}", work.child.name)
+    });
+    let lives = account.lives.iter().filter_map(|life| match &life.terminal {
+        None | Some(Terminal::ShutDown) => None,
+        Some(end) => Some(format!("child `{}` {}", life.pod.name, terminal_line(end))),
+    });
+    works.chain(lives).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use pod::protocol::LostReason;
+
+    use super::*;
+    use crate::account::tests::{account, delegated, pod_id, report, settled, spawned, terminal, turn_ended};
+
+    #[track_caller]
+    fn check(rows: &[pod::store::HistoryRow], ended: bool, words: &[&str]) {
+        let found = defects(&account(rows), &[], ended);
+        assert_eq!(found.len(), words.len(), "{found:?}");
+        for (found, word) in found.iter().zip(words) {
+            assert!(found.contains(word), "`{word}` is not in: {found}");
+        }
+    }
+
+    #[test]
+    fn history_in_which_everything_has_its_one_end_has_no_defect() {
+        let a = pod_id("a", 1);
+        let rows = [
+            spawned(&a),
+            delegated(&a, 5),
+            report(1, turn_ended(&a, 5)),
+            settled(&a, 5, WorkResult::Finished),
+            terminal(&a, Terminal::ShutDown),
+        ];
+        check(&rows, true, &[]);
+        assert!(failures(&account(&rows)).is_empty());
+        check(&rows[..1], false, &[]);
+    }
+
+    #[test]
+    fn end_that_is_missing_or_stands_twice_is_found() {
+        let a = pod_id("a", 1);
+        let (spawned, given, ended) = (spawned(&a), delegated(&a, 5), report(1, turn_ended(&a, 5)));
+        let (settled, over) = (settled(&a, 5, WorkResult::Finished), terminal(&a, Terminal::ShutDown));
+        let rows = |rows: &[&pod::store::HistoryRow]| rows.iter().copied().cloned().collect::<Vec<_>>();
+        check(&rows(&[&spawned]), true, &["no terminal event"]);
+        check(&rows(&[&spawned, &over, &over]), true, &["2 terminal events"]);
+        check(&rows(&[&spawned, &given, &ended, &over]), true, &["is not settled"]);
+        check(&rows(&[&spawned, &given, &settled, &over]), true, &["lacks its terminal event"]);
+        check(&rows(&[&spawned, &given, &ended, &settled, &settled, &over]), true, &["settled 2 times"]);
+        check(&rows(&[&spawned, &given, &ended, &ended, &settled, &over]), true, &["twice"]);
+    }
+
+    #[test]
+    fn event_that_is_missing_between_others_is_found() {
+        let a = pod_id("a", 1);
+        let rows = [spawned(&a), delegated(&a, 5), report(2, turn_ended(&a, 5)), settled(&a, 5, WorkResult::Finished)];
+        check(&rows, false, &["event 1 of `a` is missing"]);
+    }
+
+    #[test]
+    fn failures_are_told_with_their_reason_and_are_no_defects() {
+        let a = pod_id("a", 1);
+        let reason = LostReason::Killed { signal: 9 };
+        let rows =
+            [spawned(&a), delegated(&a, 5), terminal(&a, Terminal::Lost { reason }), settled(&a, 5, WorkResult::Lost)];
+        check(&rows, true, &[]);
+        let told = failures(&account(&rows));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().all(|told| told.contains("killed by signal 9")), "{told:?}");
+    }
+}

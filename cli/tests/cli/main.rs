@@ -1,0 +1,10 @@
+//! The `pod` program, as people and programs use it: through its arguments, its output and its exit codes.
+//!
+//! Each test has a root of its own. Every process is bounded, and ended with its test.
+
+mod bad_input;
+mod demo;
+mod looking;
+mod running;
+mod talking;
+mod world;

@@ -1,0 +1,221 @@
+//! Every way in which a turn or a life can end is reported, as what it was; only delegated work is reported.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use pod::protocol::{Cancel, LocalEvent, Notify, PodEvent, PodState, Run, Shutdown, ShutdownMode};
+use pod::store::TurnCause;
+use pod::{Child, ChildPhase, LostReason, PodHandle, SpawnPod, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
+use rustix::process::{Pid, Signal, kill_process};
+use tests::world::until;
+
+use crate::world;
+
+pub(crate) async fn scripted(boss: &PodHandle, name: &str, script: &str) -> Child {
+    let worker = WorkerSpec::scripted(script, name).unwrap();
+    boss.spawn_pod(SpawnPod::new(name.parse().unwrap(), worker)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_which_a_turn_ends_is_reported_as_what_it_was() {
+    use TurnResult as R;
+    let world = world();
+    let boss = world.boss().await;
+    let ended = WorkEnd::TurnEnded;
+    let errored = |message: &str| WorkEnd::Errored { message: message.to_owned() };
+    let table = [
+        ("finished", "{say = 'x'}", ended(R::Finished), Some(WorkResult::Finished)),
+        ("limit", "'limit'", ended(R::LimitReached), Some(WorkResult::LimitReached)),
+        ("rolled-back", "'roll_back'", ended(R::RolledBack), Some(WorkResult::Cancelled)),
+        ("cancelled", "'cancel'", ended(R::Cancelled), Some(WorkResult::Cancelled)),
+        ("failed", "{fail = 'no disk'}", errored("no disk"), Some(WorkResult::Failed)),
+        ("panicked", "{panic = 'no luck'}", errored("the worker panicked: no luck"), Some(WorkResult::Failed)),
+        // Paused work is not over.
+        ("paused", "'pause'", ended(R::Paused), None),
+    ];
+    join_all(table.map(|(name, step, expected, result)| {
+        let (world, boss) = (&world, &boss);
+        async move {
+            let child = scripted(boss, name, &format!("runs = [[{step}]]")).await;
+            let work = child.run("go").await.unwrap();
+            assert_eq!(work.ended().await, expected, "{name}");
+            if let Some(result) = result {
+                assert_eq!(work.settled().await, result, "{name}");
+            }
+            until(&format!("`{name}` has been told"), || {
+                let history = world.history("boss");
+                let settled = result.is_none() || history.told_of(name).len() == 2;
+                (!history.ends_of(work.id()).is_empty() && settled).then_some(())
+            })
+            .await;
+            let history = world.history("boss");
+            assert_eq!(history.ends_of(work.id()), [expected], "{name}");
+            assert_eq!(history.settled(work.id()), result.into_iter().collect::<Vec<_>>(), "{name}");
+        }
+    }))
+    .await;
+    boss.shutdown().await;
+    // A paused turn's work is over with the pod that had it.
+    let history = world.history("boss");
+    history.assert_one_terminal_a_life();
+    assert_eq!(history.terminals("paused"), [Terminal::ShutDown]);
+    assert_eq!(world.counts("boss").works_delegated_open, 0, "the paused work is still open");
+    world.deserted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_is_cut_short_by_the_end_of_its_pod_is_reported_as_interrupted() {
+    let world = world();
+    let boss = world.boss().await;
+    let child = scripted(&boss, "a", "runs = [[{say = 'began'}, {sleep_ms = 600000}]]").await;
+    let work = child.run("go").await.unwrap();
+    until("the turn runs", || world.history("a").outputs().contains(&"began").then_some(())).await;
+    world.client("a").call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
+    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Interrupted));
+    assert_eq!(work.settled().await, WorkResult::Interrupted);
+    assert_eq!(child.terminal().await.unwrap(), Terminal::ShutDown);
+    boss.shutdown().await;
+    assert_eq!(world.history("boss").terminals("a"), [Terminal::ShutDown]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_is_reported_as_cancelled_and_never_as_an_error() {
+    let world = world();
+    let boss = world.boss().await;
+    let sleeps = scripted(&boss, "sleeps", "runs = [[{say = 'began'}, {sleep_ms = 600000}]]").await;
+    let command = SpawnPod::new("command".parse().unwrap(), WorkerSpec::command("echo began; sleep 600"));
+    let command = boss.spawn_pod(command).await.unwrap();
+    for child in [sleeps, command] {
+        let name = child.id().name.as_str();
+        let work = child.run("go").await.unwrap();
+        until("the turn runs", || world.history(name).outputs().iter().any(|o| o.contains("began")).then_some(()))
+            .await;
+        let ack = world.client(name).call(Cancel).await.unwrap();
+        assert!(ack.staged, "{name}: the running turn was told");
+        assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Cancelled), "{name}");
+        assert_eq!(work.settled().await, WorkResult::Cancelled, "{name}");
+        // It takes work again: a cancelled turn is no block.
+        until("it is idle again", || (world.look(name, |reads| reads.control()).state == PodState::Idle).then_some(()))
+            .await;
+    }
+    boss.shutdown().await;
+    let errors = |(_, event): &(_, &LocalEvent)| matches!(event, LocalEvent::Reported(PodEvent::Errored { .. }));
+    assert_eq!(world.history("boss").told().iter().filter(|told| errors(told)).count(), 0);
+    world.deserted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_that_does_not_end_its_turn_is_ended_and_reported_as_cancelled() {
+    let world = world();
+    let boss = world.boss().await;
+    let deaf = SpawnPod::new("deaf".parse().unwrap(), WorkerSpec::of_kind("deaf"));
+    let deaf = boss.spawn_pod(deaf).await.unwrap();
+    let work = deaf.run("go").await.unwrap();
+    world.client("deaf").call(Cancel).await.unwrap();
+    let cancelled = tokio::time::timeout(Duration::from_secs(30), work.ended()).await.expect("its pod has patience");
+    assert_eq!(cancelled, WorkEnd::TurnEnded(TurnResult::Cancelled));
+    // A new worker is made for the next turn.
+    let again = deaf.run("again").await.unwrap();
+    assert_ne!(again.id(), work.id());
+    boss.shutdown().await;
+    world.deserted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_delegated_work_is_reported() {
+    let world = world();
+    let boss = world.boss().await;
+    let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::ledger())).await.unwrap();
+    let note = Notify { key: pod::id::NoteKey::random(), message: "by the way".into(), auto_run: true };
+    assert!(world.client("a").call(note).await.unwrap().woke, "an idle pod starts a turn for it");
+    world.at_rest("a").await;
+    let own = world.history("a");
+    assert_eq!(own.turns().iter().map(|(_, cause)| *cause).collect::<Vec<_>>(), [TurnCause::Reports]);
+    assert_eq!(own.outcomes().len(), 1);
+    assert_eq!(world.look("a", |reads| reads.outbox_head()).0, 0, "a turn of its own was reported");
+
+    // What somebody gives it directly is work like any other, and its parent learns of it.
+    let work = pod::WorkId::random();
+    world.client("a").call(Run { work, input: "do it".into() }).await.unwrap();
+    until("its parent was told", || (!world.history("boss").ends_of(work).is_empty()).then_some(())).await;
+    boss.shutdown().await;
+    let history = world.history("boss");
+    assert_eq!(history.ends_of(work), [WorkEnd::TurnEnded(TurnResult::Finished)]);
+    assert_eq!(child.id().name.as_str(), "a");
+    history.assert_every_event_once_and_in_order();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_a_report_starts_is_reported_when_it_belongs_to_somebodys_work() {
+    let world = world();
+    let boss = world.boss().await;
+    let script = "runs = [[{spawn = {name = 'leaf', worker = {kind = 'command', command = 'true'}}}, \
+                  {run = {child = 'leaf', input = 'go'}}]]";
+    let mid = scripted(&boss, "mid", script).await;
+    let work = mid.run("go").await.unwrap();
+    assert_eq!(work.settled().await, WorkResult::Finished);
+    world.at_rest_with("boss", 1).await;
+    let causes: Vec<_> = world.history("mid").turns().into_iter().map(|(_, cause)| cause).collect();
+    assert!(causes.contains(&TurnCause::Reports), "the leaf's reports started no turn: {causes:?}");
+    // Its own turn, and each that a report of the leaf started: all carry the work.
+    let ends = world.history("boss").ends_of(work.id());
+    assert_eq!(ends.len(), causes.len(), "turns of the work: {causes:?}, reported: {ends:?}");
+    assert_eq!(world.history("boss").settled(work.id()), [WorkResult::Finished]);
+    boss.shutdown().await;
+    world.deserted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_exits_by_itself_is_lost_with_its_code() {
+    let world = world();
+    let boss = world.boss().await;
+    let child = scripted(&boss, "a", "runs = [[{exit = 3}]]").await;
+    let work = child.run("go").await.unwrap();
+    let reason = LostReason::Exited { code: 3 };
+    assert_eq!(child.terminal().await.unwrap(), Terminal::Lost { reason });
+    assert_eq!(work.ended().await, WorkEnd::Lost(reason));
+    assert_eq!(work.settled().await, WorkResult::Lost);
+    world.at_rest("boss").await;
+    let history = world.history("boss");
+    assert_eq!((history.losses("a"), history.settled(work.id())), (vec![reason], vec![WorkResult::Lost]));
+    history.assert_one_terminal_a_life();
+    boss.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_that_die_in_the_same_instant_are_each_reported_once() {
+    const CHILDREN: usize = 64;
+    let world = world();
+    let boss = world.boss().await;
+    let mut works = Vec::new();
+    let names: Vec<String> = (0..CHILDREN).map(|number| format!("c{number:02}")).collect();
+    for names in names.chunks(8) {
+        let started = names.iter().map(|name| async {
+            let child = scripted(&boss, name, "runs = [[{sleep_ms = 600000}]]").await;
+            let work = child.run("go").await.unwrap();
+            (name.clone(), child, work)
+        });
+        works.extend(join_all(started).await);
+    }
+    let pids: Vec<Pid> =
+        boss.children().iter().map(|line| Pid::from_raw(line.pid.unwrap().cast_signed()).unwrap()).collect();
+    assert_eq!(pids.len(), CHILDREN);
+    // They are children of this process and not reaped before they are dead: the numbers are theirs.
+    pids.iter().for_each(|pid| kill_process(*pid, Signal::KILL).unwrap());
+    let reason = LostReason::Killed { signal: 9 };
+    for (name, child, work) in &works {
+        assert_eq!(child.terminal().await.unwrap(), Terminal::Lost { reason }, "{name}");
+        assert_eq!(work.ended().await, WorkEnd::Lost(reason), "{name}");
+    }
+    boss.settled().await.unwrap();
+    world.at_rest("boss").await;
+    let history = world.history("boss");
+    history.assert_one_terminal_a_life();
+    for (name, _, work) in &works {
+        assert_eq!(history.losses(name), [reason], "{name}");
+        assert_eq!(history.settled(work.id()), [WorkResult::Lost], "{name}");
+    }
+    assert!(boss.children().iter().all(|line| line.phase == ChildPhase::Ended));
+    boss.shutdown().await;
+    world.deserted().await;
+}

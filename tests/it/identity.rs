@@ -1,0 +1,93 @@
+//! Only the process that a parent started may report as that child.
+
+use pod::id::{Seq, StreamId};
+use pod::protocol::{ChildReady, PodEvent, PodEventOffer};
+use pod::{WorkId, WorkerSpec};
+use tests::world::{Ask, HostProcess, World};
+
+use crate::world;
+
+/// What the child `a` would offer next: right in everything but in who says it.
+fn forgery(world: &World) -> PodEventOffer {
+    let row = world.look("boss", |reads| reads.child_by_name(&"a".parse().unwrap())).unwrap();
+    let stream = row.stream.unwrap();
+    let next = world.look("boss", |reads| reads.watermark(stream)).0 + 1;
+    let event = PodEvent::ShutDown { pod: row.pod.clone() };
+    PodEventOffer { from: row.pod, stream, seq: Seq(next), event }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_of_a_childs_own_tool_is_refused_and_logged() {
+    let world = world();
+    let mut boss = HostProcess::start(&world, "boss", None).await.unwrap();
+    let host = env!("CARGO_BIN_EXE_host_pod");
+    // The tool is told by the work what to forge: its pod's life is not known before.
+    let command = format!("'{host}' forge \"$PODS_ROOT/run/boss/pod.sock\" \"$POD_INPUT\"");
+    boss.spawn("a", WorkerSpec::command(command)).await;
+    let forged = forgery(&world);
+    let work: WorkId = boss.run("a", &serde_json::to_string(&forged).unwrap()).await.unwrap();
+    assert_eq!(boss.ask(Ask::Ended { work }).await.unwrap(), "TurnEnded(Finished)");
+    let said = world.history("a").outputs().concat();
+    assert!(said.contains("Err(Rejected(NotYourChild))"), "{said}");
+    // The child's own next event, at the very place that was to be taken, is applied.
+    world.at_rest_with("boss", 1).await;
+    let history = world.history("boss");
+    history.assert_every_event_once_and_in_order();
+    let kinds: Vec<_> = history.told().iter().map(|(_, event)| event.kind()).collect();
+    assert_eq!(kinds, ["turn_ended", "work_settled"]);
+    assert!(history.terminals("a").is_empty());
+    let log = boss.log();
+    let line = log.lines().find(|line| line.contains("refused")).unwrap_or_else(|| panic!("nothing logged: {log}"));
+    assert!(line.contains("WARN") && line.contains(&forged.from.to_string()), "{line}");
+    boss.ask(Ask::Shutdown).await.unwrap();
+    assert!(boss.wait().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_that_nobody_started_is_neither_heard_as_a_child_nor_taken_for_one() {
+    let world = world();
+    let mut boss = HostProcess::start(&world, "boss", None).await.unwrap();
+    boss.spawn("a", WorkerSpec::command("true")).await;
+    // This process: of the same user, and no child of the boss.
+    let refused = world.client("boss").call(forgery(&world)).await;
+    assert!(format!("{refused:?}").contains("Rejected(NotYourChild)"), "{refused:?}");
+    let stranger = ChildReady {
+        pod: forgery(&world).from,
+        stream: StreamId::random(),
+        pid: std::process::id(),
+        socket: "/nowhere".into(),
+    };
+    let refused = world.client("boss").call(stranger).await;
+    assert!(format!("{refused:?}").contains("Rejected(NotYourChild)"), "{refused:?}");
+    // The parent itself reports as nobody, either: there is no such child.
+    let mut nobody = forgery(&world);
+    nobody.from = pod::PodId::new("nobody".parse().unwrap(), pod::id::Incarnation::random());
+    let refused = world.client("boss").call(nobody).await;
+    assert!(format!("{refused:?}").contains("Rejected(NotYourChild)"), "{refused:?}");
+    let work = boss.run("a", "go").await.unwrap();
+    assert_eq!(boss.ask(Ask::Ended { work }).await.unwrap(), "TurnEnded(Finished)");
+    boss.ask(Ask::Shutdown).await.unwrap();
+    boss.wait().await;
+    let history = world.history("boss");
+    history.assert_every_event_once_and_in_order();
+    history.assert_one_terminal_a_life();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_is_heard_again_by_the_next_life_of_its_parent_is_known_by_its_life_lock() {
+    let world = world();
+    let mut boss = HostProcess::start(&world, "boss", Some("parent_after_commit_before_ack")).await.unwrap();
+    let pid = boss.spawn("a", WorkerSpec::command("true")).await;
+    let _ = boss.run("a", "go").await;
+    boss.wait().await;
+    // It is still there: for some seconds it tries to say its last words.
+    assert!(world.processes().contains(&pid));
+    let mut again = HostProcess::start(&world, "boss", None).await.unwrap();
+    let refused = world.client("boss").call(forgery(&world)).await;
+    assert!(refused.is_err(), "a stranger reported for the child: {refused:?}");
+    world.at_rest("boss").await;
+    assert_eq!(world.counts("a").outbox_pending, 0, "the child's own words were refused");
+    assert_eq!(world.history("boss").terminals("a"), [pod::Terminal::ShutDown]);
+    again.ask(Ask::Shutdown).await.unwrap();
+    again.wait().await;
+}

@@ -1,0 +1,393 @@
+//! One client: its lane, the driver that dials and carries its bytes, and its callers.
+//!
+//! The driver does what `rpc`'s own does with a socket, in the same order: timers, claim, write, read; conclusions from a
+//! lost connection only after both halves are closed. A misbehaving library may say whole requests twice.
+//!
+//! Stepped by `world`; speaks to `server` through `net`.
+
+use std::task::Waker;
+
+use bytes::{Buf, BytesMut};
+use rpc::session::client::{ClientLane, LaneIdentity, Next};
+use rpc::wire::frame::{Cut, cut};
+use rpc::wire::header::{self, Kind};
+use rpc::{Address, Incarnation, Limits, NotDelivered, PeerId};
+
+use super::callers::{self, Call};
+use super::env::{Env, wake_all};
+use super::knobs::{STREAM, WANTED};
+use super::net::Net;
+use super::observe;
+use super::pipe::{Read, Write};
+
+/// The longest pause before a connection that keeps breaking is dialled again. Shorter than the real one, like every
+/// time of these worlds.
+const REDIAL_PAUSE_MAX_US: u64 = 3_000;
+/// Frames that the misbehaving library remembers.
+const SENT_MAX: usize = 24;
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) index: usize,
+    pub(super) lane: ClientLane,
+    pub(super) calls: Vec<Call>,
+    limits: Limits,
+    driver: Driver,
+    /// The driver's task lives.
+    runs: bool,
+    writing: BytesMut,
+    /// Whole frames that are said again, between two claims.
+    again: BytesMut,
+    inbound: Vec<u8>,
+    claimed: Vec<SentFrame>,
+    sent: Vec<SentFrame>,
+    pause: u64,
+    welcomed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Driver {
+    Idle,
+    Dialling { due: u64 },
+    Connected { conn: usize },
+}
+
+/// A request that the kernel has taken whole.
+#[derive(Clone, Debug)]
+struct SentFrame {
+    bytes: Vec<u8>,
+    conn: usize,
+}
+
+impl Client {
+    pub(super) fn new(env: &mut Env, index: usize) -> Self {
+        let limits = limits(env);
+        Self {
+            index,
+            lane: ClientLane::new(identity(env), WANTED, limits.clone()),
+            limits,
+            calls: Vec::new(),
+            driver: Driver::Idle,
+            runs: true,
+            writing: BytesMut::new(),
+            again: BytesMut::new(),
+            inbound: Vec::new(),
+            claimed: Vec::new(),
+            sent: Vec::new(),
+            pause: 0,
+            welcomed: false,
+        }
+    }
+
+    /// The connection that it believes to have.
+    pub(super) fn conn(&self) -> Option<usize> {
+        match self.driver {
+            Driver::Connected { conn } => Some(conn),
+            Driver::Idle | Driver::Dialling { .. } => None,
+        }
+    }
+
+    /// When its driver's timer goes off.
+    pub(super) fn due(&self, env: &Env) -> Option<u64> {
+        let deadline = self.lane.poll_deadline().filter(|_| self.runs).map(|at| env.micros(at));
+        let dial = match self.driver {
+            Driver::Dialling { due } => Some(due),
+            Driver::Idle | Driver::Connected { .. } => None,
+        };
+        [deadline, dial].into_iter().flatten().min()
+    }
+
+    pub(super) fn fire_timers(&mut self, env: &Env) {
+        if self.runs && self.lane.poll_deadline().is_some_and(|at| at <= env.instant()) {
+            self.lane.handle_timeout(env.instant());
+            self.wake();
+        }
+    }
+
+    /// One turn of the driver.
+    pub(super) fn turn(&mut self, env: &mut Env, net: &mut Net) {
+        if !self.runs {
+            return;
+        }
+        match self.driver {
+            Driver::Idle if self.lane.wants_connection() => {
+                let due = env.now + self.pause + env.random.between(0, 300);
+                self.driver = Driver::Dialling { due };
+            }
+            Driver::Idle => {}
+            Driver::Dialling { .. } if !self.lane.wants_connection() => self.driver = Driver::Idle,
+            Driver::Dialling { due } if env.now < due => {}
+            Driver::Dialling { .. } => self.dial(env, net),
+            Driver::Connected { conn } => self.connected_turn(env, net, conn),
+        }
+        self.wake();
+    }
+
+    /// A caller comes, or one of its calls goes on.
+    pub(super) fn caller_acts(&mut self, env: &mut Env) {
+        let open = self.calls.iter().filter(|call| !call.is_over()).count();
+        let room = open < env.limits.window as usize + 4;
+        if env.stormy && room && env.random.per_mille(env.knobs.submit) {
+            self.call(env, false);
+        }
+        for at in 0..self.calls.len() {
+            self.ensure_driver();
+            callers::act(env, &mut self.lane, &mut self.calls[at]);
+        }
+        self.calls.retain(|call| !call.is_over());
+        self.wake();
+        callers::check_room(env, &mut self.lane, &self.calls);
+    }
+
+    /// Makes one more call.
+    pub(super) fn call(&mut self, env: &mut Env, probe: bool) {
+        self.ensure_driver();
+        callers::submit(env, &mut self.lane, &mut self.calls, probe);
+        self.wake();
+    }
+
+    /// Says a request again that was written before, unchanged. Only to a memory that may know it: whoever repeats
+    /// across memories has been told not to.
+    pub(super) fn duplicate(&mut self, env: &mut Env, net: &Net) {
+        let Some(conn) = self.conn() else { return };
+        let memory = net.conns[conn].memory;
+        let here = |frame: &&SentFrame| {
+            frame.conn == conn || (self.welcomed && memory.is_some() && net.conns[frame.conn].memory == memory)
+        };
+        let candidates: Vec<&SentFrame> = self.sent.iter().filter(here).collect();
+        if candidates.is_empty() || !self.again.is_empty() {
+            return;
+        }
+        let frame = candidates[env.random.index(candidates.len())];
+        self.again.extend_from_slice(&frame.bytes);
+        let (later, first) = (frame.conn != conn, frame.conn);
+        let (id, method) =
+            header::parse(&frame.bytes[4..]).ok().flatten().map_or((0, 0), |frame| (frame.id, frame.method));
+        env.stream_repeated |= method == STREAM;
+        env.coverage.hit(if later {
+            "fault: duplicate on a later connection"
+        } else {
+            "fault: duplicate on its connection"
+        });
+        env.trace(|| format!("client {}: says request {id} of connection {first} again", self.index));
+    }
+
+    /// Its connection is cut; the server notices at `notice`.
+    pub(super) fn cut(&mut self, env: &mut Env, net: &mut Net, notice: u64) {
+        if let Driver::Connected { conn } = self.driver {
+            net.close_client(conn, notice);
+            self.disconnected(env, net, conn, "cut");
+        }
+    }
+
+    /// The process dies and comes back as another peer. What it called is nobody's business any more.
+    pub(super) fn crash(&mut self, env: &mut Env, net: &mut Net) {
+        if let Driver::Connected { conn } = self.driver {
+            net.close_client(conn, env.now);
+        }
+        env.trace(|| format!("client {}: crashed", self.index));
+        self.end(env);
+        *self = Self::new(env, self.index);
+    }
+
+    /// The runtime under the driver ends; the client lives on and may be used again.
+    pub(super) fn close(&mut self, env: &mut Env, net: &mut Net) {
+        if !self.runs {
+            return;
+        }
+        env.trace(|| format!("client {}: its runtime ended", self.index));
+        if let Driver::Connected { conn } = self.driver {
+            net.close_client(conn, env.now);
+        }
+        self.forget_connection();
+        self.lane.disconnected();
+        self.lane.close_all();
+        self.runs = false;
+        self.wake();
+    }
+
+    /// What its lane has seen goes into the coverage.
+    pub(super) fn end(&self, env: &mut Env) {
+        env.coverage.add("client: late answer", self.lane.counters().late_answers);
+    }
+
+    fn ensure_driver(&mut self) {
+        if !self.runs {
+            self.runs = true;
+            self.lane.reopen();
+        }
+    }
+
+    fn dial(&mut self, env: &mut Env, net: &mut Net) {
+        match net.dial(env.knobs.pipe_bytes) {
+            Some(conn) => {
+                self.lane.connected();
+                self.welcomed = false;
+                self.driver = Driver::Connected { conn };
+                env.trace(|| format!("client {}: connection {conn}, epoch {}", self.index, self.lane.epoch()));
+            }
+            None => {
+                env.coverage.hit("client: dial refused");
+                env.trace(|| format!("client {}: nobody listens", self.index));
+                self.pause = 0;
+                self.driver = Driver::Idle;
+                let why = NotDelivered::NoListener { address: Address::mem("sim"), reason: "simulated".to_owned() };
+                self.lane.unreachable(&why);
+            }
+        }
+    }
+
+    fn connected_turn(&mut self, env: &mut Env, net: &mut Net, conn: usize) {
+        self.lane.handle_timeout(env.instant());
+        if self.writing.is_empty() && self.again.is_empty() && self.lane.poll_transmit(env.instant(), &mut self.writing)
+        {
+            self.remember(conn);
+        }
+        if self.lane.is_drained() {
+            net.close_client(conn, env.now);
+            return self.disconnected(env, net, conn, "drained");
+        }
+        let broken = self.write(env, net, conn);
+        if broken {
+            // What the peer wrote before it went is read first.
+            while self.read(env, net, conn, usize::MAX) == Some(true) {}
+            if self.conn() == Some(conn) {
+                net.close_client(conn, env.now);
+                self.disconnected(env, net, conn, "broken");
+            }
+            return;
+        }
+        let chunk = usize::try_from(env.random.between(1, env.knobs.chunk_bytes)).unwrap_or(1);
+        self.read(env, net, conn, chunk);
+    }
+
+    /// Writes once. `true`: the server's end is gone.
+    fn write(&mut self, env: &mut Env, net: &mut Net, conn: usize) -> bool {
+        let chunk = usize::try_from(env.random.between(1, env.knobs.chunk_bytes)).unwrap_or(1);
+        let again = self.writing.is_empty();
+        let bytes = if again { &mut self.again } else { &mut self.writing };
+        if bytes.is_empty() {
+            return false;
+        }
+        match net.conns[conn].to_server.write(env.now, bytes, chunk) {
+            Write::Taken(count) => {
+                bytes.advance(count);
+                if !again {
+                    self.lane.transmitted(count);
+                    if self.writing.is_empty() {
+                        self.sent.append(&mut self.claimed);
+                        let surplus = self.sent.len().saturating_sub(SENT_MAX);
+                        self.sent.drain(..surplus);
+                    }
+                }
+                false
+            }
+            Write::Full => false,
+            Write::Broken => true,
+        }
+    }
+
+    /// Reads once. `Some(true)`: it brought bytes and the connection goes on.
+    fn read(&mut self, env: &mut Env, net: &mut Net, conn: usize, chunk: usize) -> Option<bool> {
+        let end = match net.conns[conn].to_client.read(env.now, &mut self.inbound, chunk) {
+            Read::Nothing => return Some(false),
+            Read::End => "the server has closed",
+            Read::Bytes(_) => {
+                let (consumed, end) = self.take_frames(env, net, conn);
+                self.welcomed |= consumed > 0 && end.is_none();
+                self.inbound.drain(..consumed);
+                match end {
+                    None => return Some(true),
+                    Some(end) => end,
+                }
+            }
+        };
+        net.close_client(conn, env.now);
+        self.disconnected(env, net, conn, end);
+        None
+    }
+
+    fn take_frames(&mut self, env: &mut Env, net: &Net, conn: usize) -> (usize, Option<&'static str>) {
+        let mut consumed = 0;
+        loop {
+            match cut(&self.inbound[consumed..], self.limits.frame_bytes_max) {
+                Cut::Frame { frame, consumed: bytes } => {
+                    consumed += bytes;
+                    observe::from_server(env, net.conns[conn].memory, frame);
+                    match self.lane.handle_frame(frame) {
+                        Ok(Next::Continue) => {}
+                        Ok(Next::Close) => return (consumed, Some("goodbye")),
+                        Err(violation) => {
+                            let text = format!("client {} accuses its server: {violation:?}", self.index);
+                            env.ledger.violate(env.now, "protocol", text);
+                            return (consumed, Some("violation"));
+                        }
+                    }
+                }
+                Cut::Incomplete { .. } => return (consumed, None),
+                Cut::TooLarge { announced } => {
+                    env.ledger.violate(env.now, "protocol", format!("a frame of {announced} bytes from a server"));
+                    return (consumed, Some("frame too large"));
+                }
+            }
+        }
+    }
+
+    fn disconnected(&mut self, env: &mut Env, net: &Net, conn: usize, why: &str) {
+        let unread = net.conns[conn].to_server.len();
+        env.trace(|| format!("client {}: connection {conn} is over: {why}; {unread} bytes unread", self.index));
+        self.forget_connection();
+        self.lane.disconnected();
+        if self.welcomed {
+            self.pause = (self.pause * 2).clamp(100, REDIAL_PAUSE_MAX_US);
+            if env.random.per_mille(300) {
+                self.pause = 0;
+            }
+        } else {
+            self.lane.unreachable(&NotDelivered::ConnectionLost);
+        }
+        self.wake();
+    }
+
+    fn forget_connection(&mut self) {
+        self.driver = Driver::Idle;
+        self.writing.clear();
+        self.again.clear();
+        self.inbound.clear();
+        self.claimed.clear();
+    }
+
+    /// Notes the requests of a claim, to say them again one day.
+    fn remember(&mut self, conn: usize) {
+        let mut rest: &[u8] = &self.writing;
+        while let Cut::Frame { consumed, .. } = cut(rest, usize::MAX) {
+            let bytes = &rest[..consumed];
+            if bytes.get(4) == Some(&Kind::Request.number()) {
+                self.claimed.push(SentFrame { bytes: bytes.to_vec(), conn });
+            }
+            rest = &rest[consumed..];
+        }
+    }
+
+    fn wake(&mut self) {
+        let mut wakers: Vec<Waker> = Vec::new();
+        self.lane.take_wakers(&mut wakers);
+        wake_all(wakers);
+    }
+}
+
+/// Each life is another peer.
+fn identity(env: &mut Env) -> LaneIdentity {
+    let halves = [env.random.bits().to_le_bytes(), env.random.bits().to_le_bytes()];
+    let mut peer = [0; 16];
+    peer.copy_from_slice(&halves.concat());
+    LaneIdentity { peer: PeerId(peer), incarnation: Incarnation(env.random.bits()), lane: 0 }
+}
+
+/// A client may keep fewer ids open and take smaller frames than its server.
+fn limits(env: &mut Env) -> Limits {
+    let window = if env.random.per_mille(300) { 3 } else { env.limits.window };
+    let frame_bytes_max = if env.random.per_mille(200) { 350 } else { env.limits.frame_bytes_max };
+    Limits { window, frame_bytes_max, ..env.limits.clone() }
+}
