@@ -9,8 +9,11 @@ use std::time::Duration;
 
 /// What a lane, a connection and a server hold at most. The defaults suit local IPC with small messages.
 ///
-/// Memory that one lane can make a server hold, at most ([`Limits::lane_bytes_max`]):
-/// `answer_bytes_max + frame_bytes_max (the one that it is sending) + out_bytes_max + one frame + streams_max * (stream_bytes + one frame) + window * 512`.
+/// Memory that one lane can make a server hold, at most ([`Limits::lane_bytes_max`]): kept answers and what running
+/// handlers of the default largest ack (4 KiB) may add, twice, because an answer is kept and queued; the bodies of running
+/// requests and one more; the frame that it is sending; queued answers; streams; and 512 bytes for each open id. A method
+/// that declares a larger ack adds that for each of its running handlers, and a decoded request may be larger than its
+/// body: a [`List`](crate::List) of small elements by their size in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest frame, in bytes, that this side accepts and sends. LIMIT: 1 MiB holds every method that is
@@ -29,6 +32,9 @@ pub struct Limits {
     /// Answers that a server keeps for repeats and resolves, per lane, in bytes; beyond it requests are refused as
     /// overloaded. LIMIT: one window of answers of the default largest size, 4 KiB, and room for some larger ones.
     pub answer_bytes_max: usize,
+    /// Bodies of requests whose handlers have not ended, per lane, in bytes; from there on requests are refused as
+    /// overloaded. LIMIT: one window of 16 KiB requests, or sixteen of the largest.
+    pub request_bytes_max: usize,
     /// Answer bytes not yet taken by the kernel, per connection, above which no further request is taken up.
     pub out_bytes_max: usize,
     /// Open streams per lane. LIMIT: observers of one process; each costs its credit.
@@ -61,7 +67,11 @@ impl Limits {
         let frame = self.frame_bytes_max.saturating_add(64);
         let per_stream = frame.saturating_add(usize::try_from(self.stream_bytes).unwrap_or(usize::MAX));
         let entries = usize::try_from(self.window).unwrap_or(usize::MAX).saturating_mul(ENTRY_BYTES);
-        [self.answer_bytes_max, frame, self.out_bytes_max, frame, self.streams_max.saturating_mul(per_stream), entries]
+        let window = usize::try_from(self.window).unwrap_or(usize::MAX);
+        let answers = self.answer_bytes_max.saturating_add(window.saturating_mul(4 << 10)).saturating_mul(2);
+        let requests = self.request_bytes_max.saturating_add(frame);
+        let streams = self.streams_max.saturating_mul(per_stream);
+        [answers, requests, frame, self.out_bytes_max, streams, entries]
             .into_iter()
             .fold(0_usize, usize::saturating_add)
     }
@@ -76,6 +86,7 @@ impl Default for Limits {
             parked_max: 64,
             queued_bytes_max: 8 << 20,
             answer_bytes_max: 8 << 20,
+            request_bytes_max: 16 << 20,
             out_bytes_max: 256 << 10,
             streams_max: 64,
             stream_items: 256,
@@ -115,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_lane_stays_below_a_hundred_mebibytes() {
-        assert!(Limits::default().lane_bytes_max() < 100 << 20, "{}", Limits::default().lane_bytes_max());
+    fn default_lane_stays_below_an_eighth_of_a_gibibyte() {
+        assert!(Limits::default().lane_bytes_max() < 128 << 20, "{}", Limits::default().lane_bytes_max());
     }
 }

@@ -618,3 +618,44 @@ async fn two_producers_of_one_stream_are_both_woken() {
     let (_client, stream) = soon(opened).await.unwrap().unwrap();
     assert_eq!(soon(stream.map(Result::unwrap).count()).await, 2000);
 }
+
+#[tokio::test]
+async fn call_behind_a_window_of_slow_ones_is_sent_once_they_can_be_parked() {
+    let w = unix().await;
+    let client = Client::<Bench>::with_limits(w.client.address(), rpc::Limits { window: 16, ..rpc::Limits::default() });
+    let slow: Vec<_> = (0..16).map(|_| tokio::spawn(client.call(behave("wait")))).collect();
+    let asked = Instant::now();
+    let fast = soon(client.call(Add { a: 1, b: 2 }).deadline(Duration::from_secs(15))).await;
+    assert_eq!(fast.unwrap(), 3);
+    assert!(asked.elapsed() < Duration::from_secs(10), "it did not wait for its deadline");
+    drop(slow);
+}
+
+#[tokio::test]
+async fn requests_that_run_hold_no_more_than_their_budget() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    let limits = rpc::Limits { request_bytes_max: 100_000, ..rpc::Limits::default() };
+    let handler = Handler::default();
+    let works = handler.0.clone();
+    let _server = rpc::serve_with::<Bench>(&address, handler, limits).await.unwrap();
+    let client = Client::<Bench>::new(&address);
+    let heavy = || Behave { how: "wait".into(), bytes: rpc::Blob(vec![1; 60_000].into()) };
+    let (first, second) = (tokio::spawn(client.call(heavy())), tokio::spawn(client.call(heavy())));
+    let refused = soon(async {
+        loop {
+            match client.call(Add { a: 1, b: 1 }).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) => return error,
+            }
+        }
+    });
+    let refused = refused.await;
+    assert!(matches!(refused, CallError::NotDelivered(NotDelivered::Overloaded { .. })), "{refused:?}");
+    works.release.notify_waiters();
+    // Too large to be acked, on purpose: what counts is that they have ended.
+    for call in [first, second] {
+        assert!(matches!(soon(call).await.unwrap(), Err(CallError::Unknown(_))));
+    }
+    assert_eq!(soon(client.call(Add { a: 1, b: 1 })).await.unwrap(), 2, "their bytes are given back");
+}

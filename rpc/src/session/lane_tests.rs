@@ -294,23 +294,48 @@ fn doubt_asked_about_while_the_server_drains_is_resolved() {
 }
 
 #[test]
+fn queue_full_of_voids_behind_a_stalled_write_has_room_again() {
+    let mut play = Play::new();
+    play.connects();
+    let deadline = play.now + SECOND;
+    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
+    play.client.submit(request).unwrap();
+    let mut writing = BytesMut::new();
+    play.client.poll_transmit(play.now, &mut writing);
+    let behind = play.client.submit(request).unwrap();
+    play.client.abandon(behind);
+    assert_eq!(play.client.submit(request), Err(SubmitError::Full));
+    play.client.transmitted(writing.len());
+    assert!(play.client.wants_transmit(), "or nobody would ever make room");
+    play.client_writes_into_the_void();
+    assert!(play.client.submit(request).is_ok());
+}
+
+#[test]
 fn caller_that_waits_for_queue_bytes_is_woken_when_they_are_claimed() {
     let mut play = Play::new();
     let deadline = play.now + SECOND;
     let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
-    let id = play.client.submit(request).unwrap();
+    play.client.submit(request).unwrap();
     assert_eq!(play.client.submit(request), Err(SubmitError::Full));
     let woken = Arc::new(Flag::default());
     play.client.wait_for_room(deadline, &Waker::from(Arc::clone(&woken)));
-    play.client.abandon(id);
     let mut wakers = Vec::new();
-    play.client.take_wakers(&mut wakers);
-    wakers.clear();
-    assert_eq!(play.client.submit(request), Err(SubmitError::Full), "its bytes are still in the queue");
-    play.client.wait_for_room(deadline, &Waker::from(Arc::clone(&woken)));
     play.connects();
     play.client.take_wakers(&mut wakers);
     wakers.into_iter().for_each(Waker::wake);
     assert!(woken.0.load(Ordering::Relaxed));
     assert!(play.client.submit(request).is_ok());
+}
+
+#[test]
+fn frames_that_were_all_taken_back_want_no_connection_and_leave_no_bytes() {
+    let mut play = Play::new();
+    let deadline = play.now + SECOND;
+    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
+    let id = play.client.submit(request).unwrap();
+    assert!(play.client.wants_connection() && play.client.wants_driver());
+    play.client.abandon(id);
+    assert!(!play.client.wants_connection() && !play.client.wants_driver(), "nobody waits for anything");
+    assert!(play.client.submit(request).is_ok(), "its bytes are gone from the queue");
 }

@@ -132,13 +132,12 @@ impl ClientLane {
 
     /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
     pub fn wants_transmit(&self) -> bool {
-        self.claim.is_none()
-            && (!self.control.is_empty() || self.park_is_due() || (self.may_send() && !self.out.is_empty()))
+        self.claim.is_none() && (!self.control.is_empty() || self.park_is_due() || (self.may_send() && self.queued > 0))
     }
 
     /// Whether the driver has something to do: bytes to write, or a connection to open for them.
     pub fn wants_driver(&self) -> bool {
-        self.wants_transmit() || (self.link == Link::Down && !self.out.is_empty())
+        self.wants_transmit() || (self.link == Link::Down && self.queued > 0)
     }
 
     /// Hands everything that may be sent to the writer, control frames first, in `into`, which must be empty. Deadlines are
@@ -229,6 +228,9 @@ impl ClientLane {
             entry.epoch = epoch;
         }
         self.first_queued = self.next_id;
+        self.queued = 0;
+        // What was queued can be parked from here on: there may be room for those who wait.
+        self.wakers.append(&mut self.blocked);
     }
 
     pub(super) fn fail_open(&mut self, why: &NotDelivered, cause: Cause) {
@@ -245,9 +247,7 @@ impl ClientLane {
             self.end_stream(id, StreamEnd::Lost);
         }
         // No writer has them: every frame in `out` belongs to a call that has its outcome now.
-        self.out_base = self.out_base.saturating_add(to_u64(self.out.len()));
-        self.written = self.out_base;
-        self.out.clear();
+        self.drop_out();
         self.first_queued = self.next_id;
         self.wakers.append(&mut self.blocked);
     }

@@ -110,6 +110,8 @@ pub struct ClientLane {
     control: BytesMut,
     /// Requests that no writer has claimed. They may still be voided, and they survive a lost connection.
     out: BytesMut,
+    /// How many frames in `out` are not voided.
+    queued: usize,
     /// How many request bytes were ever claimed: the offset of `out`'s first byte.
     out_base: u64,
     /// The lowest id whose frame may be in `out`.
@@ -197,6 +199,7 @@ impl ClientLane {
             next_id: 1,
             control: BytesMut::new(),
             out: BytesMut::new(),
+            queued: 0,
             out_base: 0,
             first_queued: 1,
             claim: None,
@@ -253,6 +256,7 @@ impl ClientLane {
         if request.stream {
             self.streams.insert(self.next_id, StreamIn::new(self.limits.stream_items, self.limits.stream_bytes));
         }
+        self.queued = self.queued.saturating_add(1);
         self.expect_by(request.deadline);
         let id = self.next_id;
         self.next_id = self.next_id.saturating_add(1);
@@ -370,7 +374,7 @@ impl ClientLane {
 
     /// Whether anybody waits for something that needs a connection.
     pub fn wants_connection(&mut self) -> bool {
-        !self.out.is_empty() || self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::InDoubt))
+        self.queued > 0 || self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::InDoubt))
     }
 
     /// Whether calls, doubts or streams are open.
@@ -453,6 +457,23 @@ impl ClientLane {
         if let Some(flags) = self.out.get_mut(frame_at.saturating_add(FLAGS_AT)) {
             *flags = IGNORABLE;
         }
+        self.queued = self.queued.saturating_sub(1);
+        if self.queued == 0 {
+            // Nothing but voids: nobody dials, or writes, for them.
+            self.drop_out();
+        }
+    }
+
+    /// Forgets the frames that no writer has claimed; every call that they belong to has its outcome. What is still
+    /// being written counts as written from here on, as far as these bytes go: that makes a doubt of what could have been
+    /// proved, never the other way round.
+    fn drop_out(&mut self) {
+        let bytes = to_u64(self.out.len());
+        self.out_base = self.out_base.saturating_add(bytes);
+        self.written = self.written.saturating_add(bytes);
+        self.out.clear();
+        self.queued = 0;
+        self.wakers.append(&mut self.blocked);
     }
 
     fn end_stream(&mut self, id: u64, end: StreamEnd) {

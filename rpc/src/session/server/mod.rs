@@ -96,6 +96,8 @@ pub struct ServerLane {
     /// Cancel or their deadline.
     unheld: Vec<(u64, Running)>,
     answer_bytes: usize,
+    /// Bodies of the requests whose handlers have not ended.
+    request_bytes: usize,
     /// Answers and control frames of the present connection.
     out: BytesMut,
     streams: BTreeMap<u64, Stream>,
@@ -127,6 +129,8 @@ enum Entry {
 #[derive(Debug)]
 struct Running {
     deadline: Instant,
+    /// Of its request's body.
+    bytes: usize,
     /// Wakes the handler to be stopped.
     cancel: Option<Waker>,
 }
@@ -148,6 +152,7 @@ impl ServerLane {
             running: 0,
             unheld: Vec::new(),
             answer_bytes: 0,
+            request_bytes: 0,
             out: BytesMut::new(),
             streams: BTreeMap::new(),
             last_stream: 0,
@@ -247,7 +252,10 @@ impl ServerLane {
         }
         let Some(entry @ Entry::Running(_)) = self.window.get_mut(id) else {
             // Given up by the client, cancelled or expired: it has its answer.
-            self.unheld.retain(|(unheld, _)| *unheld != id);
+            if let Some(at) = self.unheld.iter().position(|(unheld, _)| *unheld == id) {
+                let (_, running) = self.unheld.swap_remove(at);
+                self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
+            }
             self.counters.late_answers = self.counters.late_answers.saturating_add(1);
             return;
         };
@@ -255,7 +263,9 @@ impl ServerLane {
             put_reply(&mut self.out, id, &reply);
         }
         self.answer_bytes = self.answer_bytes.saturating_add(reply.bytes());
-        *entry = Entry::Answered(reply);
+        if let Entry::Running(running) = std::mem::replace(entry, Entry::Answered(reply)) {
+            self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
+        }
     }
 
     /// Whether the handler of `id` should go on.
@@ -433,11 +443,13 @@ impl ServerLane {
     fn stop(&mut self, id: u64, code: FailedCode) {
         if let Some(at) = self.unheld.iter().position(|(unheld, _)| *unheld == id) {
             let (_, running) = self.unheld.swap_remove(at);
+            self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
             self.wakers.extend(running.cancel);
             self.close_stream(id);
         }
         let Some(entry @ Entry::Running(_)) = self.window.get_mut(id) else { return };
         if let Entry::Running(running) = std::mem::replace(entry, Entry::Answered(Reply::Failed(code))) {
+            self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
             self.wakers.extend(running.cancel);
         }
         if self.attached {

@@ -109,13 +109,15 @@ impl ServerLane {
         }
         let remaining = Duration::from_millis(u64::from(frame.aux)).min(self.limits.deadline_max);
         let deadline = now.checked_add(remaining).unwrap_or(now);
-        if !self.window.insert(id, Entry::Running(Running { deadline, cancel: None }), span_max) {
+        let bytes = frame.body.len();
+        if !self.window.insert(id, Entry::Running(Running { deadline, bytes, cancel: None }), span_max) {
             return Err(Violation::Impossible("id beyond the window"));
         }
         if let Some((items, bytes)) = frame.tlvs.credit() {
             self.streams.insert(id, Stream { out: StreamOut::new(items, bytes), acked: false });
         }
         self.taken_last = self.taken_last.max(id);
+        self.request_bytes = self.request_bytes.saturating_add(bytes);
         self.running = self.running.saturating_add(1);
         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         self.counters.taken = self.counters.taken.saturating_add(1);
@@ -138,6 +140,7 @@ impl ServerLane {
             Some(NackCode::SchemaMismatch)
         } else if self.running >= span_max
             || self.answer_bytes >= self.limits.answer_bytes_max
+            || self.request_bytes >= self.limits.request_bytes_max
             || (opens_stream && self.streams.len() >= self.limits.streams_max)
         {
             Some(NackCode::Overloaded)
