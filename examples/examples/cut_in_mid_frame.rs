@@ -1,5 +1,6 @@
 //! A connection is cut in the middle of a frame. A half of a request is never applied; a sender whose answer was cut in
 //! half is told that the outcome is in doubt, and no half answer is ever believed.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! A pod in a program of yours: a worker of your own, a child that hosts it, and its end as a typed value.
 //!
 //! The program is started again for the child; `pod::host` makes that second process the child.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use examples::{Outcome, check};
 use futures::future::BoxFuture;

@@ -1,5 +1,6 @@
 //! A report that nobody waits for, to a parent that is not there. Its failure is seen all the same: in the log, in a
 //! counter, and in the outbox that still holds it. When the parent comes, it is delivered.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

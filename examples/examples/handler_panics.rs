@@ -1,5 +1,6 @@
 //! The handler panics. The sender learns at once that the outcome is in doubt, and the next call is served as if nothing
 //! had been.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
 //! The handler refuses. The sender gets the request's own rejection: nothing was applied, and repeating it as it is
 //! would not help.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use examples::{Outcome, Refused, Report, Reports, ReportsHandler, Snapshot, check, report, socket};
 use rpc::{Blob, CallError, Client, ItemSender, Never};

@@ -1,6 +1,7 @@
 //! The parent is killed after it has applied a report and before it could ack it. The sender is told the truth, *in
 //! doubt*; what settles the doubt is the report's own key, which the next parent finds with what was applied. And where
 //! only the connection was cut, asking again brings the ack.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

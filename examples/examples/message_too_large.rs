@@ -1,4 +1,5 @@
 //! The report does not fit a frame. The sender learns it before a byte is sent, and calls beside it are not harmed.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use examples::{Outcome, Refused, Report, Reports, ReportsHandler, Snapshot, check, report, socket};
 use rpc::{Blob, CallError, Client, ItemSender, Never, NotDelivered};

@@ -1,6 +1,7 @@
 //! The bug that began all this. A server writes a large snapshot to whoever connects, before it reads; a client connects,
 //! writes one message and closes, and calls that delivery. Every write succeeds, and messages vanish. Beside it the same
 //! load on `rpc`: the snapshot is a stream that somebody asked for, and each message is acked or known not to be.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! Nobody listens. The sender learns at once that nothing was delivered, and that it may send again.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use examples::{Outcome, Reports, check, report, socket};
 use rpc::{CallError, Client, NotDelivered};

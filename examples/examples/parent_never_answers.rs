@@ -1,5 +1,6 @@
 //! The parent accepts the report and never answers. The sender learns by its deadline that the outcome is in doubt, and
 //! how far the report had come.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::time::{Duration, Instant};
 

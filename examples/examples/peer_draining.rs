@@ -1,4 +1,5 @@
 //! The parent shuts down. What it has taken is still acked; what comes later is known not to be delivered.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use examples::{Outcome, Reports, ReportsCall, check, report, socket};
 use rpc::{CallError, Client, NotDelivered};

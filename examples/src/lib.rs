@@ -2,6 +2,7 @@
 //!
 //! Each program in `examples/` shows one idea, prints what it observed, checks it, and exits non-zero if it is not so.
 #![doc = include_str!("../../README.md")]
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::path::Path;
 

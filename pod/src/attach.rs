@@ -86,3 +86,7 @@ impl Drop for Seat {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+#[path = "attach_tests.rs"]
+mod tests;

@@ -66,3 +66,7 @@ pub async fn status(roots: &Roots, name: &PodName, deadline: Duration) -> Result
     let client = rpc::Client::<Method>::new(&rpc::Address::unix(roots.pod(name).socket()));
     client.call(Status).deadline(deadline).await
 }
+
+#[cfg(test)]
+#[path = "discovery_tests.rs"]
+mod tests;

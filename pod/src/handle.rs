@@ -20,7 +20,8 @@ use crate::id::{NoteKey, PodId, PodName, TurnId, WorkId};
 use crate::manifest::{ManifestError, WorkerSpec};
 use crate::notify_buffer::{Facts, NotifyBuffer};
 use crate::protocol::{
-    self, Accepted, Method, Notify, PodState, PodStatus, Queued, Run, RunRejection, ShutdownMode, Text, WorkResult,
+    self, Accepted, Method, NOTE_BYTES_MAX, Notify, NotifyRejection, PodState, PodStatus, Queued, RUN_INPUT_BYTES_MAX,
+    Run, RunRejection, ShutdownMode, Text, WorkResult,
 };
 use crate::runtime_dir::{DirError, PodPaths, Roots};
 use crate::scope::ScopeRule;
@@ -375,17 +376,20 @@ impl PodHandle {
     ///
     /// # Errors
     /// [`SpawnError`] names the child, the reason and the remedy.
+    ///
+    /// # Cancel safety
+    /// Dropped early, the child may be started all the same; it is then one of [`children`](Self::children).
     pub async fn spawn_pod(&self, spawn: SpawnPod) -> Result<Child, SpawnError> {
-        let guard = Spawning::begin(&self.shared);
-        let (row, stop) = self.reserve_and_start(&spawn, guard).await?;
+        let (handle, guard) = (self.clone(), Spawning::begin(&self.shared));
+        // In a task of its own: a caller that goes away, a turn that is ended, say, leaves no life half begun.
+        let started = tokio::spawn(async move { handle.reserve_and_start(&spawn, guard).await });
+        let row = started.await.map_err(|error| StoreError::Panicked(error.to_string()))??;
         let stderr = self.shared.roots.pod(&row.name).stderr();
-        if *self.shared.phase.borrow() == PodState::Stopping {
-            self.shared.registry.stop(&row, stop);
-        }
         let mut lines = self.shared.registry.watch();
         let ready = lines.wait_for(|lines| {
             let phase = lines.iter().find(|line| line.pod == row).map(|line| line.phase);
-            !matches!(phase, Some(ChildPhase::Starting))
+            // One that is asked to end before it was ready ends.
+            !matches!(phase, Some(ChildPhase::Starting | ChildPhase::Stopping))
         });
         match tokio::time::timeout(READY_TIMEOUT, ready).await {
             Ok(_) => {}
@@ -405,11 +409,12 @@ impl PodHandle {
         }
     }
 
-    async fn reserve_and_start(&self, spawn: &SpawnPod, _guard: Spawning) -> Result<(PodId, Stop), SpawnError> {
+    async fn reserve_and_start(&self, spawn: &SpawnPod, _guard: Spawning) -> Result<PodId, SpawnError> {
         let (shared, name) = (&self.shared, spawn.name.clone());
         if *shared.phase.borrow() == PodState::Stopping {
             return Err(SpawnError::Stopping { name });
         }
+        // Before anything is made on disk; decided below.
         let living = shared.registry.living();
         if living >= usize::try_from(shared.children_max).unwrap_or(usize::MAX) {
             return Err(SpawnError::TooMany { name, max: shared.children_max });
@@ -431,14 +436,19 @@ impl PodHandle {
             runtime_dir: paths.runtime_dir().to_owned(),
             scope: spawn.scope.clone(),
         };
-        let reserved = pod.clone();
-        let (reservation, row) = shared.commit(move |tx| Ok((tx.reserve_child(&new)?, tx.child(&reserved)?))).await?;
-        let row = match (reservation, row) {
-            (Reservation::Reserved, Some(row)) => row,
-            (Reservation::NameTaken { by }, _) => {
+        let (reserved, max) = (pod.clone(), shared.children_max);
+        let reserve = move |tx: &Tx<'_>| {
+            // Counted where it is reserved: of two that come for the last place, one gets it.
+            let full = tx.live_children()?.len() >= usize::try_from(max).unwrap_or(usize::MAX);
+            if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
+        };
+        let row = match shared.commit(reserve).await? {
+            (None, _) => return Err(SpawnError::TooMany { name, max }),
+            (Some(Reservation::Reserved), Some(row)) => row,
+            (Some(Reservation::NameTaken { by }), _) => {
                 return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
             }
-            (Reservation::Reserved, None) => {
+            (Some(Reservation::Reserved), None) => {
                 return Err(StoreError::Contradiction(format!("pod {pod} was reserved and is not there")).into());
             }
         };
@@ -462,8 +472,13 @@ impl PodHandle {
         };
         let (started, pid) = (pod.clone(), leader.pid());
         tokio::spawn(supervisor::supervise(shared.clone(), row, leader, stop));
-        shared.commit(move |tx| tx.child_started(&started, pid)).await?;
-        Ok((pod, Stop { now: true, grace: Duration::from_secs(5) }))
+        let recorded = shared.commit(move |tx| tx.child_started(&started, pid)).await;
+        // Whoever stops all children does so after the phase is set: it sees this one, or this sees the phase.
+        if recorded.is_err() || *shared.phase.borrow() == PodState::Stopping {
+            shared.registry.stop(&pod, Stop { now: true, grace: Duration::from_secs(5) });
+        }
+        recorded?;
+        Ok(pod)
     }
 
     /// Gives this pod itself something to do.
@@ -472,6 +487,7 @@ impl PodHandle {
     /// [`RunError`].
     pub async fn run(&self, input: impl Into<String>) -> Result<Work, RunError> {
         let (work, input) = (WorkId::random(), input.into());
+        whole(&input)?;
         let progress = self.shared.registry.expect(work);
         let client = rpc::Client::<Method>::new(&self.address());
         match client.call(Run { work, input: input.into() }).await {
@@ -487,17 +503,32 @@ impl PodHandle {
     /// # Errors
     /// What became of the call.
     pub async fn notify(&self, message: impl Into<String>) -> Result<Queued, CallError<Notify>> {
+        let message = message.into();
+        if let Some(reason) = too_long(&message, NOTE_BYTES_MAX) {
+            return Err(CallError::Rejected(NotifyRejection::Invalid { reason }));
+        }
         let client = rpc::Client::<Method>::new(&self.address());
-        client.call(Notify { key: NoteKey::random(), message: message.into().into(), auto_run: true }).await
+        client.call(Notify { key: NoteKey::random(), message: message.into(), auto_run: true }).await
     }
 
     /// Gives work to a child. `belongs_to` is the work of ours that it serves.
+    ///
+    /// # Cancel safety
+    /// Dropped early, the work may be given all the same.
     pub(crate) async fn delegate(
         &self,
         child: &PodName,
         belongs_to: Option<WorkId>,
         input: String,
     ) -> Result<Work, RunError> {
+        let (handle, child) = (self.clone(), child.clone());
+        // In a task of its own: work that is recorded is sent, or is known to be refused, whoever waits for it.
+        let given = tokio::spawn(async move { handle.give(&child, belongs_to, input).await });
+        given.await.map_err(|error| StoreError::Panicked(error.to_string()))?
+    }
+
+    async fn give(&self, child: &PodName, belongs_to: Option<WorkId>, input: String) -> Result<Work, RunError> {
+        whole(&input)?;
         let gone = || RunError::NoSuchChild { name: child.clone() };
         let status = self.shared.registry.child(child).filter(|status| status.terminal.is_none()).ok_or_else(gone)?;
         let (pod, work) = (status.pod, WorkId::random());
@@ -633,6 +664,11 @@ impl Child {
     /// # Errors
     /// [`RunError`].
     pub async fn run(&self, input: impl Into<String>) -> Result<Work, RunError> {
+        // A later life of the name is somebody else.
+        let newest = self.handle.shared.registry.child(&self.pod.name);
+        if newest.is_none_or(|newest| newest.pod != self.pod) {
+            return Err(RunError::NoSuchChild { name: self.pod.name.clone() });
+        }
         self.handle.delegate(&self.pod.name, None, input.into()).await
     }
 
@@ -734,6 +770,20 @@ pub(crate) async fn carry_out_intents(shared: &Shared) {
             Err(_) => {}
         }
     }
+}
+
+/// An input is taken as it is or not at all: a bounded text would cut it.
+fn whole(input: &str) -> Result<(), RunError> {
+    match too_long(input, RUN_INPUT_BYTES_MAX) {
+        None => Ok(()),
+        Some(reason) => Err(RunError::Rejected(RunRejection::Invalid { reason })),
+    }
+}
+
+fn too_long(text: &str, max: usize) -> Option<Text<256>> {
+    let bytes = text.len();
+    (bytes > max)
+        .then(|| Text::clipped(format!("it has {bytes} bytes, and at most {max} are taken; put it into a file")))
 }
 
 fn terminal_in_words(terminal: &Terminal) -> String {

@@ -85,6 +85,9 @@ pub mod worker;
 pub mod handle;
 mod start;
 
+#[cfg(test)]
+mod fixture;
+
 pub mod discovery;
 pub mod signals;
 

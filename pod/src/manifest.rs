@@ -196,10 +196,15 @@ pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str, source: &str) -> Re
 /// What serde says about an unknown key, taken apart: which, and which there are.
 fn explain(place: &str, message: &str) -> ManifestError {
     let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
-    let unknown = message.starts_with("unknown field");
-    match (unknown, quoted.next()) {
+    let (key, word) = (message.starts_with("unknown field"), message.starts_with("unknown variant"));
+    match (key, quoted.next()) {
         (true, Some(key)) => ManifestError::UnknownKey { place: place.to_owned(), key, known: quoted.collect() },
-        _ => ManifestError::Invalid { place: place.to_owned(), reason: message.replace('\n', " ") },
+        (_, first) => {
+            let known: Vec<String> = if word { quoted.collect() } else { Vec::new() };
+            let hint = first.map_or_else(String::new, |first| suggestion(&first, &known));
+            let reason = format!("{}{hint}", message.replace('\n', " "));
+            ManifestError::Invalid { place: place.to_owned(), reason }
+        }
     }
 }
 

@@ -292,6 +292,8 @@ async fn live(
     heard: mpsc::Receiver<crate::controller::actor::Msg>,
     lock: LifeLock,
 ) {
+    // Also said if this task panics: whoever waits for the pod's end is not left waiting.
+    let _done = Done(shared.clone());
     actor.run(calls, heard).await;
     let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
     shared.store.close().await;
@@ -300,7 +302,16 @@ async fn live(
     }
     // Last: a free lock is the proof that all of this is over.
     drop(lock);
-    shared.done.send_replace(true);
+}
+
+/// Says that the pod has ended, and that nothing more is to be heard of any work.
+struct Done(Shared);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.registry.forget_works();
+        self.0.done.send_replace(true);
+    }
 }
 
 /// Tells the parent that we are ready, and waits for its go.

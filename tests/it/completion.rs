@@ -2,7 +2,7 @@
 
 use pod::protocol::{LocalEvent, PodEvent};
 use pod::{SpawnPod, TurnResult, WorkEnd, WorkResult, WorkerSpec};
-use tests::world::until;
+use tests::world::{InTime as _, until};
 
 use crate::world;
 
@@ -12,8 +12,8 @@ async fn completion_of_a_child_stands_once_in_the_parents_history_and_is_acked()
     let boss = world.boss().await;
     let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command("echo done"))).await.unwrap();
     let work = child.run("go").await.unwrap();
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Finished));
-    assert_eq!(work.settled().await, WorkResult::Finished);
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
     world.at_rest_with("boss", 1).await;
 
     let history = world.history("boss");
@@ -31,7 +31,7 @@ async fn completion_of_a_child_stands_once_in_the_parents_history_and_is_acked()
     assert_eq!(acked, world.look("a", |reads| reads.outbox_head()));
     let line = boss.children().pop().unwrap();
     assert_eq!((line.applied, line.offers), (2, 2), "each event was offered once and applied once");
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }
 
@@ -41,9 +41,11 @@ async fn what_the_agent_is_told_stands_in_the_history_before_it_is_used() {
     let boss = world.boss().await;
     let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command("exit 3"))).await.unwrap();
     let work = child.run("go").await.unwrap();
-    let WorkEnd::Errored { message } = work.ended().await else { panic!("{:?}", work.ended().await) };
+    let WorkEnd::Errored { message } = work.ended().in_time().await else {
+        panic!("{:?}", work.ended().in_time().await)
+    };
     assert!(message.contains("exited with code 3"), "{message}");
-    assert_eq!(work.settled().await, WorkResult::Failed);
+    assert_eq!(work.settled().in_time().await, WorkResult::Failed);
     world.at_rest_with("boss", 1).await;
     let history = world.history("boss");
     for text in history.outputs() {
@@ -57,5 +59,5 @@ async fn what_the_agent_is_told_stands_in_the_history_before_it_is_used() {
         assert!(told < written && told.is_some(), "the ledger wrote {text:?}, which it had not been told");
     }
     assert!(history.told().iter().any(|(_, event)| matches!(event, LocalEvent::Reported(PodEvent::Errored { .. }))));
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }

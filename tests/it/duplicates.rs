@@ -3,7 +3,7 @@
 use pod::id::{Incarnation, Seq, TurnId};
 use pod::protocol::{PodEvent, PodEventOffer};
 use pod::{ChildPhase, PodId, SpawnPod, Terminal, TurnResult, WorkId, WorkResult, WorkerSpec};
-use tests::world::World;
+use tests::world::{InTime as _, World};
 
 use crate::world;
 
@@ -11,7 +11,7 @@ use crate::world;
 async fn answers(world: &World, child: &pod::Child, offers: &[PodEventOffer]) -> Vec<String> {
     let before = world.history("a").outputs().len();
     let work = child.run(serde_json::to_string(offers).unwrap()).await.unwrap();
-    assert_eq!(work.settled().await, WorkResult::Finished);
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
     let history = world.history("a");
     history.outputs().split_off(before).into_iter().map(str::to_owned).collect()
 }
@@ -70,7 +70,7 @@ async fn offers_that_come_twice_or_too_early_or_under_another_life_have_no_effec
     }
     assert!(after.terminals("a").is_empty(), "a duplicate `ShutDown` ended the child");
     assert_eq!(boss.children()[0].phase, ChildPhase::Ready);
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.history("boss").assert_one_terminal_a_life();
 }
 
@@ -80,20 +80,20 @@ async fn late_shut_down_of_an_old_life_leaves_the_new_one_alone() {
     let boss = world.boss().await;
     let spawn = || SpawnPod::new("a".parse().unwrap(), WorkerSpec::of_kind("said"));
     let old = boss.spawn_pod(spawn()).await.unwrap();
-    assert_eq!(old.stop(std::time::Duration::from_secs(60)).await.unwrap(), Terminal::ShutDown);
+    assert_eq!(old.stop(std::time::Duration::from_secs(60)).in_time().await.unwrap(), Terminal::ShutDown);
     let new = boss.spawn_pod(spawn()).await.unwrap();
     // The new life finds in its store what the old one had to say, and says it now.
     let late = vec![PodEvent::ShutDown { pod: old.id().clone() }];
     let work = new.run(serde_json::to_string(&late).unwrap()).await.unwrap();
-    assert_eq!(work.settled().await, WorkResult::Finished, "the new life works");
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished, "the new life works");
     let said = world.history("a").outputs().concat();
     assert!(said.contains("Acked(EventAck { disposition: Applied"), "{said}");
     world.at_rest_with("boss", 1).await;
     assert_eq!(world.history("boss").terminals("a"), [Terminal::ShutDown], "one, of the old life");
     let line = boss.children().pop().unwrap();
     assert_eq!((line.pod, line.terminal), (new.id().clone(), None));
-    assert_eq!(new.run("[]").await.unwrap().settled().await, WorkResult::Finished, "and goes on to work");
-    boss.shutdown().await;
+    assert_eq!(new.run("[]").await.unwrap().settled().in_time().await, WorkResult::Finished, "and goes on to work");
+    boss.shutdown().in_time().await;
     let history = world.history("boss");
     history.assert_one_terminal_a_life();
     history.assert_every_event_once_and_in_order();

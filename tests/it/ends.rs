@@ -7,7 +7,7 @@ use pod::protocol::{Cancel, LocalEvent, Notify, PodEvent, PodState, Run, Shutdow
 use pod::store::TurnCause;
 use pod::{Child, ChildPhase, LostReason, PodHandle, SpawnPod, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
 use rustix::process::{Pid, Signal, kill_process};
-use tests::world::until;
+use tests::world::{InTime as _, until};
 
 use crate::world;
 
@@ -38,9 +38,9 @@ async fn every_way_in_which_a_turn_ends_is_reported_as_what_it_was() {
         async move {
             let child = scripted(boss, name, &format!("runs = [[{step}]]")).await;
             let work = child.run("go").await.unwrap();
-            assert_eq!(work.ended().await, expected, "{name}");
+            assert_eq!(work.ended().in_time().await, expected, "{name}");
             if let Some(result) = result {
-                assert_eq!(work.settled().await, result, "{name}");
+                assert_eq!(work.settled().in_time().await, result, "{name}");
             }
             until(&format!("`{name}` has been told"), || {
                 let history = world.history("boss");
@@ -54,7 +54,7 @@ async fn every_way_in_which_a_turn_ends_is_reported_as_what_it_was() {
         }
     }))
     .await;
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     // A paused turn's work is over with the pod that had it.
     let history = world.history("boss");
     history.assert_one_terminal_a_life();
@@ -71,10 +71,10 @@ async fn turn_that_is_cut_short_by_the_end_of_its_pod_is_reported_as_interrupted
     let work = child.run("go").await.unwrap();
     until("the turn runs", || world.history("a").outputs().contains(&"began").then_some(())).await;
     world.client("a").call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Interrupted));
-    assert_eq!(work.settled().await, WorkResult::Interrupted);
-    assert_eq!(child.terminal().await.unwrap(), Terminal::ShutDown);
-    boss.shutdown().await;
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Interrupted));
+    assert_eq!(work.settled().in_time().await, WorkResult::Interrupted);
+    assert_eq!(child.terminal().in_time().await.unwrap(), Terminal::ShutDown);
+    boss.shutdown().in_time().await;
     assert_eq!(world.history("boss").terminals("a"), [Terminal::ShutDown]);
 }
 
@@ -92,13 +92,13 @@ async fn cancel_is_reported_as_cancelled_and_never_as_an_error() {
             .await;
         let ack = world.client(name).call(Cancel).await.unwrap();
         assert!(ack.staged, "{name}: the running turn was told");
-        assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Cancelled), "{name}");
-        assert_eq!(work.settled().await, WorkResult::Cancelled, "{name}");
+        assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Cancelled), "{name}");
+        assert_eq!(work.settled().in_time().await, WorkResult::Cancelled, "{name}");
         // It takes work again: a cancelled turn is no block.
         until("it is idle again", || (world.look(name, |reads| reads.control()).state == PodState::Idle).then_some(()))
             .await;
     }
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     let errors = |(_, event): &(_, &LocalEvent)| matches!(event, LocalEvent::Reported(PodEvent::Errored { .. }));
     assert_eq!(world.history("boss").told().iter().filter(|told| errors(told)).count(), 0);
     world.deserted().await;
@@ -117,7 +117,7 @@ async fn worker_that_does_not_end_its_turn_is_ended_and_reported_as_cancelled() 
     // A new worker is made for the next turn.
     let again = deaf.run("again").await.unwrap();
     assert_ne!(again.id(), work.id());
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }
 
@@ -138,7 +138,7 @@ async fn only_delegated_work_is_reported() {
     let work = pod::WorkId::random();
     world.client("a").call(Run { work, input: "do it".into() }).await.unwrap();
     until("its parent was told", || (!world.history("boss").ends_of(work).is_empty()).then_some(())).await;
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     let history = world.history("boss");
     assert_eq!(history.ends_of(work), [WorkEnd::TurnEnded(TurnResult::Finished)]);
     assert_eq!(child.id().name.as_str(), "a");
@@ -153,7 +153,7 @@ async fn turn_that_a_report_starts_is_reported_when_it_belongs_to_somebodys_work
                   {run = {child = 'leaf', input = 'go'}}]]";
     let mid = scripted(&boss, "mid", script).await;
     let work = mid.run("go").await.unwrap();
-    assert_eq!(work.settled().await, WorkResult::Finished);
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
     world.at_rest_with("boss", 1).await;
     let causes: Vec<_> = world.history("mid").turns().into_iter().map(|(_, cause)| cause).collect();
     assert!(causes.contains(&TurnCause::Reports), "the leaf's reports started no turn: {causes:?}");
@@ -161,7 +161,7 @@ async fn turn_that_a_report_starts_is_reported_when_it_belongs_to_somebodys_work
     let ends = world.history("boss").ends_of(work.id());
     assert_eq!(ends.len(), causes.len(), "turns of the work: {causes:?}, reported: {ends:?}");
     assert_eq!(world.history("boss").settled(work.id()), [WorkResult::Finished]);
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }
 
@@ -172,14 +172,14 @@ async fn child_that_exits_by_itself_is_lost_with_its_code() {
     let child = scripted(&boss, "a", "runs = [[{exit = 3}]]").await;
     let work = child.run("go").await.unwrap();
     let reason = LostReason::Exited { code: 3 };
-    assert_eq!(child.terminal().await.unwrap(), Terminal::Lost { reason });
-    assert_eq!(work.ended().await, WorkEnd::Lost(reason));
-    assert_eq!(work.settled().await, WorkResult::Lost);
+    assert_eq!(child.terminal().in_time().await.unwrap(), Terminal::Lost { reason });
+    assert_eq!(work.ended().in_time().await, WorkEnd::Lost(reason));
+    assert_eq!(work.settled().in_time().await, WorkResult::Lost);
     world.at_rest("boss").await;
     let history = world.history("boss");
     assert_eq!((history.losses("a"), history.settled(work.id())), (vec![reason], vec![WorkResult::Lost]));
     history.assert_one_terminal_a_life();
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,10 +204,10 @@ async fn children_that_die_in_the_same_instant_are_each_reported_once() {
     pids.iter().for_each(|pid| kill_process(*pid, Signal::KILL).unwrap());
     let reason = LostReason::Killed { signal: 9 };
     for (name, child, work) in &works {
-        assert_eq!(child.terminal().await.unwrap(), Terminal::Lost { reason }, "{name}");
-        assert_eq!(work.ended().await, WorkEnd::Lost(reason), "{name}");
+        assert_eq!(child.terminal().in_time().await.unwrap(), Terminal::Lost { reason }, "{name}");
+        assert_eq!(work.ended().in_time().await, WorkEnd::Lost(reason), "{name}");
     }
-    boss.settled().await.unwrap();
+    boss.settled().in_time().await.unwrap();
     world.at_rest("boss").await;
     let history = world.history("boss");
     history.assert_one_terminal_a_life();
@@ -216,6 +216,6 @@ async fn children_that_die_in_the_same_instant_are_each_reported_once() {
         assert_eq!(history.settled(work.id()), [WorkResult::Lost], "{name}");
     }
     assert!(boss.children().iter().all(|line| line.phase == ChildPhase::Ended));
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pod::protocol::{LocalEvent, PodEvent};
 use pod::{LostReason, PodController, SpawnPod, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
 use rustix::process::{Pid, Signal, kill_process};
-use tests::world::{HostProcess, World, until};
+use tests::world::{HostProcess, InTime as _, World, until};
 
 use super::ends::scripted;
 use crate::world;
@@ -79,9 +79,9 @@ async fn child_killed_between_commit_and_send_is_lost_after_what_it_had_committe
     let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command("echo hi"))).await.unwrap();
     let work = child.run("go").await.unwrap();
     let reason = LostReason::Killed { signal: 9 };
-    assert_eq!(child.terminal().await.unwrap(), Terminal::Lost { reason });
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Finished), "what it had committed counts");
-    assert_eq!(work.settled().await, WorkResult::Finished);
+    assert_eq!(child.terminal().in_time().await.unwrap(), Terminal::Lost { reason });
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished), "what it had committed counts");
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
     assert_eq!(boss.children()[0].offers, 0, "it was killed before it could send");
     world.at_rest("boss").await;
     let history = world.history("boss");
@@ -89,7 +89,7 @@ async fn child_killed_between_commit_and_send_is_lost_after_what_it_had_committe
     history.assert_one_terminal_a_life();
     let kinds: Vec<_> = history.told().iter().map(|(_, event)| event.kind()).collect();
     assert_eq!(kinds, ["turn_ended", "work_settled", "lost"]);
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,14 +150,14 @@ async fn work_through_a_grandchild_is_settled_only_after_the_grandchilds() {
     let script = WITH_A_LEAF.replace("'WAIT'", &format!("'''{}'''", World::waits_for("go")));
     let mid = scripted(&boss, "mid", &script).await;
     let work = mid.run("go").await.unwrap();
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Finished), "its own turn waits for nobody");
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished), "its own turn waits for nobody");
     // Everything that the turn had to tell is here; the work is open all the same, for the leaf's is.
     until("the end of the turn is acked", || (world.counts("mid").outbox_pending == 0).then_some(())).await;
     assert_eq!(world.counts("mid").works_delegated_open, 1);
     assert_eq!((world.counts("boss").works_delegated_open, world.history("boss").settled(work.id()).len()), (1, 0));
     world.touch("go");
-    assert_eq!(work.settled().await, WorkResult::Finished);
-    boss.settled().await.unwrap();
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
+    boss.settled().in_time().await.unwrap();
     world.at_rest_with("boss", 1).await;
     assert_eq!(world.history("boss").settled(work.id()), [WorkResult::Finished]);
     let first = |work: pod::WorkId, history: &tests::world::History| {
@@ -169,7 +169,7 @@ async fn work_through_a_grandchild_is_settled_only_after_the_grandchilds() {
     let of_leaf = world.look("mid", |reads| reads.works(pod::store::Direction::Delegated, false))[0].work;
     let (leaf, root) = (first(of_leaf, &world.history("mid")), first(work.id(), &world.history("boss")));
     assert!(leaf.is_some() && leaf <= root, "{leaf:?} {root:?}");
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }
 
@@ -191,9 +191,9 @@ async fn child_killed_in_mid_work_takes_its_works_and_its_own_children_with_it()
     let pid = boss.children()[0].pid.unwrap();
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     let reason = LostReason::Killed { signal: 9 };
-    assert_eq!(mid.terminal().await.unwrap(), Terminal::Lost { reason });
-    assert_eq!(work.settled().await, WorkResult::Lost);
-    boss.settled().await.unwrap();
+    assert_eq!(mid.terminal().in_time().await.unwrap(), Terminal::Lost { reason });
+    assert_eq!(work.settled().in_time().await, WorkResult::Lost);
+    boss.settled().in_time().await.unwrap();
     world.at_rest("boss").await;
     let history = world.history("boss");
     assert_eq!((history.terminals("mid"), history.losses("mid")), (vec![Terminal::Lost { reason }], vec![reason]));
@@ -204,7 +204,7 @@ async fn child_killed_in_mid_work_takes_its_works_and_its_own_children_with_it()
     let kinds: Vec<_> = told.iter().map(|row| row.event.kind()).collect();
     assert_eq!(kinds, ["turn_ended", "work_settled", "shut_down"], "the leaf keeps what nobody takes any more");
     assert!(!history.told().iter().any(|(_, event)| matches!(event, LocalEvent::Reported(PodEvent::ShutDown { .. }))));
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +219,7 @@ async fn own_work_that_waits_for_a_child_is_settled_when_that_child_is_killed() 
     assert_eq!(settled, WorkResult::Finished, "its own last turn finished");
     let delegated = world.look("boss", |reads| reads.works(pod::store::Direction::Delegated, false));
     assert_eq!(delegated.iter().map(|row| row.result).collect::<Vec<_>>(), [Some(WorkResult::Lost)]);
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,8 +232,8 @@ async fn child_killed_in_mid_work_leaves_no_program_of_its_own_behind() {
     until("its program runs", || (world.processes().len() >= 2).then_some(())).await;
     let pid = boss.children()[0].pid.unwrap();
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
-    assert_eq!(child.terminal().await.unwrap(), Terminal::Lost { reason: LostReason::Killed { signal: 9 } });
-    assert_eq!(work.settled().await, WorkResult::Lost);
+    assert_eq!(child.terminal().in_time().await.unwrap(), Terminal::Lost { reason: LostReason::Killed { signal: 9 } });
+    assert_eq!(work.settled().in_time().await, WorkResult::Lost);
     world.deserted().await;
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }

@@ -3,7 +3,7 @@
 use pod::protocol::{LocalEvent, PodEvent};
 use pod::store::HistoryItem;
 use pod::{TurnResult, WorkEnd};
-use tests::world::History;
+use tests::world::{History, InTime as _};
 
 use super::ends::scripted;
 use crate::world;
@@ -29,8 +29,8 @@ async fn delegation_of_a_grandchild_is_told_again_upwards_and_wakes_no_agent() {
     );
     let mid = scripted(&boss, "mid", &script).await;
     let work = mid.run("go").await.unwrap();
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Finished));
-    work.settled().await;
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
+    work.settled().in_time().await;
     world.at_rest_with("boss", 1).await;
 
     let told = |pod: &str, by: &str, of: &str| (pod.to_owned(), by.to_owned(), of.to_owned());
@@ -49,7 +49,7 @@ async fn delegation_of_a_grandchild_is_told_again_upwards_and_wakes_no_agent() {
         let turns = history.turns().iter().filter(|(_, cause)| *cause == pod::store::TurnCause::Reports).count();
         assert!(turns <= history.told().len(), "{turns} turns for {} reports", history.told().len());
     }
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }
 
@@ -67,6 +67,6 @@ async fn delegation_alone_starts_no_turn() {
     let history = world.history("boss");
     assert_eq!((history.turns().len(), history.told().len(), world.counts("boss").inbox_waiting), (0, 0, 0));
     world.client("mid").call(pod::protocol::Cancel).await.unwrap();
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Cancelled));
-    boss.shutdown().await;
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Cancelled));
+    boss.shutdown().in_time().await;
 }

@@ -6,7 +6,7 @@ use pod::protocol::{LocalEvent, PodEvent, PodState};
 use pod::store::HistoryItem;
 use pod::{PodController, SpawnError, SpawnPod, StartError, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
 use rustix::process::Signal;
-use tests::world::{Ask, HostProcess, until};
+use tests::world::{Ask, HostProcess, InTime as _, until};
 
 use super::ends::scripted;
 use crate::world;
@@ -17,10 +17,10 @@ async fn stop_pod_reaches_the_child_and_its_shut_down_is_its_only_end() {
     let boss = world.boss().await;
     let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command("true"))).await.unwrap();
     let work = child.run("go").await.unwrap();
-    work.settled().await;
+    work.settled().in_time().await;
     let began = Instant::now();
     // Only after this time would it be signalled: what ends it is the method.
-    let terminal = boss.stop_pod(&child.id().name, Duration::from_secs(600)).await.unwrap();
+    let terminal = boss.stop_pod(&child.id().name, Duration::from_secs(600)).in_time().await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(60));
     assert_eq!(terminal, Terminal::ShutDown);
     world.at_rest("boss").await;
@@ -34,8 +34,8 @@ async fn stop_pod_reaches_the_child_and_its_shut_down_is_its_only_end() {
     // Its name is free again, and its stream goes on in the next life.
     let again = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command("true"))).await.unwrap();
     assert_ne!(again.id(), child.id());
-    assert_eq!(again.run("go").await.unwrap().settled().await, WorkResult::Finished);
-    boss.shutdown().await;
+    assert_eq!(again.run("go").await.unwrap().settled().in_time().await, WorkResult::Finished);
+    boss.shutdown().in_time().await;
     let history = world.history("boss");
     history.assert_every_event_once_and_in_order();
     history.assert_one_terminal_a_life();
@@ -49,11 +49,11 @@ async fn child_that_works_longer_than_its_stop_may_take_is_interrupted_and_still
     let child = scripted(&boss, "a", "runs = [[{say = 'began'}, {sleep_ms = 600000}]]").await;
     let work = child.run("go").await.unwrap();
     until("the turn runs", || world.history("a").outputs().contains(&"began").then_some(())).await;
-    let terminal = child.stop(Duration::from_millis(200)).await.unwrap();
+    let terminal = child.stop(Duration::from_millis(200)).in_time().await.unwrap();
     assert_eq!(terminal, Terminal::ShutDown);
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Interrupted));
-    assert_eq!(work.settled().await, WorkResult::Interrupted);
-    boss.shutdown().await;
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Interrupted));
+    assert_eq!(work.settled().in_time().await, WorkResult::Interrupted);
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,9 +75,9 @@ async fn graceful_stop_lets_the_turn_of_a_child_end() {
     let refused = child.run("more").await.expect_err("a pod that stops takes no work");
     assert!(format!("{refused:?}").contains("Stopping"), "{refused:?}");
     world.touch("go");
-    assert_eq!(stopping.await.unwrap().unwrap(), Terminal::ShutDown);
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Finished));
-    boss.shutdown().await;
+    assert_eq!(stopping.in_time().await.unwrap().unwrap(), Terminal::ShutDown);
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,8 +115,8 @@ async fn sigterm_to_a_child_is_a_graceful_end_that_its_parent_is_told() {
     let pid = boss.children()[0].pid.unwrap();
     // It is a child of this process that has not been reaped.
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid.cast_signed()).unwrap(), Signal::TERM).unwrap();
-    assert_eq!(child.terminal().await.unwrap(), Terminal::ShutDown);
-    boss.shutdown().await;
+    assert_eq!(child.terminal().in_time().await.unwrap(), Terminal::ShutDown);
+    boss.shutdown().in_time().await;
     assert!(world.history("boss").losses("a").is_empty());
 }
 
@@ -129,7 +129,7 @@ async fn child_that_spawns_while_its_parent_stops_leaves_no_process() {
     let mid = scripted(&boss, "mid", script).await;
     mid.run("go").await.unwrap();
     until("the turn runs", || world.history("mid").outputs().contains(&"began").then_some(())).await;
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     world.deserted().await;
     assert_eq!(world.history("boss").terminals("mid"), [Terminal::ShutDown]);
     world.history("mid").assert_one_terminal_a_life();
@@ -154,7 +154,7 @@ async fn second_pod_of_a_name_is_told_who_holds_it_and_the_first_is_unharmed() {
     let taken = other.spawn_pod(SpawnPod::new("boss".parse().unwrap(), WorkerSpec::ledger())).await.unwrap_err();
     assert!(matches!(taken, SpawnError::NameTaken { .. }), "{taken:?}");
     assert!(taken.to_string().contains(&first.pid().to_string()), "{taken}");
-    other.shutdown().await;
+    other.shutdown().in_time().await;
 
     let work = first.run("a", "go").await.expect("the first goes on");
     first.ask(Ask::Ended { work }).await.unwrap();
@@ -164,7 +164,7 @@ async fn second_pod_of_a_name_is_told_who_holds_it_and_the_first_is_unharmed() {
     assert!(first.wait().await.success());
     // Free again.
     let boss = world.boss().await;
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +186,7 @@ async fn child_with_a_bad_worker_leaves_nothing_behind() {
     assert_eq!((world.counts("boss").children_total, boss.children().len()), (0, 0));
     let entries = |dir: &str| std::fs::read_dir(world.root().join(dir)).unwrap().count();
     assert_eq!((entries("state"), entries("run")), (1, 1), "there is nothing but the boss");
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +205,7 @@ async fn child_whose_program_is_missing_has_one_end_and_its_name_is_free_again()
     assert_eq!(history.losses("a").len(), 0, "what never lived is not lost");
     assert_eq!(world.sockets().len(), 1);
     assert_eq!(world.counts("boss").children_live, 0);
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     assert_eq!(std::fs::read_dir(world.root().join("run")).unwrap().count(), 0, "a runtime directory is left");
 }
 
@@ -224,8 +224,8 @@ async fn child_that_dies_before_it_is_ready_is_quoted_and_has_one_end() {
     assert_eq!(history.terminals("a").len(), 1);
     // The next one lives.
     let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::ledger())).await.unwrap();
-    assert_eq!(child.run("go").await.unwrap().settled().await, WorkResult::Finished);
-    boss.shutdown().await;
+    assert_eq!(child.run("go").await.unwrap().settled().in_time().await, WorkResult::Finished);
+    boss.shutdown().in_time().await;
     world.history("boss").assert_one_terminal_a_life();
 }
 
@@ -233,9 +233,9 @@ async fn child_that_dies_before_it_is_ready_is_quoted_and_has_one_end() {
 async fn pod_that_ends_says_so_in_its_state_and_takes_no_new_child() {
     let world = world();
     let boss = world.boss().await;
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     // Twice is as good as once.
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     let late = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::ledger())).await.unwrap_err();
     assert!(matches!(late, SpawnError::Stopping { .. }), "{late:?}");
     assert_eq!(world.look("boss", |reads| reads.control()).state, PodState::Idle, "nothing is left to be done");

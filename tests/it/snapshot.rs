@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use pod::protocol::{LocalEvent, Observed, PodEvent, Subscribe};
 use pod::store::{HistoryItem, OutputKind};
 use pod::{Method, SpawnPod, WorkerSpec};
-use tests::world::until;
+use tests::world::{InTime as _, until};
 use tokio::time::timeout;
 
 use crate::world;
@@ -71,7 +71,7 @@ async fn thousand_events_are_applied_in_order_while_ten_observers_have_64_mib_to
     let said = world.history("a").outputs().concat();
     // With its own two, which come at the turn's end.
     assert_eq!(said, format!("acked {EVENTS} failed 0 pending 0 applied {EVENTS}"));
-    boss.settled().await.unwrap();
+    boss.settled().in_time().await.unwrap();
     until("the agent was told all", || (world.counts("boss").inbox_waiting == 0).then_some(())).await;
     world.at_rest_with("boss", 1).await;
 
@@ -97,5 +97,5 @@ async fn thousand_events_are_applied_in_order_while_ten_observers_have_64_mib_to
         let first = timeout(Duration::from_secs(20), items.next()).await.expect("it was sent").unwrap().unwrap();
         assert!(matches!(first, Observed::Entry { seq: 1, .. }), "{first:?}");
     }
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }

@@ -7,7 +7,7 @@ use pod::manifest::Limits;
 use pod::protocol::{Pause, PodState, Resume};
 use pod::store::{SystemItem, TurnCause, TurnOutcome};
 use pod::{Child, PodController, PodHandle, SpawnPod, TurnEnd, TurnResult, WorkEnd, WorkResult, WorkerSpec};
-use tests::world::{Cue, Gate, World, gated, until, workers};
+use tests::world::{Cue, Gate, InTime as _, World, gated, until, workers};
 
 use super::ends::scripted;
 use crate::world;
@@ -26,7 +26,7 @@ async fn reports(boss: &PodHandle, child: &Child) {
     let applied = || boss.children().iter().find(|line| line.pod == *child.id()).unwrap().applied;
     let before = applied();
     let work = child.run("go").await.unwrap();
-    assert_eq!(work.settled().await, WorkResult::Finished);
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
     until("both reports are applied", || (applied() == before + 2).then_some(())).await;
 }
 
@@ -58,7 +58,7 @@ async fn report_to_an_idle_pod_starts_a_turn() {
     finish(&mut gate).await;
     world.at_rest_with("boss", 1).await;
     assert!(gate.is_quiet(), "a second turn, for nothing");
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,11 +71,11 @@ async fn report_to_a_running_pod_is_in_the_next_request_of_that_turn() {
     reports(&boss, &child).await;
     assert_both(&gate.request().await);
     finish(&mut gate).await;
-    assert_eq!(work.ended().await, WorkEnd::TurnEnded(TurnResult::Finished));
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
     world.at_rest_with("boss", 1).await;
     assert_eq!(world.history("boss").turns().len(), 1);
     assert!(gate.is_quiet());
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn report_in_the_last_window_of_a_turn_starts_the_next_one() {
     finish(&mut gate).await;
     world.at_rest_with("boss", 1).await;
     assert_eq!(world.history("boss").turns().len(), 2);
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn report_that_races_with_the_end_of_a_turn_is_told_once() {
     history.assert_every_event_once_and_in_order();
     assert_eq!(history.told_of("a").len(), 2 * RACES);
     assert!(gate.is_quiet());
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +147,7 @@ async fn report_to_a_paused_pod_is_kept_and_told_on_resume() {
     world.at_rest_with("boss", 1).await;
     assert_eq!(world.history("boss").told_of("a").len(), 2);
     assert!(gate.is_quiet());
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn report_that_was_told_and_not_answered_is_told_again_and_stands_in_histo
     let history = world.history("boss");
     assert_eq!(history.told_of("a").len(), 2, "told twice, happened once");
     history.assert_every_event_once_and_in_order();
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +203,7 @@ async fn report_on_which_every_turn_fails_blocks_the_pod_and_is_told_when_that_i
     let history = world.history("boss");
     assert_eq!(history.told_of("a").len(), 4);
     history.assert_every_event_once_and_in_order();
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,10 +238,10 @@ async fn child_that_is_blocked_says_so_once_to_its_parent_and_settles_its_work_w
 
     std::fs::remove_file(world.root().join("poison")).unwrap();
     world.client("mid").call(Resume).await.unwrap();
-    assert_eq!(work.settled().await, WorkResult::Finished);
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
     let told = world.history("mid").outputs().concat();
     assert!(told.contains("finished") && told.contains("is over"), "the reports are lost: {told}");
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
     let history = world.history("boss");
     history.assert_every_event_once_and_in_order();
     assert_eq!(history.settled(work.id()), [WorkResult::Finished]);
@@ -256,5 +256,5 @@ async fn reports_to_a_worker_that_reads_none_stand_in_history_and_start_no_turn(
     world.at_rest_with("boss", 1).await;
     let history = world.history("boss");
     assert_eq!((history.told_of("a").len(), history.turns().len()), (2, 0));
-    boss.shutdown().await;
+    boss.shutdown().in_time().await;
 }

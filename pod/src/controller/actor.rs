@@ -28,7 +28,7 @@ use crate::store::{EndTurn, EndedTurn, StartCause, StoreError, TurnOutcome, Turn
 use crate::worker::Worker;
 
 /// How long a turn that was asked to end may take. LIMIT: above a command's own grace between its two signals.
-const TURN_PATIENCE: Duration = Duration::from_secs(10);
+const TURN_PATIENCE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
 /// How long a child may take to end by itself when its parent stops.
 const CHILD_GRACE: Duration = Duration::from_secs(20);
 /// The wait for the ack of a pod's last event.
@@ -466,3 +466,7 @@ fn outcome(verdict: TurnVerdict, message: Option<String>) -> TurnOutcome {
     };
     TurnOutcome::Ended { result }
 }
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

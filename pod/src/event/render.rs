@@ -7,7 +7,7 @@
 
 use std::fmt::Write;
 
-use crate::protocol::{LocalEvent, PodEvent, TurnResult, clip};
+use crate::protocol::{LocalEvent, LostReason, PodEvent, TurnResult, clip};
 
 /// LIMIT: one report, in bytes. Sixty-four of them are one request's worth (`StoreLimits::reports_per_request`).
 pub const REPORT_BYTES_MAX: usize = 1024;
@@ -41,7 +41,11 @@ pub fn render_event(event: &LocalEvent) -> String {
             format!("{head} Pod `{}` started `{}` and gave it {count} rights.", parent_pod.name, sub_pod.name)
         }
         LocalEvent::Lost { reason, .. } => {
-            format!("{head} It is lost: it {reason} without a last word. Its open work is lost. {more}")
+            let how = match reason {
+                LostReason::Killed { .. } => format!("it was {reason}"),
+                LostReason::Exited { .. } | LostReason::Unobserved => format!("it {reason}"),
+            };
+            format!("{head} It is lost: {how}, without a last word. Its open work is lost. {more}")
         }
     }
 }

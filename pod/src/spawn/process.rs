@@ -43,14 +43,29 @@ pub(crate) struct Leader {
     child: Child,
     group: Pid,
     pidfd: AsyncFd<OwnedFd>,
+    /// The group is to be killed if this is dropped before its leader is reaped.
+    kill_on_drop: bool,
 }
 
 impl Leader {
-    /// `child` was started with a process group of its own.
-    pub(crate) fn new(child: Child) -> io::Result<Self> {
+    /// `child` was started with a process group of its own. If its death cannot be watched it is killed.
+    pub(crate) fn new(mut child: Child) -> io::Result<Self> {
         let gone = || io::Error::other("the process was reaped by somebody else");
         let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(gone)?;
-        Ok(Self { child, group, pidfd: watch_death(group)? })
+        match watch_death(group) {
+            Ok(pidfd) => Ok(Self { child, group, pidfd, kill_on_drop: false }),
+            Err(error) => {
+                let _ = kill_process_group(group, Signal::KILL);
+                let _ = child.start_kill();
+                Err(error)
+            }
+        }
+    }
+
+    /// The same, and its group never outlives it.
+    pub(crate) fn kill_on_drop(mut self) -> Self {
+        self.kill_on_drop = true;
+        self
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -82,7 +97,18 @@ impl Leader {
     /// Kills what is left of the group and reaps the leader.
     pub(crate) async fn reap_group(mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::KILL);
-        self.child.wait().await
+        let status = self.child.wait().await;
+        // From here on the number may be anybody's.
+        self.kill_on_drop = false;
+        status
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.kill_on_drop {
+            self.signal(Signal::KILL);
+        }
     }
 }
 

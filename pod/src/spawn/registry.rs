@@ -102,6 +102,8 @@ struct Entry {
     unreaped: bool,
     /// An earlier life of ours started it.
     adopted: bool,
+    /// It did not end, and is left to the pod's next life.
+    left: bool,
     /// Asks its supervisor to end it.
     stop: watch::Sender<Option<Stop>>,
 }
@@ -180,6 +182,7 @@ impl SpawnedPodRegistry {
                 },
                 unreaped: pid.is_some(),
                 adopted: pid.is_none(),
+                left: false,
                 stop,
             });
         }
@@ -218,7 +221,10 @@ impl SpawnedPodRegistry {
         let receiver = progress.subscribe();
         self.lock().works.insert(work, progress);
         self.change(pod, |entry| {
-            entry.status.phase = ChildPhase::Working;
+            // Its life may have ended since it was chosen: it is not to be waited for once more.
+            if !matches!(entry.status.phase, ChildPhase::Stopping | ChildPhase::Ended) {
+                entry.status.phase = ChildPhase::Working;
+            }
             entry.status.work = Some((work, input.to_owned()));
             entry.status.work_end = None;
             entry.status.work_result = None;
@@ -259,8 +265,8 @@ impl SpawnedPodRegistry {
         events.iter().for_each(|event| self.progress(event));
         self.change(pod, |entry| {
             let current = entry.status.work.as_ref().map(|(work, _)| *work);
-            let ends = events.iter().filter_map(end_of).filter(|(work, _)| Some(*work) == current);
-            if let Some((_, end)) = ends.last() {
+            let mut ends = events.iter().rev().filter_map(end_of).filter(|(work, _)| Some(*work) == current);
+            if let Some((_, end)) = ends.next() {
                 entry.status.work_end = Some(end);
             }
         });
@@ -294,7 +300,8 @@ impl SpawnedPodRegistry {
     /// Works are settled, with all that they caused.
     pub(crate) fn settled(&self, works: &[(WorkId, WorkResult)]) {
         for (work, result) in works {
-            let progress = self.lock().works.get(work).cloned();
+            // The last that is heard of it: those who wait keep what was said.
+            let progress = self.lock().works.remove(work);
             if let Some(progress) = progress {
                 progress.send_modify(|progress| progress.result = Some(*result));
             }
@@ -323,6 +330,11 @@ impl SpawnedPodRegistry {
         }
     }
 
+    /// The pod has ended: who still waits for a work learns that nothing more will be heard of it.
+    pub(crate) fn forget_works(&self) {
+        self.lock().works.clear();
+    }
+
     /// Asks the supervisors of all living children to end them. Returns how many there are.
     pub(crate) fn stop_all(&self, stop: Stop) -> usize {
         let inner = self.lock();
@@ -338,7 +350,13 @@ impl SpawnedPodRegistry {
     }
 
     pub(crate) fn living(&self) -> usize {
-        self.lock().children.iter().filter(|entry| entry.status.phase != ChildPhase::Ended).count()
+        let inner = self.lock();
+        inner.children.iter().filter(|entry| entry.status.phase != ChildPhase::Ended && !entry.left).count()
+    }
+
+    /// It does not end, and nobody may signal it: whoever stops waits for it no longer.
+    pub(crate) fn leave(&self, pod: &PodId) {
+        self.change(pod, |entry| entry.left = true);
     }
 
     fn progress(&self, event: &PodEvent) {
@@ -396,3 +414,7 @@ fn lost(terminal: &Terminal) -> Option<WorkEnd> {
 fn short(event: &PodEvent) -> String {
     crate::event::render_event(&LocalEvent::Reported(event.clone())).lines().next().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

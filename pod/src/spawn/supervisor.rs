@@ -23,7 +23,7 @@ use crate::event::settle_dead_child;
 use crate::handle::Shared;
 use crate::id::PodId;
 use crate::life_lock::{self, Life};
-use crate::protocol::{LostReason, Method, Shutdown, ShutdownMode};
+use crate::protocol::{LostReason, Method, PodState, Shutdown, ShutdownMode};
 use crate::store::{ChildRow, Direction, Durability, EndOfLife, Terminal};
 
 /// The variable by which a child learns what it is.
@@ -119,7 +119,7 @@ pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut
 /// Follows a child that an earlier life of ours had started: it is tied to that life and ends by itself.
 pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: watch::Receiver<Option<Stop>>) {
     let lock = shared.roots.pod(&row.pod.name).life_lock();
-    let mut asked = false;
+    let mut asked: Option<(Stop, Instant)> = None;
     loop {
         match life_lock::probe(&lock) {
             Ok(Life::Free) => break,
@@ -129,9 +129,15 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
             Err(error) => tracing::warn!(pod = %row.pod, %error, "the life lock of a child cannot be looked at"),
         }
         let stopping = *stop.borrow_and_update();
-        if let (Some(stop), false) = (stopping, asked) {
-            asked = true;
+        if let Some(stop) = stopping.filter(|stop| asked.is_none_or(|(told, _)| stop.now && !told.now)) {
+            asked = Some((stop, asked.map_or_else(Instant::now, |(_, since)| since)));
             ask(&row, stop).await;
+        }
+        let out_of_time = asked.is_some_and(|(stop, since)| since.elapsed() > stop.grace + TERM_GRACE);
+        if out_of_time && *shared.phase.borrow() == PodState::Stopping {
+            tracing::error!(pod = %row.pod, "a child of an earlier life does not end, and is left to the next one");
+            shared.registry.leave(&row.pod);
+            return shared.child_ended().await;
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }
@@ -161,7 +167,13 @@ async fn end(shared: &Shared, row: &ChildRow, leader: &Leader, asked: Stop, stop
         let until = started + current.grace;
         tokio::select! {
             () = leader.exited() => return,
-            () = &mut asking, if !answered => answered = true,
+            told = &mut asking, if !answered => {
+                answered = true;
+                // It does not listen yet, or no more: to wait for an answer would be in vain.
+                if !told {
+                    break;
+                }
+            }
             later = hastened(stop, current) => {
                 if later.now && !current.now {
                     ask(row, later).await;
@@ -171,7 +183,7 @@ async fn end(shared: &Shared, row: &ChildRow, leader: &Leader, asked: Stop, stop
             () = tokio::time::sleep_until(until) => break,
         }
     }
-    tracing::warn!(pod = %row.pod, "a child did not end in time and is signalled");
+    tracing::warn!(pod = %row.pod, "a child did not end in time, or cannot be told to, and is signalled");
     leader.signal(Signal::TERM);
     if tokio::time::timeout(TERM_GRACE, leader.exited()).await.is_err() {
         leader.signal(Signal::KILL);
@@ -189,15 +201,18 @@ async fn hastened(stop: &mut watch::Receiver<Option<Stop>>, current: Stop) -> St
     }
 }
 
-async fn ask(row: &ChildRow, stop: Stop) {
+/// Tells a child to end. False if it was certainly not told.
+async fn ask(row: &ChildRow, stop: Stop) -> bool {
     let client = rpc::Client::<Method>::new(&rpc::Address::unix(&row.socket));
     let mode = if stop.now { ShutdownMode::Now } else { ShutdownMode::Graceful };
     let call =
         client.call(Shutdown { mode }).deadline(stop.grace.clamp(Duration::from_millis(100), Duration::from_secs(5)));
-    if let Err(error) = call.await {
+    let told = call.await;
+    if let Err(error) = &told {
         // Not ready yet, or dead: the signal or the pidfd settles it.
         tracing::info!(pod = %row.pod, %error, "a child could not be told to shut down");
     }
+    !matches!(told, Err(rpc::CallError::NotDelivered(_)))
 }
 
 /// A child that did not end by itself could not end what it ran.

@@ -271,6 +271,30 @@ fn report_on_which_every_turn_fails_ends_in_blocked_is_kept_and_said_once() {
 }
 
 #[test]
+fn turn_that_is_paused_after_too_many_failures_is_paused_and_not_blocked() {
+    let mut store = fixture::memory("a");
+    store.options.limits.attempts = 1;
+    store.with(|tx| tx.push_report(&report(1)));
+    store.with(|tx| {
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        assert!(tx.end_turn(&errored(turn))?.blocked);
+        tx.unblock()
+    });
+    store.with(|tx| {
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        let paused = tx.end_turn(&ended(turn, TurnResult::Paused))?;
+        assert_eq!((paused.returned, paused.blocked), (1, false));
+        assert_eq!(tx.control()?.state, PodState::Paused);
+        // Nothing is left of a block that a resumed turn would not lift.
+        let resumed = started(tx.start_turn(StartCause::Resume)?);
+        tx.mark_seen(resumed.turn, &[resumed.reports[0].id])?;
+        tx.end_turn(&ended(resumed.turn.0, TurnResult::Finished))?;
+        assert_eq!(tx.control()?.state, PodState::Idle);
+        Ok(())
+    });
+}
+
+#[test]
 fn worker_that_ignores_its_reports_is_blocked_rather_than_started_for_ever() {
     let store = fixture::memory("a");
     store.with(|tx| tx.push_report(&report(1)));

@@ -22,6 +22,11 @@ use crate::store::OutputKind;
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
 /// LIMIT: how much of its standard error an error quotes, in bytes.
 const QUOTED_BYTES_MAX: usize = 400;
+/// How long what is left in the pipes of a group that was killed may take to be kept.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A program's standard output and error.
+type Streams = (Option<ChildStdout>, Option<ChildStderr>);
 
 /// Runs a program in each turn.
 #[derive(Debug)]
@@ -67,9 +72,9 @@ impl CommandWorker {
     async fn run(&self, cx: &TurnContext) -> Result<TurnEnd, WorkerError> {
         let (leader, streams) = self.start(cx)?;
         let outputs =
-            async { tokio::join!(keep(cx, OutputKind::Text, streams.0), keep(cx, OutputKind::Stderr, streams.1)) };
+            async { tokio::try_join!(keep(cx, OutputKind::Text, streams.0), keep(cx, OutputKind::Stderr, streams.1)) };
         let mut outputs = std::pin::pin!(outputs);
-        let mut kept = None;
+        let mut kept: Option<Result<(String, String), WorkerError>> = None;
         // CANCEL SAFETY: `exited` and `signalled` may be dropped and called again; the outputs keep their state.
         let signal = loop {
             tokio::select! {
@@ -77,23 +82,31 @@ impl CommandWorker {
                 done = &mut outputs, if kept.is_none() => kept = Some(done),
                 signal = cx.signalled() => break Some(signal),
             }
+            if let Some(Err(error)) = &kept {
+                // What it says can no longer be kept: it would wait for a reader for ever.
+                leader.stop(self.grace).await;
+                return Err(error.clone());
+            }
         };
         if let Some(signal) = signal {
             leader.stop(self.grace).await;
             return Ok(if signal == Signal::Pause { TurnEnd::Paused } else { TurnEnd::Cancelled });
         }
-        let (stdout, stderr) = match kept {
-            Some(kept) => kept,
-            // What it started and left behind may hold its pipes for ever: that gets as long as the grace.
-            None => tokio::time::timeout(self.grace, outputs).await.unwrap_or((Ok(String::new()), Ok(String::new()))),
-        };
+        // What it started and left behind may hold its pipes: that gets as long as the grace, then its group is killed;
+        // what has left the group, too, gets no more.
+        if kept.is_none() {
+            kept = tokio::time::timeout(self.grace, &mut outputs).await.ok();
+        }
         let status = leader.reap_group().await;
-        stdout?;
-        ended(status.map_err(|e| WorkerError::new(format!("failed to wait for the program: {e}")))?, &stderr?)
+        if kept.is_none() {
+            kept = tokio::time::timeout(LAST_WORDS, &mut outputs).await.ok();
+        }
+        let (_, stderr) = kept.unwrap_or_else(|| Ok(Default::default()))?;
+        ended(status.map_err(|e| WorkerError::new(format!("failed to wait for the program: {e}")))?, &stderr)
     }
 
     #[expect(clippy::disallowed_methods, reason = "one of the two places that start programs")]
-    fn start(&self, cx: &TurnContext) -> Result<(Leader, (Option<ChildStdout>, Option<ChildStderr>)), WorkerError> {
+    fn start(&self, cx: &TurnContext) -> Result<(Leader, Streams), WorkerError> {
         let (program, arguments) = self.argv.split_first().ok_or_else(|| WorkerError::new("there is no program"))?;
         let mut command = Command::new(program);
         command
@@ -114,7 +127,7 @@ impl CommandWorker {
         };
         let mut child = command.spawn().map_err(failed)?;
         let streams = (child.stdout.take(), child.stderr.take());
-        Ok((Leader::new(child).map_err(failed)?, streams))
+        Ok((Leader::new(child).map_err(failed)?.kill_on_drop(), streams))
     }
 }
 
@@ -175,3 +188,7 @@ fn ended(status: ExitStatus, stderr: &str) -> Result<TurnEnd, WorkerError> {
     };
     Err(WorkerError::new(if stderr.is_empty() { how } else { format!("{how}: {stderr}") }))
 }
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

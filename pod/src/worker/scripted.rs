@@ -167,20 +167,23 @@ async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, Wo
             cx.output(&format!("child `{child}` stopped: {terminal:?}")).await?;
         }
         Step::ReadReports(count) => {
-            let mut told = 0;
+            let mut read = 0;
             let deadline = tokio::time::Instant::now() + WAIT_MAX;
             loop {
                 let items = cx.next_request().await?;
                 for item in &items {
                     cx.output(item.text()).await?;
                 }
-                told += u32::try_from(items.len()).unwrap_or(u32::MAX);
+                read += u32::try_from(items.len()).unwrap_or(u32::MAX);
                 cx.response_received().await?;
-                if told >= count && (items.is_empty() || count > 0) {
+                if read >= count && (items.is_empty() || count > 0) {
                     break;
                 }
                 if tokio::time::Instant::now() >= deadline {
-                    return Err(WorkerError::new(format!("{told} of {count} reports came")));
+                    return Err(WorkerError::new(format!("{read} of {count} reports came")));
+                }
+                if let Some(signal) = cx.signal() {
+                    return Ok(Some(told(signal)));
                 }
                 if items.is_empty() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -218,3 +221,7 @@ fn in_words(error: impl std::error::Error) -> WorkerError {
     }
     WorkerError::new(text)
 }
+
+#[cfg(test)]
+#[path = "scripted_tests.rs"]
+mod tests;

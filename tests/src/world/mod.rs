@@ -14,5 +14,5 @@ mod workers;
 pub use self::gate::{Cue, Gate, Seen, gated};
 pub use self::history::History;
 pub use self::host::{Ask, HostProcess, Told};
-pub use self::place::{World, until};
+pub use self::place::{InTime, World, until};
 pub use self::workers::workers;

@@ -212,6 +212,24 @@ impl Drop for World {
     }
 }
 
+/// A wait that a test bounds: what does not come true is a failure with a place, not a test that hangs.
+pub trait InTime: Future + Sized {
+    /// What it resolves to.
+    ///
+    /// # Panics
+    /// If it does not resolve within a generous time.
+    #[track_caller]
+    fn in_time(self) -> impl Future<Output = Self::Output> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let resolved = tokio::time::timeout(PATIENCE, self).await;
+            resolved.unwrap_or_else(|_| panic!("not within {PATIENCE:?} (at {caller})"))
+        }
+    }
+}
+
+impl<F: Future> InTime for F {}
+
 /// The name `text`.
 pub(super) fn named(text: &str) -> PodName {
     text.parse().expect("a pod's name")

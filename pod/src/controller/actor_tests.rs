@@ -1,0 +1,266 @@
+//! The shell around the state, in a real pod of this process: store, sockets and calls are real, the worker is a puppet.
+
+use std::collections::BTreeMap;
+
+use rpc::CallError;
+
+use crate::event::{Reporter, fire_and_forget};
+use crate::fixture::{Act, Puppet, Said, within};
+use crate::id::{PodId, Seq, StreamId, TurnId, WorkId};
+use crate::protocol::*;
+use crate::spawn::WorkEnd;
+use crate::store::TurnCause;
+use crate::worker::TurnEnd;
+use crate::{SpawnError, SpawnPod, WorkerSpec};
+
+fn client(puppet: &Puppet) -> rpc::Client<Method> {
+    rpc::Client::new(&puppet.pod.address())
+}
+
+fn run(work: u64) -> Run {
+    Run { work: WorkId(work), input: "do it".into() }
+}
+
+/// A child's `seq`th report.
+async fn report(puppet: &Puppet, child: &PodId, seq: u64) -> Result<EventAck, CallError<PodEventOffer>> {
+    let event =
+        PodEvent::TurnEnded { pod: child.clone(), work: WorkId(99), turn: TurnId(seq), result: TurnResult::Finished };
+    let offer = PodEventOffer { from: child.clone(), stream: StreamId(5), seq: Seq(seq), event };
+    within("the ack", client(puppet).call(offer)).await
+}
+
+async fn woke(puppet: &Puppet, child: &PodId, seq: u64) -> bool {
+    report(puppet, child, seq).await.unwrap().woke
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn report_at_each_point_of_a_turn_is_in_its_next_request_or_starts_the_next() {
+    let mut puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    assert!(woke(&puppet, &child, 1).await, "an idle pod is woken");
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    assert!(!woke(&puppet, &child, 2).await, "a running one is not");
+    // What came with the turn, and what has come since.
+    assert_eq!(puppet.told().await.len(), 2);
+    assert!(!woke(&puppet, &child, 3).await);
+    puppet.answered().await;
+    assert_eq!(puppet.told().await.len(), 1);
+    puppet.answered().await;
+    // Behind the last request.
+    assert!(!woke(&puppet, &child, 4).await);
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    assert_eq!(puppet.told().await.len(), 1);
+    puppet.answered().await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    let again = report(&puppet, &child, 4).await.unwrap();
+    assert_eq!((again.disposition, again.durable_seq, again.woke), (Disposition::Duplicate, Seq(4), false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn report_that_was_not_answered_is_told_again_after_a_pause() {
+    let mut puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    assert!(woke(&puppet, &child, 1).await);
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    let first = puppet.told().await;
+    puppet.act(Act::Fail).await;
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    assert_eq!(puppet.told().await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_of_a_process_that_is_not_the_child_is_refused() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let other = PodId { incarnation: crate::id::Incarnation(8), ..child.clone() };
+    for stranger in [crate::store::fixture::pod("stranger", 1), other] {
+        let refused = report(&puppet, &stranger, 1).await;
+        assert!(matches!(refused, Err(CallError::Rejected(EventRejection::NotYourChild))), "{refused:?}");
+    }
+    puppet.pod.shared().registry.reaped(&child);
+    let refused = report(&puppet, &child, 1).await;
+    assert!(matches!(refused, Err(CallError::Rejected(EventRejection::NotYourChild))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_repeated_while_paused_is_told_its_turn_and_changes_nothing() {
+    let mut puppet = Puppet::new().await;
+    let accepted = client(&puppet).call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert_eq!(client(&puppet).call(run(1)).await.unwrap(), accepted, "while it runs");
+    let busy = client(&puppet).call(run(2)).await;
+    assert!(matches!(busy, Err(CallError::Rejected(RunRejection::AlreadyRunning { turn })) if turn == accepted.turn));
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    puppet.state(PodState::Paused).await;
+    assert_eq!(client(&puppet).call(run(1)).await.unwrap(), accepted, "while it is paused");
+    assert_eq!(client(&puppet).call(Status).await.unwrap().state, PodState::Paused);
+    client(&puppet).call(Resume).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Resume)).await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_ended_is_told_with_its_turn_however_it_ends() {
+    let mut puppet = Puppet::new().await;
+    let failed = WorkEnd::Errored { message: "as it was told".into() };
+    let ends = [
+        (Act::End(TurnEnd::Finished), WorkEnd::TurnEnded(TurnResult::Finished)),
+        (Act::End(TurnEnd::LimitReached), WorkEnd::TurnEnded(TurnResult::LimitReached)),
+        (Act::End(TurnEnd::Cancelled), WorkEnd::TurnEnded(TurnResult::Cancelled)),
+        (Act::End(TurnEnd::RolledBack), WorkEnd::TurnEnded(TurnResult::RolledBack)),
+        (Act::Fail, failed),
+        (Act::PanicAtOnce, WorkEnd::TurnEnded(TurnResult::Finished)),
+    ];
+    for (act, end) in ends {
+        // Waits in the queue, so that the turn may end before `run` returns.
+        puppet.act(act).await;
+        let work = puppet.pod.run("do it").await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+        assert_eq!(within("the end", work.ended()).await, end);
+        puppet.state(PodState::Idle).await;
+    }
+    // Before its future is there.
+    let work = puppet.pod.run("do it").await.unwrap();
+    let WorkEnd::Errored { message } = within("the end", work.ended()).await else { panic!("no error") };
+    assert!(message.contains("the worker panicked: as it was told"), "{message}");
+    puppet.state(PodState::Idle).await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    assert_eq!(within("the end", work.settled()).await, WorkResult::Finished, "with a new worker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_deaf_to_signals_is_ended_and_its_late_word_harms_no_later_turn() {
+    for (ends, end) in [(MethodKindToEnd::Cancel, TurnResult::Cancelled), (MethodKindToEnd::Pause, TurnResult::Paused)]
+    {
+        let mut puppet = Puppet::new().await;
+        let work = puppet.pod.run("do it").await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+        let ack = match ends {
+            MethodKindToEnd::Cancel => client(&puppet).call(Cancel).await.unwrap(),
+            MethodKindToEnd::Pause => client(&puppet).call(Pause).await.unwrap(),
+        };
+        assert_eq!(ack, ControlAck { state: PodState::Running, staged: true });
+        assert_eq!(within("the end", work.ended()).await, WorkEnd::TurnEnded(end));
+        puppet.act(Act::End(TurnEnd::Finished)).await;
+        let next = puppet.pod.run("next").await.unwrap();
+        assert_eq!(within("the end", next.ended()).await, WorkEnd::TurnEnded(TurnResult::Finished));
+    }
+}
+
+enum MethodKindToEnd {
+    Cancel,
+    Pause,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_answered_while_a_turn_runs_and_while_the_pod_stops() {
+    let mut puppet = Puppet::new().await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    let client = client(&puppet);
+    assert_eq!(client.call(Status).await.unwrap().state, PodState::Running);
+    let busy = client.call(Resume).await;
+    assert!(matches!(busy, Err(CallError::Rejected(ControlRejection::AlreadyRunning { .. }))), "{busy:?}");
+    client.call(Shutdown { mode: ShutdownMode::Graceful }).await.unwrap();
+    assert_eq!(client.call(Status).await.unwrap().state, PodState::Stopping);
+    let stopping = client.call(run(7)).await;
+    assert!(matches!(stopping, Err(CallError::Rejected(RunRejection::Stopping))), "{stopping:?}");
+    let spawn = SpawnPod::new("late".parse().unwrap(), WorkerSpec::ledger());
+    assert!(matches!(puppet.pod.spawn_pod(spawn).await, Err(SpawnError::Stopping { .. })));
+    let queued = puppet.pod.notify("kept for the next life").await.unwrap();
+    assert!(!queued.woke);
+    puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+    client.call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
+    puppet.expect(Said::Asked).await;
+    assert_eq!(within("the end", work.ended()).await, WorkEnd::TurnEnded(TurnResult::Interrupted));
+    let mut puppet = puppet.again(true).await;
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    assert_eq!(puppet.told().await, ["kept for the next life"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_pod_is_paused_in_its_next_life_and_says_so_at_once() {
+    let mut puppet = Puppet::new().await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    puppet.state(PodState::Paused).await;
+    assert!(!puppet.pod.notify("kept").await.unwrap().woke);
+    puppet.pod.shutdown().await;
+    // It is settled in a later life: whoever waits in this one is not left waiting.
+    assert_eq!(within("the end", work.settled()).await, WorkResult::Interrupted);
+    let mut puppet = puppet.again(true).await;
+    assert_eq!(puppet.pod.status().await.unwrap().state, PodState::Paused);
+    client(&puppet).call(Resume).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Resume)).await;
+    assert_eq!(puppet.told().await, ["kept"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inbox_of_a_reader_is_filed_when_the_next_life_reads_none() {
+    let mut puppet = Puppet::new().await;
+    let _work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert!(!puppet.pod.notify("kept").await.unwrap().woke);
+    puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+    puppet.pod.shutdown().await;
+    let puppet = puppet.again(false).await;
+    let status = puppet.pod.status().await.unwrap();
+    assert_eq!((status.state, status.inbox_waiting), (PodState::Idle, 0));
+    // And nothing turns in circles: the history rests.
+    let head = puppet.pod.store().history_head();
+    let before = *head.borrow();
+    assert_eq!(client(&puppet).call(Status).await.unwrap().history, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_whose_caller_went_away_has_its_end_and_holds_no_name() {
+    let puppet = Puppet::new().await;
+    let spawn = || SpawnPod::new("child".parse().unwrap(), WorkerSpec::ledger());
+    {
+        // The first poll begins it.
+        let mut spawning = std::pin::pin!(puppet.pod.spawn_pod(spawn()));
+        assert!(futures::poll!(&mut spawning).is_pending());
+    }
+    let mut lines = puppet.pod.watch();
+    let ended = lines.wait_for(|lines| lines.iter().any(|line| line.terminal.is_some()));
+    within("the child's end", ended).await.unwrap();
+    let error = puppet.pod.spawn_pod(spawn()).await.unwrap_err();
+    assert!(matches!(error, SpawnError::DiedEarly { .. }), "{error}");
+    let open = puppet.pod.store().read(|reads| Ok(reads.live_children()?.len())).await.unwrap();
+    assert_eq!(open, 0);
+    within("the end of the pod", puppet.pod.shutdown()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_is_not_ready_is_signalled_when_the_pod_stops() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::TempDir::new().unwrap();
+    let program = dir.path().join("never-ready");
+    std::fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let puppet = Puppet::with(tempfile::TempDir::new().unwrap(), true, false, &program).await;
+    let pod = puppet.pod.clone();
+    let spawning =
+        tokio::spawn(async move { pod.spawn_pod(SpawnPod::new("child".parse().unwrap(), WorkerSpec::ledger())).await });
+    let mut lines = puppet.pod.watch();
+    within("the child's line", lines.wait_for(|lines| !lines.is_empty())).await.unwrap();
+    within("the end of the pod", puppet.pod.shutdown()).await;
+    let error = within("the answer", spawning).await.unwrap().unwrap_err();
+    assert!(matches!(error, SpawnError::DiedEarly { .. }), "{error}");
+    let ends: BTreeMap<_, _> = puppet.pod.children().into_iter().map(|line| (line.pod.name, line.terminal)).collect();
+    let lost = crate::Terminal::Lost { reason: LostReason::Killed { signal: 15 } };
+    assert_eq!(ends.into_values().collect::<Vec<_>>(), [Some(lost)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reporter_without_parent_says_nothing_and_stops_nothing() {
+    let puppet = Puppet::new().await;
+    fire_and_forget(puppet.pod.reporter(), PodEvent::ShutDown { pod: puppet.pod.id().clone() });
+    fire_and_forget(&Reporter::none(), PodEvent::ShutDown { pod: puppet.pod.id().clone() });
+    within("the end of the pod", puppet.pod.shutdown()).await;
+}

@@ -1,0 +1,194 @@
+//! A pod of this process whose worker does what a test says, step by step: for the tests of this crate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::sync::{Mutex, mpsc};
+
+use crate::handle::{PodController, PodHandle, PodOptions};
+use crate::manifest::WorkerSpec;
+use crate::protocol::PodState;
+use crate::runtime_dir::Roots;
+use crate::store::{Lifetime, NewChild, TurnCause};
+use crate::worker::{TurnContext, TurnEnd, Worker, WorkerError, Workers};
+
+/// Real time passes in these tests: generous, so that only what hangs fails.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// What a test tells the worker to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Ask for the next request.
+    Request,
+    /// Have answered it.
+    Response,
+    /// Wait until the turn is asked to end, and end so.
+    EndWhenAsked(TurnEnd),
+    /// End.
+    End(TurnEnd),
+    /// Fail.
+    Fail,
+    /// Panic before the turn's future is there.
+    PanicAtOnce,
+}
+
+/// What the worker says to the test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Started(TurnCause),
+    Told(Vec<String>),
+    Answered,
+    Asked,
+}
+
+/// A pod, and the strings of its worker.
+pub(crate) struct Puppet {
+    pub(crate) pod: PodHandle,
+    acts: mpsc::Sender<Act>,
+    said: mpsc::Receiver<Said>,
+    roots: TempDir,
+}
+
+struct Worked {
+    reads_reports: bool,
+    panics: bool,
+    acts: Arc<Mutex<mpsc::Receiver<Act>>>,
+    said: mpsc::Sender<Said>,
+}
+
+impl Puppet {
+    pub(crate) async fn new() -> Self {
+        Self::at(TempDir::new().unwrap(), true, false).await
+    }
+
+    /// The next life of the same pod.
+    pub(crate) async fn again(self, reads_reports: bool) -> Self {
+        within("the end of the pod", self.pod.wait()).await;
+        Self::at(self.roots, reads_reports, false).await
+    }
+
+    pub(crate) async fn at(roots: TempDir, reads_reports: bool, panics: bool) -> Self {
+        Self::with(roots, reads_reports, panics, std::path::Path::new("/bin/false")).await
+    }
+
+    /// `program` is what its children are started from.
+    pub(crate) async fn with(roots: TempDir, reads_reports: bool, panics: bool, program: &std::path::Path) -> Self {
+        let (acts, to_do) = mpsc::channel(16);
+        let (says, said) = mpsc::channel(16);
+        let to_do = Arc::new(Mutex::new(to_do));
+        let workers = Workers::builtin().with("puppet", move |_| {
+            Ok(Box::new(Worked { reads_reports, panics, acts: to_do.clone(), said: says.clone() }))
+        });
+        let options = PodOptions::new("puppet".parse().unwrap(), WorkerSpec::of_kind("puppet"))
+            .workers(workers)
+            .roots(Roots::at(&roots.path().join("pods")).unwrap())
+            .program(program);
+        let pod = PodController::spawn(options).await.unwrap();
+        Self { pod, acts, said, roots }
+    }
+
+    pub(crate) async fn act(&self, act: Act) {
+        self.acts.send(act).await.unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(&mut self, wanted: Said) -> impl Future<Output = ()> {
+        let place = std::panic::Location::caller();
+        async move {
+            let said = within("the worker's word", self.said.recv()).await;
+            assert_eq!(said, Some(wanted), "at {place}");
+        }
+    }
+
+    /// Starts the worker's next request and tells what it was told.
+    pub(crate) async fn told(&mut self) -> Vec<String> {
+        self.act(Act::Request).await;
+        match within("what the worker is told", self.said.recv()).await {
+            Some(Said::Told(items)) => items,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn answered(&mut self) {
+        self.act(Act::Response).await;
+        self.expect(Said::Answered).await;
+    }
+
+    pub(crate) async fn state(&self, wanted: PodState) {
+        let mut phase = self.pod.shared().phase.subscribe();
+        within(&format!("the state {wanted}"), phase.wait_for(|phase| *phase == wanted)).await.unwrap();
+    }
+
+    /// Makes this very process a child of the pod, so that it may report as one.
+    pub(crate) async fn adopt_this_process(&self, name: &str) -> crate::id::PodId {
+        let child = crate::store::fixture::pod(name, 7);
+        let paths = self.pod.roots().pod(&child.name);
+        let new = NewChild {
+            pod: child.clone(),
+            worker: String::new(),
+            lifetime: Lifetime::Tied,
+            socket: paths.socket(),
+            store: paths.store(),
+            runtime_dir: paths.runtime_dir().to_owned(),
+            scope: Vec::new(),
+        };
+        let reserved = child.clone();
+        let row = self
+            .pod
+            .commit(move |tx| {
+                tx.reserve_child(&new)?;
+                tx.child(&reserved)
+            })
+            .await
+            .unwrap()
+            .unwrap();
+        let started = self.pod.shared().registry.add(&row, || Ok::<_, std::io::Error>(Some(std::process::id())));
+        drop(started);
+        child
+    }
+}
+
+impl Worker for Worked {
+    fn reads_reports(&self) -> bool {
+        self.reads_reports
+    }
+
+    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+        assert!(!self.panics, "as it was told");
+        Box::pin(async move {
+            self.said.send(Said::Started(cx.cause())).await.unwrap();
+            loop {
+                let act = self.acts.lock().await.recv().await.unwrap();
+                let said = match act {
+                    Act::Request => {
+                        let items = cx.next_request().await?;
+                        Said::Told(items.iter().map(|item| item.text().to_owned()).collect())
+                    }
+                    Act::Response => {
+                        cx.response_received().await?;
+                        Said::Answered
+                    }
+                    Act::EndWhenAsked(end) => {
+                        cx.signalled().await;
+                        self.said.send(Said::Asked).await.unwrap();
+                        return Ok(end);
+                    }
+                    Act::End(end) => return Ok(end),
+                    Act::Fail => return Err(WorkerError::new("as it was told")),
+                    Act::PanicAtOnce => {
+                        self.panics = true;
+                        return Ok(TurnEnd::Finished);
+                    }
+                };
+                self.said.send(said).await.unwrap();
+            }
+        })
+    }
+}
+
+/// Awaits what must come.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
+}

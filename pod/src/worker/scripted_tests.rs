@@ -1,0 +1,46 @@
+//! What a script may say, and which steps a turn takes.
+
+use super::*;
+
+fn script(text: &str) -> Result<Script, String> {
+    let spec = WorkerSpec::scripted(text, "the script").map_err(|error| error.to_string())?;
+    Script::from_spec(&spec).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn refused(text: &str, words: &[&str]) {
+    let error = script(text).unwrap_err();
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in: {error}");
+    }
+}
+
+#[test]
+fn script_with_a_wrong_key_is_refused_with_a_suggestion() {
+    refused("runz = []", &["`runz`", "did you mean `runs`?"]);
+    refused("on_report = []", &["did you mean `on_reports`?"]);
+    refused("runs = [[{ sya = 'x' }]]", &["`sya`", "did you mean `say`?"]);
+    refused("runs = [[{ run = { chld = 'a', input = 'x' } }]]", &["did you mean `child`?"]);
+    refused("runs = [[{ spawn = { name = 'A b', worker = { kind = 'ledger' } } }]]", &["A b"]);
+    refused("runs = [[{ sleep_ms = 'long' }]]", &["long"]);
+    refused("runs = [[", &["the script"]);
+}
+
+#[test]
+fn script_takes_one_list_of_steps_a_run_and_repeats_the_last() {
+    let mut script =
+        script("runs = [[{ say = 'a' }], [{ say = 'b' }, 'pause']]\non_reports = ['peek_reports']").unwrap();
+    let mut steps = |cause| format!("{:?}", script.steps(cause));
+    assert_eq!(steps(TurnCause::Run), r#"[Say("a")]"#);
+    assert_eq!(steps(TurnCause::Reports), "[PeekReports]");
+    assert_eq!(steps(TurnCause::Resume), r#"[Say("b"), Pause]"#);
+    assert_eq!(steps(TurnCause::Run), r#"[Say("b"), Pause]"#);
+}
+
+#[test]
+fn script_without_steps_does_nothing_and_notes_its_reports() {
+    let mut script = script("").unwrap();
+    assert!(script.reads_reports());
+    assert!(script.steps(TurnCause::Run).is_empty());
+    assert_eq!(format!("{:?}", script.steps(TurnCause::Reports)), "[ReadReports(0)]");
+}
