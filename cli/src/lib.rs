@@ -46,8 +46,14 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
+        Err(error) if error.use_stderr() && args.iter().any(|arg| arg == "--json") => {
+            let failure = Failure::new(Exit::Usage, error.to_string().trim().trim_start_matches("error: ").to_owned());
+            failure.print(true);
+            return failure.exit().into();
+        }
         Err(error) => {
             // `--help` and `--version` come as errors, too; they print to standard output and succeed.
             let printed = error.print();

@@ -62,7 +62,7 @@ pub enum DirError {
     #[error("neither XDG_STATE_HOME nor HOME is set; choose a directory with --root or {ROOT_VARIABLE}")]
     NoHome,
     /// A file operation failed.
-    #[error("failed to {doing} directory `{}`", path.display())]
+    #[error("failed to {doing} directory `{}`{}", path.display(), remedy(source))]
     Io {
         /// What we did.
         doing: &'static str,
@@ -293,6 +293,14 @@ fn refuse_unsafe(dir: &Path) -> Result<(), DirError> {
 
 fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+/// What to do about a directory whose parent is missing.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make the directory that it is to be in, or choose another one with --root",
+        _ => "",
+    }
 }
 
 fn io_error(doing: &'static str, path: &Path, source: io::Error) -> DirError {

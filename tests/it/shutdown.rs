@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pod::protocol::{LocalEvent, PodEvent, PodState};
+use pod::protocol::{LocalEvent, PodEvent, PodState, Shutdown, ShutdownMode};
 use pod::store::HistoryItem;
 use pod::{PodController, SpawnError, SpawnPod, StartError, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
 use rustix::process::Signal;
-use tests::world::{Ask, HostProcess, InTime as _, until};
+use tests::world::{Ask, HostProcess, InTime as _, World, until};
 
 use super::ends::scripted;
 use crate::world;
@@ -60,7 +60,7 @@ async fn child_that_works_longer_than_its_stop_may_take_is_interrupted_and_still
 async fn graceful_stop_lets_the_turn_of_a_child_end() {
     let world = world();
     let boss = world.boss().await;
-    let worker = WorkerSpec::command(tests::world::World::waits_for("go"));
+    let worker = WorkerSpec::command(World::waits_for("go"));
     let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), worker)).await.unwrap();
     let work = child.run("go").await.unwrap();
     until("its program runs", || (world.processes().len() >= 2).then_some(())).await;
@@ -105,6 +105,46 @@ async fn sigterm_ends_a_parent_with_its_children_and_leaves_nothing() {
     }
     assert_eq!(world.history("mid").terminals("leaf"), [Terminal::ShutDown]);
     assert_eq!(world.counts("boss").works_delegated_open, 0);
+}
+
+/// A parent that is stopped (not dead) with its child `a`, which is told to end and has said its last word by then.
+async fn last_word_to_a_stopped_parent(world: &World) -> (HostProcess, u32) {
+    let mut boss = HostProcess::start(world, "boss", None).await.unwrap();
+    let pid = boss.spawn("a", WorkerSpec::command("true")).await;
+    boss.signal(Signal::STOP);
+    world.client("a").call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
+    until("its last word is committed", || (world.counts("a").outbox_pending == 1).then_some(())).await;
+    (boss, pid)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_event_of_a_child_is_awaited_before_its_process_ends() {
+    let world = world();
+    let (mut boss, pid) = last_word_to_a_stopped_parent(&world).await;
+    assert!(world.processes().contains(&pid), "it has gone without an ack");
+    boss.signal(Signal::CONT);
+    world.at_rest("boss").await;
+    assert_eq!(world.counts("a").outbox_pending, 0, "it was not acked");
+    assert_eq!(world.history("boss").terminals("a"), [Terminal::ShutDown]);
+    boss.ask(Ask::Shutdown).await.unwrap();
+    boss.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_event_of_a_child_is_awaited_for_a_bounded_time_and_read_from_its_store_then() {
+    let world = world();
+    let began = Instant::now();
+    let (mut boss, pid) = last_word_to_a_stopped_parent(&world).await;
+    until("it ends all the same", || (!world.processes().contains(&pid)).then_some(())).await;
+    assert!((5..20).contains(&began.elapsed().as_secs()), "after {:?}", began.elapsed());
+    assert_eq!(world.counts("a").outbox_pending, 1, "nobody was there to ack it");
+    boss.signal(Signal::CONT);
+    world.at_rest("boss").await;
+    let history = world.history("boss");
+    assert_eq!((history.terminals("a"), history.losses("a").len()), (vec![Terminal::ShutDown], 0));
+    history.assert_every_event_once_and_in_order();
+    boss.ask(Ask::Shutdown).await.unwrap();
+    boss.wait().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 //! The worker of the parent does a step when the test says so; the child is a process. Every interleaving of the pure
 //! controller is swept beside it; here the whole path is real.
 
+use std::time::{Duration, Instant};
+
 use pod::manifest::Limits;
 use pod::protocol::{Pause, PodState, Resume};
 use pod::store::{SystemItem, TurnCause, TurnOutcome};
@@ -100,7 +102,9 @@ async fn report_in_the_last_window_of_a_turn_starts_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn report_that_races_with_the_end_of_a_turn_is_told_once() {
-    const RACES: usize = 30;
+    /// Enough to pass over the few milliseconds that the child's way takes, in steps of the last of them.
+    const RACES: usize = 40;
+    const STEP: Duration = Duration::from_micros(400);
     let world = world();
     let (boss, mut gate, child) = gated_boss(&world, Limits::default()).await;
     for race in 0..RACES {
@@ -108,8 +112,15 @@ async fn report_that_races_with_the_end_of_a_turn_is_told_once() {
         assert_eq!(gate.turn().await, TurnCause::Run, "race {race}");
         assert_eq!(gate.request().await, [], "race {race}");
         gate.respond().await;
-        // The turn ends while the reports come: before them, between them, or behind them.
-        tokio::join!(reports(&boss, &child), gate.cue(Cue::End(TurnEnd::Finished)));
+        // The turn ends a step later each time: before the reports come, between them, and behind them.
+        let end = async {
+            let began = Instant::now();
+            while began.elapsed() < STEP * u32::try_from(race).unwrap() {
+                tokio::task::yield_now().await;
+            }
+            gate.cue(Cue::End(TurnEnd::Finished)).await;
+        };
+        tokio::join!(reports(&boss, &child), end);
         let mut told = 0;
         while told < 2 {
             assert_eq!(gate.turn().await, TurnCause::Reports, "race {race}");

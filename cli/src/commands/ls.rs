@@ -81,25 +81,36 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
     Ok(Exit::Ok)
 }
 
+/// The parent of a pod, or its last one.
+#[derive(Clone)]
+struct Parent {
+    name: PodName,
+    /// It has ended that life, with everything that the pod had committed for it.
+    has_all: bool,
+}
+
 /// Whose child each pod is, or was last.
-fn parents(pods: &[PodSummary]) -> BTreeMap<PodName, PodName> {
+fn parents(pods: &[PodSummary]) -> BTreeMap<PodName, Parent> {
     let mut newest = BTreeMap::new();
     for pod in pods {
         for child in pod.store.iter().flat_map(|record| &record.children) {
-            let known = newest.entry(child.pod.name.clone()).or_insert((child.at, pod.name.clone()));
-            if known.0 < child.at {
-                *known = (child.at, pod.name.clone());
+            let parent = Parent { name: pod.name.clone(), has_all: child.terminal.is_some() };
+            let known = newest.entry(child.pod.name.clone()).or_insert((child.at, parent.clone()));
+            if known.0 <= child.at {
+                *known = (child.at, parent);
             }
         }
     }
     newest.into_iter().map(|(child, (_, parent))| (child, parent)).collect()
 }
 
-fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<PodName>) -> Line {
+fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> Line {
     let (counts, unreadable) = match pod.store {
         Ok(record) => (record.counts, None),
         Err(why) => (Default::default(), Some(why)),
     };
+    // What a dead pod has not heard to be acked may have been read by its parent from its store.
+    let unheard = pod.holder.is_some() || !parent.as_ref().is_some_and(|parent| parent.has_all);
     let pid = pod.holder.as_ref().and_then(|holder| holder.pid);
     Line {
         r#type: "pod",
@@ -107,12 +118,12 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<PodName>) -> 
         alive: pod.holder.is_some(),
         pid,
         state: status.as_ref().map(|status| status.state.to_string()),
-        parent: status.and_then(|status| status.parent).map(|parent| parent.name).or(parent),
+        parent: status.and_then(|status| status.parent).map(|parent| parent.name).or(parent.map(|parent| parent.name)),
         // Children of a pod that has ended have ended with it, or are ended by its next life.
         children_live: if pod.holder.is_some() { counts.children_live } else { 0 },
         children: counts.children_total,
         inbox: counts.inbox_waiting,
-        outbox: counts.outbox_pending,
+        outbox: if unheard { counts.outbox_pending } else { 0 },
         undeliverable: counts.outbox_undeliverable,
         last_outcome: counts.outbox_last_outcome,
         unreadable,

@@ -71,9 +71,17 @@ async fn ask<R: Request>(
 where
     Method: Has<R>,
 {
+    let until = tokio::time::Instant::now() + timeout;
     let first = client.call(request).deadline(timeout).await;
     let answer = match first {
-        Err(CallError::Unknown(doubt)) => doubt.resolve().await,
+        // Asked again only while there is time left: the person was promised an answer by then.
+        Err(CallError::Unknown(doubt)) if tokio::time::Instant::now() < until => {
+            let told = format!("{doubt}");
+            match tokio::time::timeout_at(until, doubt.resolve()).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(unknown(&told, again)),
+            }
+        }
         answer => answer,
     };
     match answer {
@@ -82,11 +90,13 @@ where
             Err(Failure::new(Exit::Rejected, format!("rejected, nothing was applied: {}", said(&rejection))))
         }
         Err(CallError::NotDelivered(why)) => Err(not_delivered(why)),
-        Err(CallError::Unknown(doubt)) => Err(Failure::new(
-            Exit::Unknown,
-            format!("unknown whether it was applied: {doubt}; `{again}` does it once, whatever became of this one"),
-        )),
+        Err(CallError::Unknown(doubt)) => Err(unknown(&doubt.to_string(), again)),
     }
+}
+
+fn unknown(why: &str, again: &str) -> Failure {
+    let message = format!("unknown whether it was applied: {why}; `{again}` does it once, whatever became of this one");
+    Failure::new(Exit::Unknown, message)
 }
 
 fn not_delivered(why: NotDelivered) -> Failure {

@@ -41,6 +41,16 @@ async fn command_lines_that_are_wrong_are_refused_before_anything_is_made() {
 }
 
 #[tokio::test]
+async fn command_line_that_is_wrong_is_one_line_of_json_where_json_is_asked_for() {
+    let world = World::new();
+    let done = world.pod(&["--json", "run", "--child", "a"]).await;
+    assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{done:?}");
+    let error: serde_json::Value = serde_json::from_str(done.stderr.trim()).expect("one line of JSON");
+    assert_eq!((&error["type"], &error["exit"]), (&"error".into(), &2.into()));
+    assert!(error["error"].as_str().is_some_and(|error| error.contains("no `=`")), "{error}");
+}
+
+#[tokio::test]
 async fn manifest_that_is_wrong_is_named_with_its_line_and_what_was_meant() {
     let world = World::new();
     let good = "[pod]\nname = \"boss\"\n[worker]\nkind = \"ledger\"\n[limits]\nchildren = 4\n";

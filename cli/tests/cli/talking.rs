@@ -93,7 +93,9 @@ async fn pod_that_does_not_answer_leaves_the_outcome_unknown() {
     let world = World::new();
     let run = kept(&world).await;
     run.signal(Signal::STOP);
-    let sent = world.pod(&["send", "run", "x", "--timeout", "300ms", "--key", "00000000000000cc"]).await;
+    let asked = std::time::Instant::now();
+    let sent = world.pod(&["send", "run", "x", "--timeout", "2s", "--key", "00000000000000cc"]).await;
+    assert!(asked.elapsed() < std::time::Duration::from_secs(10), "the person was promised an answer after 2 s");
     sent.refused(5, &["unknown whether", "pod send run ... --key 00000000000000cc"]);
     let stop = world.pod(&["stop", "run", "--timeout", "300ms"]).await;
     stop.refused(5, &["still runs", &run.pid().to_string()]);

@@ -148,7 +148,7 @@ impl Actor {
         );
     }
 
-    /// The whole path of DESIGN's promise: identity, one transaction, wake decision, ack.
+    /// A child's event: identity, one transaction, wake decision, ack.
     fn pod_event(&mut self, offer: PodEventOffer, responder: Responder<PodEventOffer>) {
         let arrived = Instant::now();
         let Some(sender) = self.sender(responder.context(), &offer.from) else {
