@@ -133,6 +133,9 @@ pub(crate) fn show(
         for line in table.lines(output) {
             output.line(line)?;
         }
+        if rows.iter().any(|row| row.attempts.is_none()) {
+            output.line("(attempts `-`: it died before it could report, or it reports to another pod of the tree)")?;
+        }
     }
     Ok(rows)
 }

@@ -3,7 +3,7 @@
 use pod::id::{Seq, StreamId};
 use pod::protocol::{ChildReady, PodEvent, PodEventOffer};
 use pod::{WorkId, WorkerSpec};
-use tests::world::{Ask, HostProcess, World};
+use tests::world::{Ask, HostProcess, InTime as _, World};
 
 use crate::world;
 
@@ -90,4 +90,21 @@ async fn child_that_is_heard_again_by_the_next_life_of_its_parent_is_known_by_it
     assert_eq!(world.history("boss").terminals("a"), [pod::Terminal::ShutDown]);
     again.ask(Ask::Shutdown).await.unwrap();
     again.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_and_its_programs_inherit_no_descriptor_and_programs_are_not_told_what_their_pod_is() {
+    let world = world();
+    // Open in this process, and not said to be kept from what it starts.
+    let kept = std::fs::File::create(world.root().join("not-yours")).unwrap();
+    rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).unwrap();
+    let boss = world.boss().await;
+    let command = "echo told: ${POD_CHILD-nothing}; ls -l /proc/$PPID/fd /proc/$$/fd";
+    let child = boss.spawn_pod(pod::SpawnPod::new("a".parse().unwrap(), WorkerSpec::command(command))).await.unwrap();
+    let work = child.run("go").await.unwrap();
+    assert_eq!(work.settled().in_time().await, pod::WorkResult::Finished);
+    let said = world.history("a").outputs().concat();
+    assert!(said.contains("told: nothing") && said.contains("store.db"), "{said}");
+    assert!(!said.contains("not-yours"), "{said}");
+    boss.shutdown().in_time().await;
 }

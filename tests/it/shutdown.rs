@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pod::protocol::{LocalEvent, PodEvent, PodState, Shutdown, ShutdownMode};
+use pod::protocol::{LocalEvent, PodEvent, PodState, Shutdown, ShutdownMode, Status};
 use pod::store::HistoryItem;
 use pod::{PodController, SpawnError, SpawnPod, StartError, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
 use rustix::process::Signal;
@@ -111,6 +111,8 @@ async fn sigterm_ends_a_parent_with_its_children_and_leaves_nothing() {
 async fn last_word_to_a_stopped_parent(world: &World) -> (HostProcess, u32) {
     let mut boss = HostProcess::start(world, "boss", None).await.unwrap();
     let pid = boss.spawn("a", WorkerSpec::command("true")).await;
+    // Its parent's *go* has arrived: before that it answers nobody.
+    world.client("a").call(Status).await.unwrap();
     boss.signal(Signal::STOP);
     world.client("a").call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
     until("its last word is committed", || (world.counts("a").outbox_pending == 1).then_some(())).await;

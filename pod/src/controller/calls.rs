@@ -211,9 +211,9 @@ impl Actor {
             move |actor, readiness| match readiness {
                 Ok((ChildReadiness::Ready { watermark }, ordered)) => {
                     actor.facts(ordered);
-                    actor.shared.registry.phase(&sender, ChildPhase::Ready);
                     let parent = actor.shared.id.clone();
                     responder.ack(Go { parent, watermark, config: Text::clipped("") });
+                    actor.shared.registry.phase(&sender, ChildPhase::Ready);
                 }
                 Ok((ChildReadiness::NotYours, _)) => responder.reject(ChildRejection::NotYourChild),
                 Ok((ChildReadiness::Stale { current }, _)) => {

@@ -334,6 +334,21 @@ fn recovery_reports_the_turn_that_was_cut_short_and_tells_its_reports_again() {
 }
 
 #[test]
+fn recovery_files_what_was_kept_for_a_reader_when_the_next_worker_reads_none() {
+    let mut store = fixture::memory("a");
+    store.with(|tx| {
+        tx.push_report(&report(1))?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        // It rests: nothing is due, so nobody would ask.
+        tx.end_turn(&errored(turn))
+    });
+    store.options.own.reads_reports = false;
+    let control = store.with(|tx| tx.recover()).control;
+    assert_eq!((control.wakes_due, control.next_due), (false, None));
+    assert_eq!(store.with(|tx| tx.inbox_waiting()), 0);
+}
+
+#[test]
 fn transaction_given_up_in_the_middle_leaves_nothing() {
     let store = fixture::memory("a");
     store.with(|tx| {
