@@ -82,6 +82,7 @@ pub mod attach;
 pub mod spawn;
 pub mod worker;
 
+mod error;
 pub mod handle;
 mod start;
 

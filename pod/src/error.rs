@@ -1,0 +1,143 @@
+//! Why a child was not started, why work was not taken on, why a child was not stopped.
+//!
+//! Each names the pod, the reason and, where there is one, the remedy; none prints its source.
+//!
+//! Returned by `handle`.
+
+use std::path::PathBuf;
+
+use crate::handle::READY_TIMEOUT;
+use crate::id::{PodName, WorkId};
+use crate::manifest::ManifestError;
+use crate::protocol::RunRejection;
+use crate::runtime_dir::DirError;
+use crate::store::StoreError;
+
+/// Why a child was not started. Nothing is left of it but its row and what it said.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The pod stops.
+    #[error("pod `{name}` cannot be started: its parent is stopping")]
+    Stopping {
+        /// The child.
+        name: PodName,
+    },
+    /// The worker's description is wrong.
+    #[error("the worker of pod `{name}` is not valid")]
+    Worker {
+        /// The child.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// The name is taken.
+    #[error("pod `{name}` exists already ({holder}); stop it or choose another name")]
+    NameTaken {
+        /// The name.
+        name: PodName,
+        /// Who has it.
+        holder: String,
+    },
+    /// Too many children.
+    #[error("pod `{name}` cannot be started: {max} children live already; stop one, or raise `limits.children`")]
+    TooMany {
+        /// The child.
+        name: PodName,
+        /// How many may.
+        max: u32,
+    },
+    /// Its directories cannot be used.
+    #[error("the directories of pod `{name}` cannot be used")]
+    Directory {
+        /// The child.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: DirError,
+    },
+    /// The process could not be started.
+    #[error("the process of pod `{name}` could not be started from `{}`", program.display())]
+    Process {
+        /// The child.
+        name: PodName,
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It died before it was ready.
+    #[error("pod `{name}` ended before it was ready ({terminal}){}", said(stderr))]
+    DiedEarly {
+        /// The child.
+        name: PodName,
+        /// How.
+        terminal: String,
+        /// What it said last.
+        stderr: String,
+    },
+    /// It did not say that it is ready.
+    #[error("pod `{name}` was not ready within {} s and was stopped{}", READY_TIMEOUT.as_secs(), said(stderr))]
+    NotReady {
+        /// The child.
+        name: PodName,
+        /// What it said last.
+        stderr: String,
+    },
+    /// Our store.
+    #[error("the child could not be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Why work was not taken on, or is not known to be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// There is no such child, or it has ended.
+    #[error("pod `{name}` is no living child of this pod")]
+    NoSuchChild {
+        /// The name.
+        name: PodName,
+    },
+    /// The pod said no.
+    #[error("the work was refused")]
+    Rejected(#[source] RunRejection),
+    /// It never saw it; the work is settled as refused.
+    #[error("the work was not delivered: {0}")]
+    NotDelivered(rpc::NotDelivered),
+    /// It may have taken it on: the work stays open, and is settled by the child's reports or its end.
+    #[error("whether work {work} was taken on is unknown ({cause}); it stays open until the child reports or ends")]
+    Unknown {
+        /// Which.
+        work: WorkId,
+        /// Why it is not known.
+        cause: String,
+    },
+    /// Our store.
+    #[error("the work could not be recorded")]
+    Store(#[from] StoreError),
+}
+
+/// Why a child was not stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// There is no such child.
+    #[error("pod `{name}` is no child of this pod")]
+    NoSuchChild {
+        /// The name.
+        name: PodName,
+    },
+    /// This pod ended first.
+    #[error("this pod ended before its child `{name}` did")]
+    Stopped {
+        /// The child.
+        name: PodName,
+    },
+}
+
+fn said(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; it said: {stderr}") }
+}
