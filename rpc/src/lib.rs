@@ -85,7 +85,7 @@ mod stream;
 pub mod wire;
 
 pub use address::{Address, AddressError};
-pub use client::{Call, Client, Doubt, call};
+pub use client::{Call, Client, ClientBuilder, Doubt, call};
 pub use context::{CallContext, Peer};
 pub use id::{Incarnation, PeerId, RequestId};
 pub use limits::Limits;

@@ -1,0 +1,67 @@
+//! How a client is made when its address is not all there is to say.
+//!
+//! Does no I/O: a client connects when it is first used.
+//!
+//! Makes the `Client`.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::Client;
+use crate::address::Address;
+use crate::id::{Incarnation, PeerId};
+use crate::io::client::LaneCell;
+use crate::limits::Limits;
+use crate::request::Protocol;
+use crate::service::Service;
+use crate::session::client::{ClientLane, LaneIdentity};
+
+/// Makes a [`Client`]. Whatever is not said has its default.
+///
+/// ```
+/// # #[derive(serde::Serialize, serde::Deserialize, rpc::Request)]
+/// # #[rpc(id = 1, ack = ())]
+/// # struct Reset;
+/// # #[derive(rpc::Protocol)]
+/// # #[rpc(name = "calc", version = 1)]
+/// # enum Calc { Reset(Reset) }
+/// let address = rpc::Address::mem("calc");
+/// let limits = rpc::Limits { window: 64, ..rpc::Limits::default() };
+/// let client = rpc::Client::<Calc>::builder(&address).limits(limits).build();
+/// # drop(client);
+/// ```
+#[must_use = "a builder makes nothing until `build`"]
+pub struct ClientBuilder<P> {
+    address: Address,
+    limits: Limits,
+    _protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol> ClientBuilder<P> {
+    pub(super) fn new(address: Address) -> Self {
+        Self { address, limits: Limits::default(), _protocol: PhantomData }
+    }
+
+    /// The bounds of this client. The server has its own; the smaller ones of both hold.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The client. It connects when it is first used.
+    pub fn build(self) -> Client<P> {
+        let identity = LaneIdentity { peer: PeerId::random(), incarnation: Incarnation::random(), lane: 0 };
+        let lane = ClientLane::new(identity, Service::<P>::INFO, self.limits.clone());
+        Client { cell: Arc::new(LaneCell::new(self.address, lane, self.limits)), _protocol: PhantomData }
+    }
+}
+
+impl<P: Protocol> fmt::Debug for ClientBuilder<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("service", &P::NAME)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! Calling: a client, its calls, and what to do about a doubt.
+//!
+//! Types begin here: below are bytes. No call is sent twice by the client itself, and none ends without an outcome.
+//!
+//! Above `session::client`, whose driver is `io::client`. The client is here; `builder` makes it, `call` has what is
+//! awaited, `doubt` what is left when that was not enough.
+
+mod builder;
+mod call;
+mod doubt;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+pub use self::builder::ClientBuilder;
+pub use self::call::Call;
+pub use self::doubt::Doubt;
+use crate::address::Address;
+use crate::io::client::LaneCell;
+use crate::limits::Limits;
+use crate::outcome::CallError;
+use crate::request::{Has, Protocol, Request, StreamRequest};
+use crate::session::client::LaneCounters;
+use crate::stream::ItemStream;
+
+/// A client of one service at one address: one lane, one connection, opened when it is first needed.
+///
+/// Cheap to clone; clones share the lane. The connection is opened again when it was lost and somebody needs it. Needs
+/// a tokio runtime with I/O and time when the first call is polled.
+pub struct Client<P> {
+    cell: Arc<LaneCell>,
+    _protocol: PhantomData<fn() -> P>,
+}
+
+/// Calls `client`'s service, with the default deadline. The same as `client.call(request)`.
+///
+/// # Errors
+/// [`CallError`]: not delivered, rejected, or in doubt.
+///
+/// # Cancel safety
+/// Dropping the future cancels the call: the request is taken back if it was not written, else its handler is stopped.
+/// Whether it had been applied by then stays unknown.
+pub async fn call<P: Has<R>, R: Request>(client: &Client<P>, request: R) -> Result<R::Ack, CallError<R>> {
+    client.call(request).await
+}
+
+impl<P: Protocol> Client<P> {
+    /// A client with the default limits. Connects when it is first used.
+    pub fn new(address: &Address) -> Self {
+        Self::with_limits(address, Limits::default())
+    }
+
+    /// A client with limits of its own.
+    pub fn with_limits(address: &Address, limits: Limits) -> Self {
+        Self::builder(address).limits(limits).build()
+    }
+
+    /// A client with more to say about it than where it connects to.
+    pub fn builder(address: &Address) -> ClientBuilder<P> {
+        ClientBuilder::new(address.clone())
+    }
+
+    /// Prepares a call.
+    pub fn call<R: Request>(&self, request: R) -> Call<R>
+    where
+        P: Has<R>,
+    {
+        Call::new(Arc::clone(&self.cell), request)
+    }
+
+    /// Calls a method whose ack opens a stream.
+    ///
+    /// # Errors
+    /// [`CallError`], like any call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call, like any call, and ends the stream if it was opened.
+    pub async fn open<R: StreamRequest>(&self, request: R) -> Result<(R::Ack, ItemStream<R::Item>), CallError<R>>
+    where
+        P: Has<R>,
+    {
+        self.call(request).into_stream().await
+    }
+
+    /// Where this client connects to.
+    pub fn address(&self) -> &Address {
+        self.cell.address()
+    }
+
+    /// What its lane has seen.
+    pub fn counters(&self) -> LaneCounters {
+        self.cell.with(|lane| lane.counters())
+    }
+}
+
+impl<P> Clone for Client<P> {
+    fn clone(&self) -> Self {
+        self.cell.add_handle();
+        Self { cell: Arc::clone(&self.cell), _protocol: PhantomData }
+    }
+}
+
+impl<P> Drop for Client<P> {
+    fn drop(&mut self) {
+        self.cell.drop_handle();
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Client<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("service", &P::NAME)
+            .field("address", self.cell.address())
+            .finish_non_exhaustive()
+    }
+}
