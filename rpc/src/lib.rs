@@ -95,7 +95,7 @@ pub use request::__private;
 pub use request::{DecodeFault, Has, MethodInfo, Never, Protocol, Request, StreamRequest, Wire};
 pub use responder::{RawResponder, Responder};
 pub use rpc_derive::{Protocol, Request, Wire};
-pub use server::{Calls, ListenError, Server, serve, serve_calls, serve_calls_with, serve_with};
+pub use server::{Actor, Calls, ListenError, Server, ServerBuilder, serve, serve_calls, serve_calls_with, serve_with};
 pub use service::{Answer, Service};
 pub use session::client::LaneCounters;
 pub use stream::{ItemSender, ItemStream, SendError, StreamError};

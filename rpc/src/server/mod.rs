@@ -5,6 +5,8 @@
 //!
 //! Above `io::accept` and `io::server`.
 
+mod builder;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::builder::Options;
+pub use self::builder::{Actor, ServerBuilder};
 use crate::address::Address;
 use crate::io::hub::{CLOSING, DRAINING, Hub};
 pub use crate::io::listener::ListenError;
@@ -20,7 +24,7 @@ use crate::io::listener::Listener;
 use crate::io::{accept, lock};
 use crate::limits::Limits;
 use crate::request::Protocol;
-use crate::service::{Answer, Service};
+use crate::service::Service;
 
 /// How long connections may take to write their last answers once all handlers have ended. LIMIT: a peer that does not
 /// read must not keep a server from stopping.
@@ -60,7 +64,7 @@ pub async fn serve_with<P: Protocol>(
     handler: impl Into<P::Service>,
     limits: Limits,
 ) -> Result<Server, ListenError> {
-    start(address, handler.into().into(), limits)
+    Server::builder::<P>(handler).limits(limits).serve(address).await
 }
 
 /// Serves `address` by giving every call, with its responder, to whoever receives from the returned queue. Up to
@@ -82,26 +86,13 @@ pub async fn serve_calls_with<P: Protocol>(
     queue: usize,
     limits: Limits,
 ) -> Result<(Server, Calls<P>), ListenError> {
-    let (sender, receiver) = mpsc::channel(queue.max(1));
-    let service = Service::<P>::new(move |request: P, raw| {
-        let sender = sender.clone();
-        async move {
-            match sender.reserve().await {
-                Ok(permit) => {
-                    permit.send(request.into_call(raw));
-                    Answer::Deferred
-                }
-                Err(_) => Answer::unavailable("the service has stopped taking calls"),
-            }
-        }
-    });
-    Ok((start(address, service, limits)?, Calls { queue: receiver }))
+    Server::actor::<P>().limits(limits).serve_calls(address, queue).await
 }
 
-fn start<P: Protocol>(address: &Address, service: Service<P>, limits: Limits) -> Result<Server, ListenError> {
+fn start<P: Protocol>(address: &Address, service: Service<P>, options: Options) -> Result<Server, ListenError> {
     let listener = Listener::bind(address)?;
     let address = listener.address().clone();
-    let hub = Arc::new(Hub::new(limits, Service::<P>::INFO));
+    let hub = Arc::new(Hub::new(options.limits, Service::<P>::INFO));
     let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect));
     Ok(Server { hub, address, accept })
 }

@@ -1,0 +1,109 @@
+//! How a server is set up before it listens.
+//!
+//! A value: nothing is opened until [`serve`](ServerBuilder::serve) or [`serve_calls`](ServerBuilder::serve_calls).
+//!
+//! Read by `io::hub`, which applies what is set here to each connection.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use tokio::sync::mpsc;
+
+use super::{Calls, ListenError, Server, start};
+use crate::address::Address;
+use crate::limits::Limits;
+use crate::request::Protocol;
+use crate::service::{Answer, Service};
+
+/// A server that does not listen yet. Made by [`Server::builder`] or [`Server::actor`].
+#[must_use = "a builder opens nothing until it is told to serve"]
+pub struct ServerBuilder<P, H = Service<P>> {
+    handlers: H,
+    options: Options,
+    _protocol: PhantomData<fn() -> P>,
+}
+
+/// What takes the place of handlers in a builder whose calls go to an actor.
+#[derive(Debug)]
+pub struct Actor(());
+
+/// Everything that can be set before a server listens.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) limits: Limits,
+}
+
+impl Server {
+    /// Sets up a server whose requests go to `handler`.
+    pub fn builder<P: Protocol>(handler: impl Into<P::Service>) -> ServerBuilder<P> {
+        ServerBuilder::new(handler.into().into())
+    }
+
+    /// Sets up a server whose requests go, with their responders, to whoever receives them from a queue: see
+    /// [`ServerBuilder::serve_calls`].
+    pub fn actor<P: Protocol>() -> ServerBuilder<P, Actor> {
+        ServerBuilder::new(Actor(()))
+    }
+}
+
+impl<P, H> ServerBuilder<P, H> {
+    fn new(handlers: H) -> Self {
+        Self { handlers, options: Options::default(), _protocol: PhantomData }
+    }
+
+    /// Limits other than the default ones.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.options.limits = limits;
+        self
+    }
+}
+
+impl<P: Protocol> ServerBuilder<P> {
+    /// Listens at `address` and serves it until the [`Server`] is drained or dropped.
+    ///
+    /// # Errors
+    /// [`ListenError`] names the path, the reason and the remedy; nothing is left behind.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn serve(self, address: &Address) -> Result<Server, ListenError> {
+        start(address, self.handlers, self.options)
+    }
+}
+
+impl<P: Protocol> ServerBuilder<P, Actor> {
+    /// Serves `address` by giving every call, with its responder, to whoever receives from the returned queue. Up to
+    /// `queue` calls wait in it, in the order in which each client sent them; further ones wait with their handlers'
+    /// permits, within their deadlines.
+    ///
+    /// # Errors
+    /// Like [`ServerBuilder::serve`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn serve_calls(self, address: &Address, queue: usize) -> Result<(Server, Calls<P>), ListenError> {
+        let (sender, receiver) = mpsc::channel(queue.max(1));
+        let service = Service::<P>::new(move |request: P, raw| {
+            let sender = sender.clone();
+            async move {
+                match sender.reserve().await {
+                    Ok(permit) => {
+                        permit.send(request.into_call(raw));
+                        Answer::Deferred
+                    }
+                    Err(_) => Answer::unavailable("the service has stopped taking calls"),
+                }
+            }
+        });
+        Ok((start(address, service, self.options)?, Calls { queue: receiver }))
+    }
+}
+
+impl<P: Protocol, H> fmt::Debug for ServerBuilder<P, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("service", &P::NAME)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
