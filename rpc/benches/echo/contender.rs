@@ -10,18 +10,42 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt};
-use rpc::{Address, Blob, Client, Never};
+use rpc::{Address, Blob, Client, Limits, Never};
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::runtime_of;
 
-/// What a call carries.
-pub(crate) const PAYLOAD_BYTES: usize = 64;
-/// A request of ours without its length: the header, the payload's length, the payload.
-pub(crate) const FRAME_BYTES: usize = rpc::wire::header::REQUEST_BYTES + 1 + PAYLOAD_BYTES;
-/// With its length.
-const WIRE_BYTES: usize = rpc::wire::frame::LENGTH_BYTES + FRAME_BYTES;
+/// What is called, and how.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Workload {
+    /// What a call carries, there and back.
+    pub(crate) payload_bytes: usize,
+    /// How many calls are open at a time.
+    pub(crate) in_flight: usize,
+}
+
+impl Workload {
+    /// A request of ours without its length: the header, the payload's length, the payload.
+    pub(crate) fn frame_bytes(self) -> usize {
+        let length = match self.payload_bytes {
+            0..=250 => 1,
+            251..=0xffff => 3,
+            _ => 5,
+        };
+        rpc::wire::header::REQUEST_BYTES + length + self.payload_bytes
+    }
+
+    /// With its length.
+    fn wire_bytes(self) -> usize {
+        rpc::wire::frame::LENGTH_BYTES + self.frame_bytes()
+    }
+}
+
+/// What both sides of ours are set to: the largest payload fits.
+fn limits() -> Limits {
+    Limits { frame_bytes_max: (1 << 20) + (4 << 10), ..Limits::default() }
+}
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Keeps calling for so long; says how many calls were answered.
@@ -60,7 +84,7 @@ impl Contender {
     pub(crate) fn serve(&self, path: &Path) -> Result<(), Failure> {
         match self.what {
             What::Rpc(runtime) => runtime_of(runtime)?.block_on(async {
-                let _server = rpc::serve::<Echo>(&Address::unix(path), Mirror).await?;
+                let _server = rpc::serve_with::<Echo>(&Address::unix(path), Mirror, limits()).await?;
                 std::future::pending().await
             }),
             What::Tokio(runtime) => runtime_of(runtime)?.block_on(async {
@@ -80,12 +104,17 @@ impl Contender {
         }
     }
 
-    pub(crate) fn connect(&self, path: &Path, in_flight: usize) -> io::Result<Drive> {
+    /// Blocking sockets write and read in turn: what does not fit the socket's buffers would wait for ever.
+    pub(crate) fn can(&self, load: Workload) -> bool {
+        !matches!(self.what, What::Blocking) || load.payload_bytes * load.in_flight <= 64 << 10
+    }
+
+    pub(crate) fn connect(&self, path: &Path, load: Workload) -> io::Result<Drive> {
         Ok(match self.what {
             What::Rpc(kind) => {
                 let runtime = runtime_of(kind)?;
-                let client = Client::<Echo>::new(&Address::unix(path));
-                Box::new(move |slice| on(&runtime, call_rpc(client.clone(), in_flight, slice)))
+                let client = Client::<Echo>::with_limits(&Address::unix(path), limits());
+                Box::new(move |slice| on(&runtime, call_rpc(client.clone(), load, slice)))
             }
             What::Tokio(kind) => {
                 let runtime = runtime_of(kind)?;
@@ -98,14 +127,18 @@ impl Contender {
                 let mut framed = Some(Framed::new(stream, LengthDelimitedCodec::new()));
                 Box::new(move |slice| {
                     let mine = framed.take().ok_or("the connection failed before")?;
-                    let (calls, mine) = on(&runtime, call_tokio(mine, in_flight, slice))?;
+                    let (calls, mine) = if load.payload_bytes * load.in_flight > 64 << 10 {
+                        on(&runtime, call_tokio_large(mine, load, slice))?
+                    } else {
+                        on(&runtime, call_tokio(mine, load, slice))?
+                    };
                     framed = Some(mine);
                     Ok(calls)
                 })
             }
             What::Blocking => {
                 let mut stream = std::os::unix::net::UnixStream::connect(path)?;
-                Box::new(move |slice| call_blocking(&mut stream, in_flight, slice))
+                Box::new(move |slice| call_blocking(&mut stream, load, slice))
             }
         })
     }
@@ -121,7 +154,7 @@ fn on<T: Send + 'static>(
 
 /// Gives back what it is given.
 #[derive(Serialize, Deserialize, rpc::Request)]
-#[rpc(id = 1, ack = Blob)]
+#[rpc(id = 1, ack = Blob, ack_bytes_max = 1_048_640)]
 struct Say {
     payload: Blob,
 }
@@ -140,15 +173,16 @@ impl EchoHandler for Mirror {
     }
 }
 
-async fn call_rpc(client: Client<Echo>, in_flight: usize, slice: Duration) -> Result<u64, Failure> {
+async fn call_rpc(client: Client<Echo>, load: Workload, slice: Duration) -> Result<u64, Failure> {
+    let Workload { payload_bytes, in_flight } = load;
     let end = Instant::now() + slice;
-    let payload = Bytes::from_static(&[7; PAYLOAD_BYTES]);
+    let payload = Bytes::from(vec![7; payload_bytes]);
     let one_after_the_other = move |client: Client<Echo>, payload: Bytes| async move {
         let mut calls = 0_u64;
         // The clock is read as seldom as by the others.
         while !calls.is_multiple_of(8) || Instant::now() < end {
             let answer = rpc::call(&client, Say { payload: Blob(payload.clone()) }).await?;
-            assert_eq!(answer.0.len(), PAYLOAD_BYTES, "an echo");
+            assert_eq!(answer.0.len(), payload_bytes, "an echo");
             calls += 1;
         }
         Ok::<_, Failure>(calls)
@@ -183,9 +217,10 @@ async fn echo_tokio(stream: tokio::net::UnixStream) -> io::Result<()> {
 }
 
 /// A window of requests that slides with the answers; one write for all that a read made room for.
-async fn call_tokio(mut framed: BareStream, in_flight: usize, slice: Duration) -> Result<(u64, BareStream), Failure> {
+async fn call_tokio(mut framed: BareStream, load: Workload, slice: Duration) -> Result<(u64, BareStream), Failure> {
+    let Workload { in_flight, .. } = load;
     let end = Instant::now() + slice;
-    let frame = Bytes::from_static(&[7; FRAME_BYTES]);
+    let frame = Bytes::from(vec![7; load.frame_bytes()]);
     let (mut sent, mut answered) = (0_u64, 0_u64);
     for _ in 0..in_flight {
         framed.feed(frame.clone()).await?;
@@ -196,7 +231,7 @@ async fn call_tokio(mut framed: BareStream, in_flight: usize, slice: Duration) -
         let mut answer = framed.next().await;
         let goes_on = Instant::now() < end;
         while let Some(echo) = answer {
-            assert_eq!(echo?.len(), FRAME_BYTES, "an echo");
+            assert_eq!(echo?.len(), load.frame_bytes(), "an echo");
             answered += 1;
             if goes_on {
                 framed.feed(frame.clone()).await?;
@@ -209,30 +244,64 @@ async fn call_tokio(mut framed: BareStream, in_flight: usize, slice: Duration) -
     Ok((answered, framed))
 }
 
+/// The same where the requests do not fit the socket's buffers: writes while it reads.
+async fn call_tokio_large(framed: BareStream, load: Workload, slice: Duration) -> Result<(u64, BareStream), Failure> {
+    let end = Instant::now() + slice;
+    let frame = Bytes::from(vec![7; load.frame_bytes()]);
+    let (mut sink, mut stream) = framed.split();
+    let window = tokio::sync::Semaphore::new(load.in_flight);
+    // How many were sent, once that is known.
+    let sent = std::sync::OnceLock::new();
+    let write = async {
+        let mut count = 0_u64;
+        loop {
+            window.acquire().await?.forget();
+            count += 1;
+            let last = Instant::now() >= end;
+            if last {
+                // Before it is sent: its answer shows the reader that this is the end.
+                let _ = sent.set(count);
+            }
+            sink.feed(frame.clone()).await?;
+            if last || window.available_permits() == 0 {
+                SinkExt::<Bytes>::flush(&mut sink).await?;
+            }
+            if last {
+                return Ok::<_, Failure>(());
+            }
+        }
+    };
+    let read = async {
+        let mut answered = 0_u64;
+        while sent.get() != Some(&answered) {
+            let echo = stream.next().await.ok_or("the server has gone")?;
+            assert_eq!(echo?.len(), load.frame_bytes(), "an echo");
+            answered += 1;
+            window.add_permits(1);
+        }
+        Ok::<_, Failure>(answered)
+    };
+    let ((), answered) = futures::try_join!(write, read)?;
+    Ok((answered, sink.reunite(stream)?))
+}
+
+/// Sends back whatever comes.
 fn echo_blocking(mut stream: std::os::unix::net::UnixStream) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut filled = 0;
+    let mut buffer = vec![0; 128 << 10];
     loop {
-        let read = stream.read(&mut buffer[filled..])?;
+        let read = stream.read(&mut buffer)?;
         if read == 0 {
             return Ok(());
         }
-        filled += read;
-        let whole = filled - filled % WIRE_BYTES;
-        stream.write_all(&buffer[..whole])?;
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
+        stream.write_all(&buffer[..read])?;
     }
 }
 
-fn call_blocking(
-    stream: &mut std::os::unix::net::UnixStream,
-    in_flight: usize,
-    slice: Duration,
-) -> Result<u64, Failure> {
+fn call_blocking(stream: &mut std::os::unix::net::UnixStream, load: Workload, slice: Duration) -> Result<u64, Failure> {
+    let (in_flight, wire_bytes) = (load.in_flight, load.wire_bytes());
     let end = Instant::now() + slice;
-    let requests = vec![7; WIRE_BYTES * in_flight];
-    let mut buffer = vec![0; 64 << 10];
+    let requests = vec![7; wire_bytes * in_flight];
+    let mut buffer = vec![0; 128 << 10];
     let (mut sent, mut answered, mut partial) = (in_flight as u64, 0_u64, 0);
     stream.write_all(&requests)?;
     while answered < sent {
@@ -240,11 +309,11 @@ fn call_blocking(
         if read == 0 {
             return Err("the server has gone".into());
         }
-        let whole = (partial + read) / WIRE_BYTES;
-        partial = (partial + read) % WIRE_BYTES;
+        let whole = (partial + read) / wire_bytes;
+        partial = (partial + read) % wire_bytes;
         answered += whole as u64;
         if Instant::now() < end {
-            stream.write_all(&requests[..whole * WIRE_BYTES])?;
+            stream.write_all(&requests[..whole * wire_bytes])?;
             sent += whole as u64;
         }
     }

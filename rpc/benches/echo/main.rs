@@ -1,8 +1,8 @@
-//! 64 B echo between two processes over a Unix socket: ours, with ids, deadlines and outcomes on as users have them,
+//! Echo of 64 B to 1 MiB between two processes over a Unix socket: ours, with ids, deadlines and outcomes on as users have them,
 //! beside bare tokio (`LengthDelimitedCodec`) and bare blocking sockets with frames of the same size.
 //!
-//! `cargo bench -p rpc` takes about 25 s; `-- --quick` about 3 s, `-- --json` prints one JSON object, `-- --only NAME
-//! --in-flight N` measures one contender (to profile it). All contenders take turns within one run: absolute figures move with the
+//! `cargo bench -p rpc` takes about 90 s; `-- --quick` about 15 s, `-- --json` prints one JSON object, `-- --only NAME[,NAME]
+//! --payload BYTES --in-flight N` measures part of it (to profile it). All contenders take turns within one run: absolute figures move with the
 //! machine, ratios of neighbours do not. Everything is measured twice: as the kernel schedules it, where waking the
 //! other core is most of a lone call, and with both processes on one core, where only the work is left. Each
 //! contender's server is this program again, in a process of its own, which ends when the bench does, however that
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use contender::{CONTENDERS, Contender, Failure, Runtime};
+use contender::{CONTENDERS, Contender, Failure, Runtime, Workload};
 
 /// How long and how often to measure.
 struct Plan {
@@ -30,16 +30,17 @@ struct Plan {
     /// One measurement of one contender.
     slice: Duration,
     only: Option<String>,
-    in_flight: Vec<usize>,
+    loads: Vec<Workload>,
 }
 
-/// Calls in flight.
-const IN_FLIGHT: [usize; 2] = [1, 64];
+/// Payloads in bytes, and calls in flight.
+const LOADS: [(usize, usize); 8] =
+    [(64, 1), (64, 64), (64, 1024), (4 << 10, 1), (4 << 10, 64), (64 << 10, 1), (64 << 10, 64), (1 << 20, 1)];
 
 /// One contender with so many calls in flight: microseconds a call, one figure a round.
 struct Series {
     contender: &'static Contender,
-    in_flight: usize,
+    load: Workload,
     micros: Vec<f64>,
 }
 
@@ -60,11 +61,19 @@ fn main() -> ExitCode {
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let value = |flag: &str| arguments.iter().skip_while(|argument| *argument != flag).nth(1).cloned();
     let only = value("--only");
-    let in_flight = value("--in-flight").and_then(|n| n.parse().ok()).map_or(IN_FLIGHT.to_vec(), |n| vec![n]);
+    let number = |flag: &str| value(flag).and_then(|n| n.parse::<usize>().ok());
+    let (payload_bytes, in_flight) = (number("--payload"), number("--in-flight"));
+    let mut loads: Vec<Workload> =
+        LOADS.map(|(payload_bytes, in_flight)| Workload { payload_bytes, in_flight }).to_vec();
+    if let (Some(payload_bytes), Some(in_flight)) = (payload_bytes, in_flight) {
+        loads = vec![Workload { payload_bytes, in_flight }];
+    }
+    loads.retain(|load| payload_bytes.is_none_or(|n| n == load.payload_bytes));
+    loads.retain(|load| in_flight.is_none_or(|n| n == load.in_flight));
     let plan = if has("--quick") {
-        Plan { rounds: 5, slice: Duration::from_millis(25), only, in_flight }
+        Plan { rounds: 5, slice: Duration::from_millis(25), only, loads }
     } else {
-        Plan { rounds: 11, slice: Duration::from_millis(90), only, in_flight }
+        Plan { rounds: 11, slice: Duration::from_millis(90), only, loads }
     };
     match measure_both(&plan) {
         Ok(passes) if has("--json") => {
@@ -98,28 +107,30 @@ fn measure(plan: &Plan) -> Result<Vec<Series>, Failure> {
     std::fs::create_dir(&directory)?;
     std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     let mut running = Vec::new();
-    let chosen = || CONTENDERS.iter().filter(|c| plan.only.as_deref().is_none_or(|only| only == c.name));
+    let chosen = || {
+        CONTENDERS.iter().filter(|c| plan.only.as_deref().is_none_or(|only| only.split(',').any(|name| name == c.name)))
+    };
     for contender in chosen() {
         let path = directory.join(contender.name);
         let server = Server::start(contender, &path)?;
         let mut drives = Vec::new();
-        for in_flight in plan.in_flight.iter().copied() {
-            drives.push((in_flight, contender.connect(&path, in_flight)?));
+        for load in plan.loads.iter().copied().filter(|load| contender.can(*load)) {
+            drives.push((load, contender.connect(&path, load)?));
         }
         running.push((contender, drives, server));
     }
     let mut series: Vec<Series> = chosen()
-        .flat_map(|contender| {
-            plan.in_flight.iter().map(|&in_flight| Series { contender, in_flight, micros: Vec::new() })
-        })
+        .flat_map(|contender| plan.loads.iter().map(|&load| Series { contender, load, micros: Vec::new() }))
         .collect();
     for round in 0..=plan.rounds {
-        for (contender, drives, _) in &mut running {
-            for (in_flight, drive) in drives {
+        // Neighbours in time are those that are compared: one load of all contenders, then the next.
+        for load in &plan.loads {
+            for (contender, drives, _) in &mut running {
+                let Some((_, drive)) = drives.iter_mut().find(|(of, _)| of == load) else { continue };
                 let started = Instant::now();
                 let calls = drive(plan.slice)?;
                 let micros = started.elapsed().as_secs_f64() * 1e6 / calls as f64;
-                let mine = |s: &&mut Series| s.contender.name == contender.name && s.in_flight == *in_flight;
+                let mine = |s: &&mut Series| s.contender.name == contender.name && s.load == *load;
                 // The first round warms caches, buffers and the processor's clock.
                 if let (Some(series), true) = (series.iter_mut().find(mine), round > 0) {
                     series.micros.push(micros);

@@ -2,7 +2,6 @@
 //!
 //! A ratio is taken within a round, between neighbours in time, and only then its median.
 
-use crate::contender::{FRAME_BYTES, PAYLOAD_BYTES};
 use crate::{Plan, Series};
 
 /// The middle one, and the span.
@@ -41,7 +40,7 @@ impl std::fmt::Display for Spread {
 /// Microseconds a call, and how many times those of the same calls over bare tokio and over blocking sockets.
 fn figures(series: &[Series], one: &Series) -> [Spread; 3] {
     let ratio = |to: &str| {
-        let bound = series.iter().find(|s| s.contender.name == to && s.in_flight == one.in_flight);
+        let bound = series.iter().find(|s| s.contender.name == to && s.load == one.load);
         let bound = bound.map_or(&[][..], |bound| &bound.micros);
         Spread::of(one.micros.iter().zip(bound).map(|(ours, theirs)| ours / theirs))
     };
@@ -50,23 +49,22 @@ fn figures(series: &[Series], one: &Series) -> [Spread; 3] {
 
 pub(crate) fn print_tables(plan: &Plan, passes: &[(&str, Vec<Series>)]) {
     println!(
-        "{PAYLOAD_BYTES} B echo between two processes over a Unix socket, frames of {FRAME_BYTES} B; {} rounds of {} ms \
-         each, in turn; median (min-max)",
+        "echo between two processes over a Unix socket, frames of the same size; {} rounds of {} ms each, in turn; median \
+         (min-max)",
         plan.rounds,
         plan.slice.as_millis()
     );
     for (cores, series) in passes {
-        let mut in_flight = 0;
+        let mut load = None;
         for one in ordered(plan, series) {
-            if one.in_flight != in_flight {
-                in_flight = one.in_flight;
-                let place = format!("{in_flight} in flight, {cores}");
-                println!("\n{place:<24} {:<22} {:>8}   {:<20} x blocking", "us a call", "calls/s", "x bare tokio");
+            if load.replace(one.load) != Some(one.load) {
+                let place = format!("{}, {} in flight, {cores}", size(one.load.payload_bytes), one.load.in_flight);
+                println!("\n{place:<32} {:<22} {:>8}   {:<20} x blocking", "us a call", "calls/s", "x bare tokio");
             }
             let [micros, tokio, blocking] = figures(series, one);
             let (name, a_second) = (one.contender.name, 1e6 / micros.median);
             let (micros, tokio) = (micros.to_string(), tokio.to_string());
-            println!("  {name:<22} {micros:<22} {a_second:>8.0}   {tokio:<20} {blocking}");
+            println!("  {name:<30} {micros:<22} {a_second:>8.0}   {tokio:<20} {blocking}");
         }
     }
 }
@@ -77,9 +75,11 @@ pub(crate) fn print_json(plan: &Plan, passes: &[(&str, Vec<Series>)]) {
         for one in ordered(plan, series) {
             let [micros, tokio, blocking] = figures(series, one);
             results.push(format!(
-                r#"{{"contender":"{}","cores":"{cores}","in_flight":{},{},{},{}}}"#,
+                r#"{{"contender":"{}","cores":"{cores}","payload_bytes":{},"frame_bytes":{},"in_flight":{},{},{},{}}}"#,
                 one.contender.name,
-                one.in_flight,
+                one.load.payload_bytes,
+                one.load.frame_bytes(),
+                one.load.in_flight,
                 micros.json("us_per_call"),
                 tokio.json("times_bare_tokio"),
                 blocking.json("times_blocking")
@@ -87,7 +87,7 @@ pub(crate) fn print_json(plan: &Plan, passes: &[(&str, Vec<Series>)]) {
         }
     }
     println!(
-        r#"{{"benchmark":"echo","payload_bytes":{PAYLOAD_BYTES},"frame_bytes":{FRAME_BYTES},"rounds":{},"slice_ms":{},"results":[{}]}}"#,
+        r#"{{"benchmark":"echo","rounds":{},"slice_ms":{},"results":[{}]}}"#,
         plan.rounds,
         plan.slice.as_millis(),
         results.join(",")
@@ -95,5 +95,13 @@ pub(crate) fn print_json(plan: &Plan, passes: &[(&str, Vec<Series>)]) {
 }
 
 fn ordered<'a>(plan: &'a Plan, series: &'a [Series]) -> impl Iterator<Item = &'a Series> {
-    plan.in_flight.iter().flat_map(move |n| series.iter().filter(move |s| s.in_flight == *n))
+    plan.loads.iter().flat_map(move |load| series.iter().filter(move |s| s.load == *load && !s.micros.is_empty()))
+}
+
+fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
 }
