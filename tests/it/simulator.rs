@@ -1,17 +1,19 @@
-//! A thousand worlds break no promise, and two planted bugs are found.
+//! A thousand worlds break no promise, and every planted bug is found in as many.
 //!
 //! The worlds themselves are `tests::sim`; here is only what they must show.
 
-use tests::sim::{Options, Plant, replay_command, run, run_all};
+use tests::sim::plant::{self, Bug};
+use tests::sim::{Options, Run, replay_command, run, run_all, threads_default};
 
 const SEEDS: u64 = 1000;
 
 #[test]
 fn thousand_seeds_violate_nothing() {
-    let summary = run_all(0..SEEDS, Options::default(), 1);
+    let options = Options::default();
+    let run = Run { seeds: 0..SEEDS, options, threads: threads_default(), failures_max: 1 };
+    let summary = run_all(&run, |_| {});
     if let Some(report) = summary.failures.first() {
-        let again = replay_command(report, Options::default());
-        panic!("seed {}: {:?}\n{again}", report.seed, report.violation);
+        panic!("seed {}: {:?}\n{}", report.seed, report.violation, replay_command(report, options));
     }
     eprintln!("{}{} steps", summary.coverage, summary.steps);
     assert_eq!(summary.worlds, SEEDS);
@@ -19,13 +21,15 @@ fn thousand_seeds_violate_nothing() {
 }
 
 #[test]
-fn ack_before_apply_is_found() {
-    check_found(Plant::AckBeforeApply, "P2 honest");
-}
-
-#[test]
-fn resolve_without_refusal_is_found() {
-    check_found(Plant::ResolveWithoutRefusal, "P2 honest");
+fn every_planted_bug_breaks_its_promise_within_a_thousand_seeds() {
+    for bug in Bug::ALL {
+        let found = plant::search(*bug, SEEDS, threads_default());
+        let violation = found.report.as_ref().and_then(|report| report.violation.as_ref());
+        let Some(violation) = violation else { panic!("{bug:?} was not found in {} worlds", found.worlds) };
+        eprintln!("{bug:?}: after {} worlds, {:.1?}: {violation:?}", found.worlds, found.took);
+        let expected = plant::promises(*bug);
+        assert!(expected.contains(&violation.promise), "{bug:?} should break {expected:?}: {violation:?}");
+    }
 }
 
 #[test]
@@ -42,12 +46,12 @@ fn same_seed_gives_the_same_world() {
     assert!(lines > 10_000, "{lines} lines of 20 worlds show nothing");
 }
 
-#[track_caller]
-fn check_found(plant: Plant, promise: &str) {
-    let options = Options { plant: Some(plant), ..Options::default() };
-    let summary = run_all(0..SEEDS, options, 20);
-    let violations: Vec<_> = summary.failures.iter().filter_map(|report| report.violation.as_ref()).collect();
-    eprintln!("{plant:?}: {} of {} worlds, first {:?}", violations.len(), summary.worlds, violations.first());
-    let found = violations.iter().any(|violation| violation.promise == promise);
-    assert!(found, "{plant:?} broke {promise} in none of {} worlds", summary.worlds);
+#[test]
+fn same_seeds_give_the_same_worlds_on_any_number_of_threads() {
+    let sum = |threads| {
+        let run = Run { seeds: 0..60, options: Options::default(), threads, failures_max: 1 };
+        let summary = run_all(&run, |_| {});
+        (summary.worlds, summary.steps, summary.coverage)
+    };
+    assert_eq!(sum(1), sum(3));
 }

@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod payload;
+pub mod planted;
 pub mod server;
 mod stream_in;
 mod stream_out;

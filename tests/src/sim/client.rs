@@ -16,6 +16,7 @@ use rpc::{Address, Incarnation, Limits, NotDelivered, PeerId};
 use super::callers::{self, Call};
 use super::env::{Env, wake_all};
 use super::knobs::{STREAM, WANTED};
+use super::ledger::read_token;
 use super::net::Net;
 use super::observe;
 use super::pipe::{Read, Write};
@@ -44,6 +45,8 @@ pub(super) struct Client {
     sent: Vec<SentFrame>,
     pause: u64,
     welcomed: bool,
+    /// The parked ids were listed on this connection, or it is the first: earlier frames may be said again.
+    listed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +66,11 @@ struct SentFrame {
 impl Client {
     pub(super) fn new(env: &mut Env, index: usize) -> Self {
         let limits = limits(env);
+        let mut lane = ClientLane::new(identity(env), WANTED, limits.clone());
+        lane.plant(env.planted);
         Self {
             index,
-            lane: ClientLane::new(identity(env), WANTED, limits.clone()),
+            lane,
             limits,
             calls: Vec::new(),
             driver: Driver::Idle,
@@ -77,6 +82,7 @@ impl Client {
             sent: Vec::new(),
             pause: 0,
             welcomed: false,
+            listed: false,
         }
     }
 
@@ -147,13 +153,13 @@ impl Client {
         self.wake();
     }
 
-    /// Says a request again that was written before, unchanged. Only to a memory that may know it: whoever repeats
-    /// across memories has been told not to.
+    /// Says a request again that was written before, unchanged. Only to a memory that may know it, and behind the list
+    /// of parked ids, which its floor may have passed: whoever repeats otherwise has been told not to.
     pub(super) fn duplicate(&mut self, env: &mut Env, net: &Net) {
         let Some(conn) = self.conn() else { return };
         let memory = net.conns[conn].memory;
         let here = |frame: &&SentFrame| {
-            frame.conn == conn || (self.welcomed && memory.is_some() && net.conns[frame.conn].memory == memory)
+            frame.conn == conn || (self.listed && memory.is_some() && net.conns[frame.conn].memory == memory)
         };
         let candidates: Vec<&SentFrame> = self.sent.iter().filter(here).collect();
         if candidates.is_empty() || !self.again.is_empty() {
@@ -162,9 +168,12 @@ impl Client {
         let frame = candidates[env.random.index(candidates.len())];
         self.again.extend_from_slice(&frame.bytes);
         let (later, first) = (frame.conn != conn, frame.conn);
-        let (id, method) =
-            header::parse(&frame.bytes[4..]).ok().flatten().map_or((0, 0), |frame| (frame.id, frame.method));
+        let (id, method, token) = header::parse(&frame.bytes[4..])
+            .ok()
+            .flatten()
+            .map_or((0, 0, usize::MAX), |frame| (frame.id, frame.method, read_token(frame.body)));
         env.stream_repeated |= method == STREAM;
+        env.ledger.repeated(token);
         env.coverage.hit(if later {
             "fault: duplicate on a later connection"
         } else {
@@ -224,6 +233,7 @@ impl Client {
             Some(conn) => {
                 self.lane.connected();
                 self.welcomed = false;
+                self.listed = false;
                 self.driver = Driver::Connected { conn };
                 env.trace(|| format!("client {}: connection {conn}, epoch {}", self.index, self.lane.epoch()));
             }
@@ -243,6 +253,7 @@ impl Client {
         if self.writing.is_empty() && self.again.is_empty() && self.lane.poll_transmit(env.instant(), &mut self.writing)
         {
             self.remember(conn);
+            self.listed |= self.welcomed;
         }
         if self.lane.is_drained() {
             net.close_client(conn, env.now);

@@ -10,6 +10,7 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use rpc::Limits;
+use rpc::session::planted::Planted;
 
 use super::coverage::Coverage;
 use super::knobs::Knobs;
@@ -33,6 +34,8 @@ pub(super) struct Env {
     pub(super) coverage: Coverage,
     /// Faults still happen and callers still submit.
     pub(super) stormy: bool,
+    /// The bug in every lane of this world, if there is one.
+    pub(super) planted: Planted,
     /// The planted bug breaks the fence: it is to be found by what callers are told.
     pub(super) fence_is_planted: bool,
     /// A request that opens a stream was said again, perhaps for a caller that had gone.
@@ -54,6 +57,7 @@ impl Env {
             ledger: Ledger::default(),
             coverage: Coverage::default(),
             stormy: true,
+            planted: Planted::default(),
             fence_is_planted: false,
             stream_repeated: false,
             lines: traced.then(Vec::new),

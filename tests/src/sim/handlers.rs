@@ -72,7 +72,7 @@ impl Handlers {
             return lane.answer(id, reply);
         }
         env.trace(|| format!("memory {memory}: id {id}, call {token}: a handler sees it"));
-        env.ledger.seen(env.now, token, memory);
+        env.ledger.seen(env.now, token, memory, id);
         if call.method == STREAM {
             let credit = Arc::new(Flag::default());
             self.producers.push(Producer { token, id, next: 0, credit, waits: false });

@@ -5,7 +5,7 @@
 //!
 //! Told by `server` and `handlers` what they do, by `callers` what they learn, by `client` what was said to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use rpc::session::client::Outcome;
@@ -14,7 +14,8 @@ use rpc::{Cause, Stage};
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which: `P1 answered`, `P2 honest`, `P3 once`, `fence`, `loss is no cancel`, `bounded`, `protocol`, `panic`.
+    /// Which: `P1 answered`, `P2 honest`, `P3 once`, `ordered`, `remembered`, `permits`, `fence`, `loss is no cancel`,
+    /// `bounded`, `protocol`, `panic`.
     pub promise: &'static str,
     /// What was seen.
     pub text: String,
@@ -28,6 +29,10 @@ pub(super) struct Ledger {
     calls: Vec<Record>,
     /// The first answer that each memory gave for each id.
     answers: BTreeMap<(usize, u64), Answer>,
+    /// The highest id that a handler of each memory has seen, repeats aside.
+    seen_last: BTreeMap<usize, u64>,
+    /// Memories that were forgotten, or died with their process.
+    ended: BTreeSet<usize>,
     serial: u64,
     pub(super) server_lives: u64,
     pub(super) violation: Option<Violation>,
@@ -72,6 +77,8 @@ struct Record {
     mishaps: Vec<Mishap>,
     /// The caller has dropped the call: its handler may be stopped.
     cancelled: bool,
+    /// Its frame was said more than once.
+    repeated: bool,
     told: Told,
 }
 
@@ -107,13 +114,37 @@ impl Ledger {
         }
     }
 
-    /// A handler sees a request.
-    pub(super) fn seen(&mut self, at: u64, token: usize, memory: usize) {
+    /// A handler sees a request: of those that were said only once, in the order in which they were sent.
+    pub(super) fn seen(&mut self, at: u64, token: usize, memory: usize, id: u64) {
         let record = &mut self.calls[token];
         record.seen.push(memory);
         if record.told == Told::NotDelivered {
-            self.violate(at, "P2 honest", format!("call {token} was not delivered, and a handler saw it later"));
+            return self.violate(
+                at,
+                "P2 honest",
+                format!("call {token} was not delivered, and a handler saw it later"),
+            );
         }
+        if !record.repeated {
+            let last = self.seen_last.entry(memory).or_default();
+            if id < *last {
+                let text = format!("memory {memory} showed id {id} to a handler after id {last}");
+                return self.violate(at, "ordered", text);
+            }
+            *last = id;
+        }
+    }
+
+    /// Its request is said once more.
+    pub(super) fn repeated(&mut self, token: usize) {
+        if let Some(record) = self.calls.get_mut(token) {
+            record.repeated = true;
+        }
+    }
+
+    /// A memory was forgotten, or its process has died.
+    pub(super) fn memory_ended(&mut self, memory: usize) {
+        self.ended.insert(memory);
     }
 
     /// A request is applied; the number of this application.
@@ -193,6 +224,11 @@ impl Ledger {
             }
         };
         record.told = told;
+        let gone = matches!(outcome, Outcome::Unknown(_, Cause::Forgotten | Cause::PeerRestarted));
+        if gone && !record.taken.is_empty() && !record.taken.iter().all(|memory| self.ended.contains(memory)) {
+            let text = format!("call {token} was told {}, and the memory that took it lives", brief(outcome));
+            return self.violate(at, "remembered", text);
+        }
         if let Some(wrong) = wrong {
             self.violate(at, "P2 honest", format!("call {token} was told {}, but {wrong}", brief(outcome)));
         }

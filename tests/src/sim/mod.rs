@@ -11,7 +11,7 @@
 //!
 //! `random`, `knobs` and `env` make a world's frame; `pipe` and `net` are its kernel; `client` with its `callers` and
 //! `server` with its `driver`s and `handlers` are the two halves of a lane; `faults` strike; `observe` listens, `ledger`
-//! judges, `coverage` counts; `world` runs one seed, `runner` many.
+//! judges, `coverage` counts; `world` runs one seed, `runner` many; `plant` has the bugs that they must find.
 
 mod callers;
 mod client;
@@ -25,6 +25,7 @@ mod ledger;
 mod net;
 mod observe;
 mod pipe;
+pub mod plant;
 mod random;
 mod runner;
 mod server;
@@ -33,5 +34,5 @@ mod world;
 pub use coverage::{Coverage, REQUIRED};
 pub use ledger::Violation;
 pub use random::Random;
-pub use runner::{Summary, replay_command, run_all, run_caught};
-pub use world::{Options, Plant, Report, run};
+pub use runner::{Run, Summary, replay_command, run_all, run_caught, threads_default};
+pub use world::{Options, Report, run};

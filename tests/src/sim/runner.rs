@@ -1,16 +1,32 @@
-//! Many worlds: on all cores, in the order of their seeds, and what they have shown together.
+//! Many worlds: on some threads, in the order of their seeds, and what they have shown together.
 //!
-//! A panic of the code under test is a violation like any other. Nothing here changes what a world does.
+//! A panic of the code under test is a violation like any other. Nothing here changes what a world does: each belongs
+//! to one thread, and knows of no other.
 //!
 //! Called by the test `simulator` and by the binary `sim`.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::coverage::Coverage;
 use super::ledger::Violation;
+use super::plant;
 use super::world::{Options, Report, run};
+
+/// Which worlds to run, and how.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Their seeds.
+    pub seeds: Range<u64>,
+    /// How each is run.
+    pub options: Options,
+    /// How many run at the same time.
+    pub threads: usize,
+    /// After how many violations to stop.
+    pub failures_max: usize,
+}
 
 /// What many worlds have shown.
 #[derive(Debug, Default)]
@@ -25,35 +41,42 @@ pub struct Summary {
     pub failures: Vec<Report>,
 }
 
-/// Runs the worlds of `seeds`, up to the first `failures_max` violations.
-pub fn run_all(seeds: std::ops::Range<u64>, options: Options, failures_max: usize) -> Summary {
-    let next = AtomicU64::new(seeds.start);
+/// One for each core.
+pub fn threads_default() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Runs worlds until there are no more, or enough of them broke a promise. Every seed below the lowest failure was
+/// run: which one that is does not depend on the threads. `after_each` sees the sum so far.
+pub fn run_all(run: &Run, after_each: impl Fn(&Summary) + Sync) -> Summary {
+    let next = AtomicU64::new(run.seeds.start);
+    let enough = AtomicBool::new(false);
     let summary = Mutex::new(Summary::default());
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..run.threads.max(1) {
             scope.spawn(|| {
-                loop {
+                while !enough.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    if seed >= run.seeds.end {
                         return;
                     }
-                    let report = run_caught(seed, options);
-                    let mut summary = summary.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let report = run_caught(seed, run.options);
+                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
                     summary.worlds += 1;
                     summary.steps += report.steps;
                     summary.coverage.merge(&report.coverage);
                     if report.violation.is_some() {
                         summary.failures.push(report);
                     }
-                    if summary.failures.len() >= failures_max {
-                        return;
+                    if summary.failures.len() >= run.failures_max {
+                        enough.store(true, Ordering::Relaxed);
                     }
+                    after_each(&summary);
                 }
             });
         }
     });
-    let mut summary = summary.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     summary.failures.sort_by_key(|report| report.seed);
     summary
 }
@@ -76,6 +99,6 @@ pub fn run_caught(seed: u64, options: Options) -> Report {
 
 /// How to see a failure again.
 pub fn replay_command(report: &Report, options: Options) -> String {
-    let plant = options.plant.map(|plant| format!(" --plant {}", plant.name())).unwrap_or_default();
+    let plant = options.plant.map(|bug| format!(" --plant {}", plant::name(bug))).unwrap_or_default();
     format!("cargo run --release -p tests --bin sim -- --seed {}{plant} --trace", report.seed)
 }

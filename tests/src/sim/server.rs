@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use rpc::session::server::{Planted, ServerLane};
+use rpc::session::server::ServerLane;
 use rpc::wire::header::GoodbyeCode;
 use rpc::wire::hello::{Hello, MethodClaim};
 use rpc::{Incarnation, PeerId};
@@ -44,7 +44,6 @@ pub(super) struct Server {
     lanes: BTreeMap<LaneKey, usize>,
     pub(super) memories: Vec<Memory>,
     pub(super) drivers: Vec<Driver>,
-    planted: Planted,
 }
 
 /// What a server remembers of a lane, from a first Hello until it forgets it or dies.
@@ -53,19 +52,19 @@ pub(super) struct Memory {
     pub(super) lane: ServerLane,
     pub(super) handlers: Handlers,
     pub(super) live: bool,
+    index: usize,
     /// The highest epoch that it has accepted.
     newest: u64,
 }
 
 impl Server {
-    pub(super) fn new(planted: Planted) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             phase: Phase::Down { until: 0 },
             identity: (PeerId([0; 16]), Incarnation(0)),
             lanes: BTreeMap::new(),
             memories: Vec::new(),
             drivers: Vec::new(),
-            planted,
         }
     }
 
@@ -253,10 +252,11 @@ impl Server {
             Some(at) => *at,
             None => {
                 let mut lane = ServerLane::new(env.limits.clone(), hello.epoch);
-                lane.plant(self.planted);
-                self.memories.push(Memory { lane, handlers: Handlers::default(), live: true, newest: 0 });
-                self.lanes.insert(key, self.memories.len() - 1);
-                self.memories.len() - 1
+                lane.plant(env.planted);
+                let index = self.memories.len();
+                self.memories.push(Memory { lane, handlers: Handlers::default(), live: true, index, newest: 0 });
+                self.lanes.insert(key, index);
+                index
             }
         };
         let memory = &mut self.memories[at];
@@ -294,6 +294,7 @@ impl Memory {
     /// Forgotten, or its process has died.
     pub(super) fn end(&mut self, env: &mut Env) {
         if std::mem::take(&mut self.live) {
+            env.ledger.memory_ended(self.index);
             let counters = self.lane.counters();
             env.coverage.add("server: repeat answered from memory", counters.repeats);
             env.coverage.add("server: late answer", counters.late_answers);
@@ -311,6 +312,11 @@ impl Memory {
     /// What a lane holds stays within its limits.
     pub(super) fn check_bounds(&self, env: &mut Env) {
         let remembered = self.lane.remembered();
+        let (permits, handlers) = (self.lane.running(), self.handlers.running.len());
+        if permits != handlers {
+            let text = format!("memory {} counts {permits} handlers, and {handlers} run", self.index);
+            env.ledger.violate(env.now, "permits", text);
+        }
         let window = env.limits.window as usize;
         let ids_max = window + env.limits.parked_max;
         // Each of the handlers that were let in below the bound may answer with a frame.

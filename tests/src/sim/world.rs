@@ -6,7 +6,7 @@
 //!
 //! Called by `runner`; steps `client`, `server` and `faults` one at a time.
 
-use rpc::session::server::Planted;
+use rpc::session::planted::{Bug, Planted};
 
 use super::callers::check_in_time;
 use super::client::Client;
@@ -20,20 +20,11 @@ use super::server::{Memory, Phase, Server};
 /// Steps that a world may take to come to rest. LIMIT: about 3.6 s of its time, and the longest deadline then is 2 s.
 const CALM_STEPS_MAX: u64 = 60_000;
 
-/// A bug that `rpc` has on request, so that the checker is shown to find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plant {
-    /// A request is acked when it is taken up.
-    AckBeforeApply,
-    /// *Never seen* does not refuse the id from then on, and older connections are not fenced.
-    ResolveWithoutRefusal,
-}
-
 /// How to run a world.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// A bug to plant.
-    pub plant: Option<Plant>,
+    pub plant: Option<Bug>,
     /// Whether to write down what happens.
     pub trace: bool,
 }
@@ -53,19 +44,6 @@ pub struct Report {
     pub micros: u64,
     /// What happened, line by line, if it was asked for.
     pub trace: Vec<String>,
-}
-
-impl Plant {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::AckBeforeApply, Self::ResolveWithoutRefusal];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AckBeforeApply => "ack-before-apply",
-            Self::ResolveWithoutRefusal => "resolve-without-refusal",
-        }
-    }
 }
 
 /// Runs the world of `seed` to its end, or to its first violation.
@@ -98,14 +76,12 @@ impl World {
         let mut env = Env::new(seed, options.trace);
         let knobs = env.knobs;
         env.trace(|| format!("seed {seed}: {knobs:?}"));
-        let planted = Planted {
-            ack_before_apply: options.plant == Some(Plant::AckBeforeApply),
-            resolve_without_refusal: options.plant == Some(Plant::ResolveWithoutRefusal),
-        };
-        env.fence_is_planted = planted.resolve_without_refusal;
+        env.planted = options.plant.map_or(Planted::default(), Planted::from);
+        // Without the fence too, what callers are told is to show it.
+        env.fence_is_planted = options.plant == Some(Bug::ResolveWithoutRefusal);
         let clients = (0..knobs.clients).map(|index| Client::new(&mut env, index)).collect();
         let mut net = Net::default();
-        let mut server = Server::new(planted);
+        let mut server = Server::new();
         if env.random.per_mille(900) {
             server.start(&mut env, &mut net);
         } else {

@@ -12,7 +12,8 @@ use bytes::BytesMut;
 use super::{Claim, ClientLane, Link, Outcome, State, StreamEnd, put_frame, remaining_ms, to_u64};
 use crate::limits::TICK;
 use crate::outcome::{Cause, NotDelivered, Stage};
-use crate::wire::frame::{self, LENGTH_BYTES, Oversized};
+use crate::session::planted::Bug;
+use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
 use crate::wire::header::{DEADLINE_AT, Kind};
 use crate::wire::hello::Hello;
 
@@ -54,7 +55,7 @@ impl ClientLane {
             if !matches!(entry.state, State::Sent) {
                 continue;
             }
-            if entry.end > written {
+            if entry.end > written || (entry.end == written && self.planted.is(Bug::WholeFrameIsCut)) {
                 not_delivered.push(id);
             } else {
                 entry.state = State::InDoubt;
@@ -119,7 +120,13 @@ impl ClientLane {
         }
         // A full table of nearby deadlines must not make a scan per call: one tick at least lies between two scans.
         self.earliest = earliest.map(|e| e.max(now.checked_add(TICK).unwrap_or(e)));
+        if self.planted.is(Bug::LostTimer) {
+            self.earliest = None;
+        }
         for (id, queued, stage) in due {
+            if !queued && self.planted.is(Bug::WrittenIsNotDelivered) {
+                self.finish(id, Outcome::NotDelivered(NotDelivered::NotWritten));
+            }
             if queued {
                 self.void(id);
                 self.finish(id, Outcome::NotDelivered(NotDelivered::NotWritten));
@@ -154,6 +161,9 @@ impl ClientLane {
         let requests = if self.may_send() { self.out.len() } else { 0 };
         if requests > 0 {
             self.stamp(now);
+            if self.planted.is(Bug::ReplayOutOfOrder) && self.epoch > 1 {
+                self.last_frame_first();
+            }
         }
         if requests >= self.limits.queued_bytes_max {
             // The queue has room again.
@@ -191,6 +201,19 @@ impl ClientLane {
         matches!(self.link, Link::Draining { .. })
             && self.streams.is_empty()
             && !self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::Sent | State::InDoubt))
+    }
+
+    /// For [`Bug::ReplayOutOfOrder`].
+    fn last_frame_first(&mut self) {
+        let mut last = 0;
+        let mut at = 0;
+        while let Cut::Frame { consumed, .. } = frame::cut(self.out.get(at..).unwrap_or_default(), usize::MAX) {
+            last = at;
+            at = at.saturating_add(consumed);
+        }
+        let mut turned = self.out.split_off(last);
+        turned.unsplit(self.out.split());
+        self.out = turned;
     }
 
     pub(super) fn put_park(&mut self) {

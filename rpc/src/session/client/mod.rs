@@ -17,6 +17,7 @@ use bytes::BytesMut;
 
 pub use self::receive::Next;
 use super::payload::Payload;
+use super::planted::{Bug, Planted};
 pub use super::stream_in::StreamEnd;
 use super::stream_in::StreamIn;
 use super::window::Window;
@@ -129,6 +130,7 @@ pub struct ClientLane {
     park_dirty: bool,
     closed: bool,
     counters: LaneCounters,
+    planted: Planted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +213,14 @@ impl ClientLane {
             park_dirty: false,
             closed: false,
             counters: LaneCounters::default(),
+            planted: Planted::default(),
         }
+    }
+
+    /// Plants a bug.
+    #[cfg(feature = "testing")]
+    pub fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
     }
 
     /// Queues a request and gives it its id.
@@ -228,7 +237,7 @@ impl ClientLane {
         self.make_room()?;
         let header = RequestHeader {
             id: self.next_id,
-            floor: self.window.floor(),
+            floor: if self.planted.is(Bug::FloorOverOpenIds) { self.next_id } else { self.window.floor() },
             method: request.method,
             version: request.version,
             // Stamped when the frame is claimed.
@@ -315,7 +324,9 @@ impl ClientLane {
             self.put_control(Kind::Cancel, 0, id, &[]);
         }
         self.streams.remove(&id);
-        self.close(id);
+        if !self.planted.is(Bug::IdLeaked) {
+            self.close(id);
+        }
     }
 
     /// Asks again what became of an id whose outcome was unknown. The answer comes by
@@ -432,6 +443,9 @@ impl ClientLane {
         let Some(entry) = self.window.get_mut(id) else { return };
         match &mut entry.state {
             State::Queued | State::Sent | State::InDoubt => {
+                if self.planted.is(Bug::LostWakeup) && matches!(entry.state, State::InDoubt) {
+                    entry.waker = None;
+                }
                 entry.state = State::Done(outcome);
                 self.wakers.extend(entry.waker.take());
             }

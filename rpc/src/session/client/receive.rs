@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{ClientLane, Link, Outcome, Payload, State, StreamEnd};
 use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::session::Violation;
+use crate::session::planted::Bug;
 use crate::wire::header::{self, EndCode, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, split_u32};
 use crate::wire::hello::Welcome;
 
@@ -85,11 +86,15 @@ impl ClientLane {
         if self.born < welcome.born {
             (self.born, self.forgotten) = (welcome.born, cause);
         }
-        self.forget_before(welcome.born, cause);
+        if !self.planted.is(Bug::WrongIncarnation) {
+            self.forget_before(welcome.born, cause);
+        }
         if self.epoch > 1 {
             // The list of parked ids may have been lost with the last connection; without it the floor of the next
             // request would close them. It goes before everything else.
-            self.put_park();
+            if !self.planted.is(Bug::ParkNotRepeated) {
+                self.put_park();
+            }
             self.resolve_in_doubt();
         }
         Ok(())
@@ -224,8 +229,11 @@ impl ClientLane {
         let mut ids = Vec::new();
         let epoch = self.epoch;
         for (id, entry) in self.window.iter_mut() {
-            let of_this_connection = entry.epoch == 0 || entry.epoch == epoch;
-            if id > last && of_this_connection && matches!(entry.state, State::Queued | State::Sent) {
+            let older_too = self.planted.is(Bug::DrainCoversOlderIds);
+            let of_this_connection = entry.epoch == 0 || entry.epoch == epoch || older_too;
+            let open = matches!(entry.state, State::Queued | State::Sent)
+                || (older_too && matches!(entry.state, State::InDoubt));
+            if id > last && of_this_connection && open {
                 ids.push((id, matches!(entry.state, State::Queued)));
             }
         }

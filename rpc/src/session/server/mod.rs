@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 pub use self::receive::{NewCall, Taken};
 use super::client::put_frame;
 use super::payload::Payload;
+use super::planted::{Bug, Planted};
 use super::stream_out::StreamOut;
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
@@ -47,16 +48,6 @@ pub struct ServerCounters {
     pub refused: u64,
     /// Answers that came after their request had been given up.
     pub late_answers: u64,
-}
-
-/// Bugs for tests to plant, so that the simulator is shown to find them.
-#[cfg(feature = "testing")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted {
-    /// Acks a request when it is taken, before its handler has applied it.
-    pub ack_before_apply: bool,
-    /// Answers *never seen* and does not burn the id, nor fences older connections.
-    pub resolve_without_refusal: bool,
 }
 
 /// What a lane holds, for tests that bound it.
@@ -107,7 +98,6 @@ pub struct ServerLane {
     earliest: Option<Instant>,
     wakers: Vec<Waker>,
     counters: ServerCounters,
-    #[cfg(feature = "testing")]
     planted: Planted,
 }
 
@@ -160,13 +150,12 @@ impl ServerLane {
             earliest: None,
             wakers: Vec::new(),
             counters: ServerCounters::default(),
-            #[cfg(feature = "testing")]
             planted: Planted::default(),
             limits,
         }
     }
 
-    /// Plants bugs.
+    /// Plants a bug.
     #[cfg(feature = "testing")]
     pub fn plant(&mut self, planted: Planted) {
         self.planted = planted;
@@ -219,6 +208,10 @@ impl ServerLane {
     pub fn detach(&mut self, epoch: u64, now: Instant) {
         if self.is_attached(epoch) {
             self.drop_connection();
+            if self.planted.is(Bug::CancelOnLoss) {
+                let ids: Vec<u64> = self.window.iter_mut().map(|(id, _)| id).collect();
+                ids.into_iter().for_each(|id| self.stop(id, FailedCode::Aborted));
+            }
             self.attached = false;
             self.detached_at = Some(now);
         }
@@ -252,6 +245,12 @@ impl ServerLane {
         }
         let Some(entry @ Entry::Running(_)) = self.window.get_mut(id) else {
             // Given up by the client, cancelled or expired: it has its answer.
+            if self.planted.is(Bug::PermitLeaked) {
+                self.running = self.running.saturating_add(1);
+            }
+            if self.planted.is(Bug::DoubleSettle) && self.attached && self.window.get(id).is_some() {
+                put_reply(&mut self.out, id, &reply);
+            }
             if let Some(at) = self.unheld.iter().position(|(unheld, _)| *unheld == id) {
                 let (_, running) = self.unheld.swap_remove(at);
                 self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
@@ -327,6 +326,9 @@ impl ServerLane {
             }
         }
         self.earliest = earliest.map(|e| e.max(now.checked_add(TICK).unwrap_or(e)));
+        if self.planted.is(Bug::LostHandlerTimer) {
+            self.earliest = None;
+        }
         for id in due {
             self.stop(id, FailedCode::Deadline);
         }
@@ -365,7 +367,8 @@ impl ServerLane {
         }
         self.draining = true;
         if self.attached {
-            put_frame(&mut self.out, Kind::Drain, 0, self.taken_last, &[]);
+            let less = u64::from(self.planted.is(Bug::DrainNamesTooLow));
+            put_frame(&mut self.out, Kind::Drain, 0, self.taken_last.saturating_sub(less), &[]);
         }
         let ids: Vec<u64> = self.streams.keys().copied().collect();
         for id in ids {
@@ -388,6 +391,7 @@ impl ServerLane {
     /// Room for one more item of the stream `id`? `Err`: its reader has gone.
     pub fn poll_stream_ready(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Result<(), StreamGone>> {
         match self.streams.get_mut(&id) {
+            Some(_) if self.planted.is(Bug::ItemWithoutCredit) => Poll::Ready(Ok(())),
             Some(stream) if !stream.out.is_done() => stream.out.poll_ready(cx).map(Ok),
             _ => Poll::Ready(Err(StreamGone)),
         }

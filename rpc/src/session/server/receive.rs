@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Entry, Payload, Reply, Running, ServerLane, Stream, StreamOut, put_reply, put_resolution};
 use crate::session::Violation;
 use crate::session::client::put_frame;
+use crate::session::planted::Bug;
 use crate::wire::header::{self, FailedCode, Frame, Kind, NackCode, ResolutionCode, parse_ids, split_u32};
 
 /// A request that a handler is to see. Exactly one [`answer`](ServerLane::answer) must follow.
@@ -46,11 +47,8 @@ impl ServerLane {
     /// # Errors
     /// [`Violation`]: the connection must be closed.
     pub fn handle_frame<'a>(&mut self, now: Instant, epoch: u64, bytes: &'a [u8]) -> Result<Taken<'a>, Violation> {
-        #[cfg(feature = "testing")]
-        let fenced = !self.is_attached(epoch) && !self.planted.resolve_without_refusal;
-        #[cfg(not(feature = "testing"))]
-        let fenced = !self.is_attached(epoch);
-        if fenced {
+        let unfenced = self.planted.is(Bug::NoFence) || self.planted.is(Bug::ResolveWithoutRefusal);
+        if !self.is_attached(epoch) && !unfenced {
             return Ok(Taken::Fenced);
         }
         let Some(frame) = header::parse(bytes)? else { return Ok(Taken::Nothing) };
@@ -82,6 +80,13 @@ impl ServerLane {
     fn request<'a>(&mut self, now: Instant, frame: &Frame<'a>) -> Result<Taken<'a>, Violation> {
         self.raise_floor(frame)?;
         let id = frame.id;
+        let span_max = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+        if self.planted.is(Bug::RefusalBeforeLookup)
+            && let Some(code) = self.refusal(frame, span_max)
+        {
+            put_reply(&mut self.out, id, &Reply::Nack(code, Payload::EMPTY));
+            return Ok(Taken::Nothing);
+        }
         if let Some(entry) = self.window.get(id) {
             self.counters.repeats = self.counters.repeats.saturating_add(1);
             match entry {
@@ -92,11 +97,23 @@ impl ServerLane {
             }
             return Ok(Taken::Nothing);
         }
+        if self.planted.is(Bug::ForgottenFloor) && id < self.window.floor() {
+            let deadline = now.checked_add(self.limits.deadline_max).unwrap_or(now);
+            self.unheld.push((id, Running { deadline, bytes: 0, cancel: None }));
+            self.running = self.running.saturating_add(1);
+            let (method, version, body) = (frame.method, frame.version, frame.body);
+            return Ok(Taken::Call(NewCall { id, method, version, deadline, body }));
+        }
         if id < self.window.floor() {
             put_frame(&mut self.out, Kind::Resolution, ResolutionCode::Forgotten.number(), id, &[]);
             return Ok(Taken::Nothing);
         }
-        let span_max = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+        if self.planted.is(Bug::EvictedAnswer) && self.answer_bytes >= self.limits.answer_bytes_max {
+            let oldest = self.window.iter_mut().find(|(_, entry)| matches!(entry, Entry::Answered(_)));
+            if let Some(Entry::Answered(reply)) = oldest.map(|(id, _)| id).and_then(|id| self.window.remove(id)) {
+                self.answer_bytes = self.answer_bytes.saturating_sub(reply.bytes());
+            }
+        }
         if let Some(code) = self.refusal(frame, span_max) {
             self.counters.refused = self.counters.refused.saturating_add(1);
             let reply = Reply::Nack(code, Payload::EMPTY);
@@ -121,8 +138,7 @@ impl ServerLane {
         self.running = self.running.saturating_add(1);
         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         self.counters.taken = self.counters.taken.saturating_add(1);
-        #[cfg(feature = "testing")]
-        if self.planted.ack_before_apply {
+        if self.planted.is(Bug::AckBeforeApply) {
             put_reply(&mut self.out, id, &Reply::Ack(Payload::EMPTY));
         }
         let (method, version, body) = (frame.method, frame.version, frame.body);
@@ -168,8 +184,7 @@ impl ServerLane {
         let below_floor = id < self.window.floor();
         let entry = self.window.get(id);
         put_resolution(&mut self.out, id, entry, below_floor);
-        #[cfg(feature = "testing")]
-        if self.planted.resolve_without_refusal {
+        if self.planted.is(Bug::ResolveWithoutRefusal) {
             return;
         }
         if entry.is_none() && !below_floor {
