@@ -15,6 +15,7 @@ use futures::future::BoxFuture;
 use crate::io::Pool;
 use crate::io::hub::Hub;
 use crate::io::server::Connection;
+use crate::io::shares::Permit;
 use crate::io::stream::{Peer, Stream};
 use crate::request::{DecodeFault, Protocol, Request};
 use crate::responder::RawResponder;
@@ -32,7 +33,8 @@ pub struct Service<P> {
 
 /// Serves one connection to its end. The one dynamic call is made per connection, none per request.
 pub(crate) trait Connect: Send + Sync {
-    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer) -> BoxFuture<'static, ()>;
+    /// `places` are those of the connection and of its handshake.
+    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer, places: (Permit, Permit)) -> BoxFuture<'static, ()>;
 }
 
 /// What a handler's future ends with.
@@ -79,12 +81,12 @@ where
     D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer) -> BoxFuture<'static, ()> {
+    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer, places: (Permit, Permit)) -> BoxFuture<'static, ()> {
         let dispatch = Arc::clone(&self.dispatch);
         let start = move |method, version, body: &[u8], raw: RawResponder| {
             P::decode(method, version, body).map(|request| dispatch(request, raw))
         };
-        Box::pin(Connection::run(hub, stream, peer, start, Arc::clone(&self.pool)))
+        Box::pin(Connection::run(hub, stream, peer, places, start, Arc::clone(&self.pool)))
     }
 }
 

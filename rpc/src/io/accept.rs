@@ -7,7 +7,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,6 +14,7 @@ use bytes::BytesMut;
 use super::hub::Hub;
 use super::listener::Listener;
 use super::lock;
+use super::shares::Place;
 use super::timer::now;
 use crate::id::Incarnation;
 use crate::service::Connect;
@@ -58,18 +58,15 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
         };
         pause = PAUSE_MIN;
         let Ok(peer) = stream.peer() else { continue };
-        let full = hub.connections.load(Ordering::Acquire) >= hub.limits.connections_max
-            || hub.handshakes.load(Ordering::Acquire) >= hub.limits.handshakes_max;
-        if full {
+        let places = hub.shares.take(peer, Place::Connection).zip(hub.shares.take(peer, Place::Handshake));
+        let Some(places) = places else {
             // One word, so that what the client has sent already is known as not delivered. It fits the empty buffer of
             // a new connection; were it lost, the client would be in doubt, no more.
             tracing::warn!(?peer, "refused a connection: too many");
             stream.send_now(&too_many);
             continue;
-        }
-        hub.connections.fetch_add(1, Ordering::AcqRel);
-        hub.handshakes.fetch_add(1, Ordering::AcqRel);
-        let serve = connect.serve(Arc::clone(&hub), stream, peer);
+        };
+        let serve = connect.serve(Arc::clone(&hub), stream, peer, places);
         lock(&hub.tasks).spawn(serve);
     }
 }

@@ -304,12 +304,16 @@ impl Connection {
             if lane.is_drained() && self.writing.is_empty() {
                 finished = Some(End::Drained);
             } else if unused && !lane.has_open() && self.writing.is_empty() {
+                lane.say_done();
+                lane.poll_transmit(now(), &mut self.writing);
                 finished = Some(End::Unused);
             }
             lane.take_wakers(&mut self.wakers);
         }
         wake_all(&mut self.wakers);
         if let Some(end) = finished {
+            // Best effort: a server that is not told forgets the lane later.
+            let _ = poll_write_all(cx, &mut self.stream, &mut self.writing, |_| {});
             return Poll::Ready(Err(end));
         }
         if self.broken.is_none() && !self.writing.is_empty() {

@@ -1,20 +1,24 @@
 //! What the connections of one server share: its lanes, its identity, and what it is doing.
 //!
 //! A lane outlives its connections; it is forgotten only when no handler runs and its retention has passed, which
-//! is longer than any handshake may take. That order is what keeps an old Hello from finding a fresh lane.
+//! is longer than any handshake may take. That order is what keeps an old Hello from finding a fresh lane. A lane whose
+//! client has said that it is done goes sooner: at once if it had one connection only, for then there is no old Hello.
+//! SPEC: PROTOCOL §4.6.
 //!
 //! Used by `accept`, by the connections of `server` and by responders.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::shares::{Permit, Place, Shares};
 use super::stream::Peer;
+use super::timer::now;
 use super::{lock, wake_all};
 use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
@@ -29,21 +33,33 @@ pub(crate) const DRAINING: u8 = 1;
 /// Connections say goodbye and close.
 pub(crate) const CLOSING: u8 = 2;
 
+/// How often a full table is searched for lanes that may be forgotten. LIMIT: the search looks at each lane, and who
+/// asks for it is not known yet.
+const FULL_SWEEP_EVERY: Duration = Duration::from_millis(100);
+
+/// Descriptors that connections leave to the handlers and to everything else in the process.
+const DESCRIPTORS_KEPT: usize = 64;
+
 /// What all connections of a server share.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) service: ServiceInfo,
     identity: (PeerId, Incarnation),
-    lanes: Mutex<HashMap<LaneKey, Arc<LaneCell>>>,
+    lanes: Mutex<Lanes>,
     /// [`SERVING`], [`DRAINING`], [`CLOSING`].
     phase: AtomicU8,
-    /// Connections with and without a lane.
-    pub(crate) connections: AtomicUsize,
-    pub(crate) handshakes: AtomicUsize,
+    pub(crate) shares: Arc<Shares>,
     /// Something has become less: a connection, a running handler, unsent bytes. Told while draining.
     pub(crate) progress: Arc<Notify>,
     pub(crate) tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    by_key: HashMap<LaneKey, Arc<LaneCell>>,
+    /// When the full table was last searched.
+    swept_at: Option<Instant>,
 }
 
 /// A lane belongs to the process that connects, not only to the numbers that it says.
@@ -58,6 +74,8 @@ struct LaneKey {
 /// A lane, shared by its connections' drivers and its handlers.
 #[derive(Debug)]
 pub(crate) struct LaneCell {
+    key: LaneKey,
+    _permit: Permit,
     pub(super) lane: Mutex<ServerLane>,
     /// Wakes the driver of the present connection.
     pub(super) driver: AtomicWaker,
@@ -100,15 +118,22 @@ impl LaneCell {
 }
 
 impl Hub {
-    pub(crate) fn new(limits: Limits, service: ServiceInfo) -> Self {
+    /// `descriptors`: whether each connection takes one.
+    pub(crate) fn new(limits: Limits, service: ServiceInfo, descriptors: bool) -> Self {
+        // A connection that could only be had by taking the last descriptor from a handler is refused instead.
+        let table = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let table = table.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+        let kept = DESCRIPTORS_KEPT.min(table / 4);
+        let connections_max =
+            if descriptors { limits.connections_max.min(table - kept) } else { limits.connections_max };
+        let shares = Arc::new(Shares::new(connections_max, limits.handshakes_max, limits.lanes_max));
         Self {
             limits,
             service,
             identity: (PeerId::random(), Incarnation::random()),
             lanes: Mutex::default(),
             phase: AtomicU8::new(SERVING),
-            connections: AtomicUsize::new(0),
-            handshakes: AtomicUsize::new(0),
+            shares,
             progress: Arc::default(),
             tasks: Mutex::default(),
         }
@@ -128,12 +153,24 @@ impl Hub {
 
     /// Every lane, connected or not.
     pub(crate) fn lanes(&self) -> Vec<Arc<LaneCell>> {
-        lock(&self.lanes).values().cloned().collect()
+        lock(&self.lanes).by_key.values().cloned().collect()
     }
 
     /// Forgets lanes that have been without a connection for long enough.
     pub(crate) fn sweep(&self, now: Instant) {
-        lock(&self.lanes).retain(|_, cell| lock(&cell.lane).expires_at().is_none_or(|at| now < at));
+        lock(&self.lanes).sweep(now);
+    }
+
+    /// Forgets this lane, if it may be forgotten by now.
+    pub(super) fn forget_if_over(&self, cell: &LaneCell) {
+        let over = || lock(&cell.lane).expires_at().is_some_and(|at| at <= now());
+        if over() {
+            let mut lanes = lock(&self.lanes);
+            // Again, and under the lock of all lanes: a new connection may just have been attached.
+            if over() {
+                lanes.by_key.remove(&cell.key);
+            }
+        }
     }
 
     /// Judges a Hello and attaches its connection to its lane.
@@ -156,15 +193,22 @@ impl Hub {
         let mismatched = self.mismatched(hello);
         let (cell, attached) = {
             let mut lanes = lock(&self.lanes);
-            if lanes.len() >= self.limits.lanes_max && !lanes.contains_key(&key) {
-                return Err(GoodbyeCode::TooMany);
-            }
-            let new = || LaneCell {
-                lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
-                driver: AtomicWaker::new(),
-                progress: Arc::clone(&self.progress),
+            let known = lanes.by_key.get(&key).cloned();
+            let cell = match known {
+                Some(cell) => cell,
+                None => {
+                    let permit = self.lane_permit(&mut lanes, peer).ok_or(GoodbyeCode::TooMany)?;
+                    let cell = Arc::new(LaneCell {
+                        key,
+                        _permit: permit,
+                        lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
+                        driver: AtomicWaker::new(),
+                        progress: Arc::clone(&self.progress),
+                    });
+                    lanes.by_key.insert(key, Arc::clone(&cell));
+                    cell
+                }
             };
-            let cell = Arc::clone(lanes.entry(key).or_insert_with(|| Arc::new(new())));
             // Under the lock of all lanes: a lane that `sweep` is about to forget must not get a connection.
             let mut lane = lock(&cell.lane);
             let attached = lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity);
@@ -184,6 +228,20 @@ impl Hub {
         attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch)
     }
 
+    /// A place for one more lane of `peer`; looks for lanes that are over before it refuses.
+    fn lane_permit(&self, lanes: &mut Lanes, peer: Peer) -> Option<Permit> {
+        if let Some(permit) = self.shares.take(peer, Place::Lane) {
+            return Some(permit);
+        }
+        let now = now();
+        if lanes.swept_at.is_some_and(|at| now.saturating_duration_since(at) < FULL_SWEEP_EVERY) {
+            return None;
+        }
+        lanes.swept_at = Some(now);
+        lanes.sweep(now);
+        self.shares.take(peer, Place::Lane)
+    }
+
     /// Methods that both sides have, with different types.
     fn mismatched(&self, hello: &Hello<'_>) -> Vec<(u16, u16)> {
         hello
@@ -195,5 +253,11 @@ impl Hub {
             })
             .map(|claim| (claim.id, claim.version))
             .collect()
+    }
+}
+
+impl Lanes {
+    fn sweep(&mut self, now: Instant) {
+        self.by_key.retain(|_, cell| lock(&cell.lane).expires_at().is_none_or(|at| now < at));
     }
 }

@@ -11,7 +11,6 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use bytes::BytesMut;
 use super::handlers::{Handlers, Polled, Pool};
 use super::hub::{CLOSING, Hub, LaneCell, SERVING};
 use super::inbound::{Inbound, poll_write_all};
+use super::shares::Permit;
 use super::stream::{Peer, Stream};
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
@@ -70,6 +70,9 @@ pub(crate) struct Connection<S, F> {
 struct Core<S, F> {
     hub: Arc<Hub>,
     peer: Peer,
+    _connection: Permit,
+    /// Until the Hello has been accepted.
+    handshake: Option<Permit>,
     start: S,
     handlers: Handlers<F>,
     writing: BytesMut,
@@ -91,11 +94,20 @@ where
 {
     /// Serves a connection, which `accept` has counted, to its end; handlers that still run then are polled on without
     /// it.
-    pub(crate) async fn run(hub: Arc<Hub>, stream: Stream, peer: Peer, start: S, pool: Arc<Pool<F>>) {
+    pub(crate) async fn run(
+        hub: Arc<Hub>,
+        stream: Stream,
+        peer: Peer,
+        (connection, handshake): (Permit, Permit),
+        start: S,
+        pool: Arc<Pool<F>>,
+    ) {
         let hello_by = now() + hub.limits.handshake_timeout;
         let core = Core {
             hub,
             peer,
+            _connection: connection,
+            handshake: Some(handshake),
             start,
             handlers: Handlers::new(pool),
             writing: BytesMut::new(),
@@ -395,7 +407,7 @@ where
             })
         })?;
         self.lane = Some(self.hub.admit(&hello, self.peer).map_err(End::Refused)?);
-        self.hub.handshakes.fetch_sub(1, Ordering::AcqRel);
+        self.handshake = None;
         Ok(consumed)
     }
 
@@ -424,6 +436,7 @@ impl<S, F> Core<S, F> {
     fn detach(&mut self) {
         if let Some((cell, epoch)) = &self.lane {
             cell.with(|lane| lane.detach(*epoch, now()));
+            self.hub.forget_if_over(cell);
         }
         self.hub.progress.notify_waiters();
     }
@@ -432,10 +445,6 @@ impl<S, F> Core<S, F> {
 impl<S, F> Drop for Core<S, F> {
     fn drop(&mut self) {
         self.detach();
-        if self.lane.is_none() {
-            self.hub.handshakes.fetch_sub(1, Ordering::AcqRel);
-        }
-        self.hub.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

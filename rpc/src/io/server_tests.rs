@@ -3,17 +3,18 @@
 #[path = "server_tests/raw_peer.rs"]
 mod raw_peer;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::Blob;
 use crate::limits::Limits;
 use crate::wire::header::{self, FailedCode, IGNORABLE, NackCode, RequestHeader};
 use crate::wire::hello::{MAGIC, Welcome};
-use raw_peer::{RawPeer, SAY, SOON, World, frame_of, hello_of, lane, request_of, say, until};
+use raw_peer::{RawPeer, SAY, SOON, Say, World, frame_of, hello_of, lane, request_of, say, until};
 
 #[tokio::test]
 async fn stray_http_client_is_told_in_one_frame() {
@@ -205,6 +206,34 @@ async fn silent_connections_fill_the_handshakes_and_are_refused_until_they_time_
         welcomed.push(w.welcomed().await);
     }
     w.serves_others().await;
+}
+
+#[tokio::test]
+async fn clients_that_are_done_leave_no_lane_behind() {
+    let w = World::new(Limits { lanes_max: 8, ..Limits::default() }).await;
+    for _ in 0..100 {
+        let client = w.client();
+        tokio::time::timeout(SOON, client.call(Say { text: Blob("once".into()), times: 1 })).await.unwrap().unwrap();
+        drop(client);
+        // Its task writes the last word when the runtime gets to it.
+        until("the lane is forgotten", || w.server.lanes() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn full_table_of_lanes_is_searched_before_a_newcomer_is_refused() {
+    let lane_retention = Duration::from_millis(800);
+    let w = World::new(Limits { lanes_max: 3, lane_retention, ..Limits::default() }).await;
+    for _ in 0..3 {
+        // Gone without a word.
+        drop(w.welcomed().await);
+    }
+    let mut early = w.peer().await;
+    early.sends(&hello_of(|_| ())).await;
+    early.expects_goodbye(GoodbyeCode::TooMany).await;
+    tokio::time::sleep(lane_retention + Duration::from_millis(100)).await;
+    w.serves_others().await;
+    assert_eq!(w.server.lanes(), 1);
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ mod builder;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -21,6 +20,7 @@ use crate::address::Address;
 use crate::io::hub::{CLOSING, DRAINING, Hub};
 pub use crate::io::listener::ListenError;
 use crate::io::listener::Listener;
+use crate::io::shares::Place;
 use crate::io::{accept, lock};
 use crate::limits::Limits;
 use crate::request::Protocol;
@@ -92,7 +92,7 @@ pub async fn serve_calls_with<P: Protocol>(
 fn start<P: Protocol>(address: &Address, service: Service<P>, options: Options) -> Result<Server, ListenError> {
     let listener = Listener::bind(address)?;
     let address = listener.address().clone();
-    let hub = Arc::new(Hub::new(options.limits, Service::<P>::INFO));
+    let hub = Arc::new(Hub::new(options.limits, Service::<P>::INFO, !matches!(address, Address::Mem(_))));
     let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect));
     Ok(Server { hub, address, accept })
 }
@@ -105,7 +105,12 @@ impl Server {
 
     /// Connections that are open.
     pub fn connections(&self) -> usize {
-        self.hub.connections.load(Ordering::Acquire)
+        self.hub.shares.held(Place::Connection)
+    }
+
+    /// Lanes that are remembered, with and without a connection.
+    pub fn lanes(&self) -> usize {
+        self.hub.shares.held(Place::Lane)
     }
 
     /// Stops taking requests, lets the running handlers end and their answers be written, says goodbye.

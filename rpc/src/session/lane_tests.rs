@@ -340,3 +340,65 @@ fn frames_that_were_all_taken_back_want_no_connection_and_leave_no_bytes() {
     assert!(!play.client.wants_connection() && !play.client.wants_driver(), "nobody waits for anything");
     assert!(play.client.submit(request).is_ok(), "its bytes are gone from the queue");
 }
+
+/// How long after the end of its connection a server still remembers the lane.
+#[track_caller]
+fn check_remembered(play: &mut Play, for_how_long: Option<Duration>) {
+    play.client_writes();
+    play.loses_connection();
+    assert_eq!(play.server.expires_at().map(|at| at - play.now), for_how_long);
+}
+
+#[test]
+fn lane_that_is_done_with_its_first_connection_is_forgotten_at_once() {
+    let mut play = Play::new();
+    play.connects();
+    play.client.say_done();
+    check_remembered(&mut play, Some(Duration::ZERO));
+}
+
+#[test]
+fn lane_that_is_done_later_outlives_every_hello_that_may_be_unread() {
+    let mut play = Play::new();
+    play.connects();
+    play.loses_connection();
+    play.connects();
+    play.client.say_done();
+    check_remembered(&mut play, Some(limits().handshake_timeout));
+}
+
+#[test]
+fn lane_that_comes_back_after_it_was_done_is_remembered_like_any_other() {
+    let mut play = Play::new();
+    play.connects();
+    play.client.say_done();
+    play.client_writes();
+    play.loses_connection();
+    play.connects();
+    check_remembered(&mut play, Some(limits().lane_retention));
+}
+
+#[test]
+fn lane_that_is_done_waits_for_its_handlers() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    assert_eq!(play.client_writes(), [id]);
+    // What a client of another make could do: nothing is open as it sees it.
+    play.client.abandon(id);
+    play.client.say_done();
+    check_remembered(&mut play, None);
+    play.server.answer(id, Reply::Ack(Payload::EMPTY));
+    assert_eq!(play.server.expires_at(), Some(play.now));
+}
+
+#[test]
+fn client_with_an_open_call_or_doubt_does_not_say_that_it_is_done() {
+    let mut play = Play::new();
+    play.connects();
+    let _open = play.calls(false, SECOND);
+    play.client.say_done();
+    check_remembered(&mut play, None);
+    play.server.answer(1, Reply::Ack(Payload::EMPTY));
+    assert_eq!(play.server.expires_at().map(|at| at - play.now), Some(limits().lane_retention));
+}

@@ -27,14 +27,14 @@ use crate::{Blob, Client, Never, serve_with};
 /// Answers with the text, `times` times; zero times is never.
 #[derive(Serialize, Deserialize, crate::Request)]
 #[rpc(id = 1, ack = Blob, ack_bytes_max = 65536)]
-struct Say {
-    text: Blob,
-    times: u32,
+pub(in super::super) struct Say {
+    pub(in super::super) text: Blob,
+    pub(in super::super) times: u32,
 }
 
 #[derive(crate::Protocol)]
 #[rpc(name = "say", version = 1)]
-enum Speech {
+pub(in super::super) enum Speech {
     Say(Say),
 }
 
@@ -73,6 +73,11 @@ impl World {
         let server = serve_with::<Speech>(&Address::unix(&path), speaker, limits).await.unwrap();
         let other = Client::new(server.address());
         Self { server, applied, other, path, _scratch: scratch }
+    }
+
+    /// One more client.
+    pub(super) fn client(&self) -> Client<Speech> {
+        Client::new(self.server.address())
     }
 
     pub(super) async fn peer(&self) -> RawPeer {

@@ -14,7 +14,7 @@ use crate::limits::TICK;
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
 use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
-use crate::wire::header::{DEADLINE_AT, Kind};
+use crate::wire::header::{DEADLINE_AT, GoodbyeCode, Kind};
 use crate::wire::hello::Hello;
 
 impl ClientLane {
@@ -89,6 +89,13 @@ impl ClientLane {
             self.end_stream(id, StreamEnd::Lost);
         }
         self.wakers.append(&mut self.blocked);
+    }
+
+    /// Tells the server, as the last word of this connection, that nothing of this lane is held any longer.
+    pub fn say_done(&mut self) {
+        if matches!(self.link, Link::Up | Link::Opening { optimistic: true }) && !self.has_open() {
+            put_frame(&mut self.control, Kind::Goodbye, GoodbyeCode::Done.number(), 0, &[]);
+        }
     }
 
     /// The client is used again after its driver had ended with its runtime.

@@ -10,7 +10,7 @@ mod receive;
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -75,6 +75,8 @@ pub struct ServerLane {
     epoch: u64,
     attached: bool,
     detached_at: Option<Instant>,
+    /// The client has said that it holds nothing of this lane any longer.
+    done: bool,
     window: Window<Entry>,
     window_ids_max: u32,
     frame_bytes_max: usize,
@@ -133,6 +135,7 @@ impl ServerLane {
             epoch: 0,
             attached: false,
             detached_at: None,
+            done: false,
             window: Window::new(1),
             window_ids_max: limits.window,
             frame_bytes_max: limits.frame_bytes_max,
@@ -177,6 +180,7 @@ impl ServerLane {
         self.epoch = epoch;
         self.attached = true;
         self.detached_at = None;
+        self.done = false;
         self.window_ids_max = self.limits.window.min(window.max(1));
         self.frame_bytes_max = self.limits.frame_bytes_max.min(usize::try_from(frame_bytes_max).unwrap_or(usize::MAX));
         self.received_told = self.taken_last;
@@ -232,7 +236,14 @@ impl ServerLane {
         if self.attached || self.running > 0 {
             return None;
         }
-        self.detached_at.and_then(|at| at.checked_add(self.limits.lane_retention))
+        // INVARIANT: not before every older Hello of this lane would be refused by the clock. With epoch 1 there is none;
+        // else each of them was accepted before this connection was.
+        let keep = match (self.done, self.epoch) {
+            (false, _) => self.limits.lane_retention,
+            (true, 1) => Duration::ZERO,
+            (true, _) => self.limits.handshake_timeout.min(self.limits.lane_retention),
+        };
+        self.detached_at.and_then(|at| at.checked_add(keep))
     }
 
     /// A handler's answer, or that it was stopped. Called exactly once for each [`NewCall`]; gives its permit back.

@@ -11,7 +11,7 @@ use super::{Entry, Payload, Reply, Running, ServerLane, Stream, StreamOut, put_r
 use crate::session::Violation;
 use crate::session::client::put_frame;
 use crate::session::planted::Bug;
-use crate::wire::header::{self, FailedCode, Frame, Kind, NackCode, ResolutionCode, parse_ids, split_u32};
+use crate::wire::header::{self, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, parse_ids, split_u32};
 
 /// A request that a handler is to see. Exactly one [`answer`](ServerLane::answer) must follow.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +70,10 @@ impl ServerLane {
                 self.raise_floor(&frame)?;
                 put_frame(&mut self.out, Kind::Pong, 0, frame.id, &[]);
             }
-            Kind::Goodbye => return Ok(Taken::Closed),
+            Kind::Goodbye => {
+                self.done = GoodbyeCode::from_number(frame.aux) == GoodbyeCode::Done;
+                return Ok(Taken::Closed);
+            }
             Kind::Pong => {}
             _ => return Err(Violation::Unexpected("a server's frame, or a second Hello")),
         }

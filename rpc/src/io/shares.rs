@@ -1,0 +1,165 @@
+//! Who holds how much of what a server has for all: connections, handshakes, lanes.
+//!
+//! A process may hold up to [`SHARE`] times what is still free, so that however much a few of them take, something is left
+//! for the next one. With one holder that is four fifths of the whole; with `n` greedy ones each gets `4 / (4 n + 1)` of
+//! it, and `1 / (4 n + 1)` stays free. Never counts a process by its word: uid and pid are the kernel's.
+//!
+//! Asked by `accept` and `hub`; each permit gives itself back.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+
+use super::lock;
+use super::stream::Peer;
+
+/// How many times the free places a process may hold. LIMIT: one process alone can use most of the server, and ten
+/// greedy ones still leave a fortieth of it.
+const SHARE: usize = 4;
+
+/// What there is a limited number of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Connection,
+    /// A connection whose handshake is not done.
+    Handshake,
+    Lane,
+}
+
+const PLACES: usize = 3;
+
+/// What the processes hold.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    max: [usize; PLACES],
+    /// Whose processes are not taken together.
+    own_uid: u32,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    whole: [usize; PLACES],
+    by: HashMap<Holder, [usize; PLACES]>,
+}
+
+/// Whom places are counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    /// All processes of one user that lie outside our pid namespace are one.
+    Process(u32, Option<i32>),
+    /// All processes of another user than ours, where a policy lets them in.
+    User(u32),
+}
+
+/// A place; it is given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    shares: Arc<Shares>,
+    peer: Peer,
+    place: Place,
+}
+
+impl Shares {
+    pub(crate) fn new(connections_max: usize, handshakes_max: usize, lanes_max: usize) -> Self {
+        Self {
+            max: [connections_max, handshakes_max, lanes_max],
+            own_uid: rustix::process::geteuid().as_raw(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// `None`: there is none left, or `peer` has its share.
+    pub(crate) fn take(self: &Arc<Self>, peer: Peer, place: Place) -> Option<Permit> {
+        let at = place as usize;
+        let mut held = lock(&self.held);
+        let free = self.max[at].saturating_sub(held.whole[at]);
+        let room = |holder| held.by.get(&holder).map_or(0, |held| held[at]) < free.saturating_mul(SHARE);
+        if !self.holders(peer).all(room) {
+            return None;
+        }
+        held.whole[at] += 1;
+        for holder in self.holders(peer) {
+            held.by.entry(holder).or_default()[at] += 1;
+        }
+        Some(Permit { shares: Arc::clone(self), peer, place })
+    }
+
+    /// How many are held by all together.
+    pub(crate) fn held(&self, place: Place) -> usize {
+        lock(&self.held).whole[place as usize]
+    }
+
+    fn holders(&self, peer: Peer) -> impl Iterator<Item = Holder> + use<> {
+        let user = (peer.uid != self.own_uid).then_some(Holder::User(peer.uid));
+        std::iter::once(Holder::Process(peer.uid, peer.pid)).chain(user)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let at = self.place as usize;
+        let mut held = lock(&self.shares.held);
+        held.whole[at] = held.whole[at].saturating_sub(1);
+        for holder in self.shares.holders(self.peer) {
+            if let Entry::Occupied(mut entry) = held.by.entry(holder) {
+                entry.get_mut()[at] = entry.get()[at].saturating_sub(1);
+                if *entry.get() == [0; PLACES] {
+                    entry.remove();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32) -> Peer {
+        Peer { pid: Some(pid), ..Peer::own() }
+    }
+
+    fn take_all(shares: &Arc<Shares>, peer: Peer) -> Vec<Permit> {
+        std::iter::from_fn(|| shares.take(peer, Place::Lane)).collect()
+    }
+
+    #[test]
+    fn greedy_process_leaves_a_fifth_to_the_next_one() {
+        let shares = Arc::new(Shares::new(0, 0, 1_000));
+        let first = take_all(&shares, process(1));
+        assert_eq!(first.len(), 800);
+        let second = take_all(&shares, process(2));
+        assert_eq!(second.len(), 160);
+        assert!(shares.take(process(3), Place::Lane).is_some());
+        drop(first);
+        assert!(take_all(&shares, process(3)).len() > 600);
+    }
+
+    #[test]
+    fn few_places_can_all_be_taken() {
+        let shares = Arc::new(Shares::new(0, 0, 3));
+        assert_eq!(take_all(&shares, process(1)).len(), 3);
+    }
+
+    #[test]
+    fn processes_of_another_user_share_one_share() {
+        let shares = Arc::new(Shares::new(0, 0, 1_000));
+        let foreign = |pid| Peer { uid: Peer::own().uid + 1, ..process(pid) };
+        let held: Vec<_> = (1..=20).map(|pid| take_all(&shares, foreign(pid))).collect();
+        assert_eq!(held.iter().map(Vec::len).sum::<usize>(), 800);
+        assert_eq!(take_all(&shares, process(99)).len(), 160);
+    }
+
+    #[test]
+    fn what_is_given_back_is_forgotten() {
+        let shares = Arc::new(Shares::new(8, 8, 8));
+        let permits: Vec<_> =
+            [Place::Connection, Place::Handshake, Place::Lane].map(|place| shares.take(process(1), place)).into();
+        assert!(permits.iter().all(Option::is_some));
+        assert_eq!(shares.held(Place::Handshake), 1);
+        drop(permits);
+        assert_eq!(shares.held(Place::Connection), 0);
+        assert!(lock(&shares.held).by.is_empty());
+    }
+}
