@@ -30,9 +30,7 @@ impl PeerId {
 impl Incarnation {
     /// A new life, from the kernel's random numbers.
     pub fn random() -> Self {
-        let mut bytes = [0; 8];
-        fill_random(&mut bytes);
-        Self(u64::from_le_bytes(bytes))
+        Self(random_u64())
     }
 }
 
@@ -64,6 +62,13 @@ impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
+}
+
+/// A number from the kernel.
+pub(crate) fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    fill_random(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 /// Fills `bytes` from the kernel. A request of at most 256 bytes is never cut short (getrandom(2)).

@@ -82,6 +82,7 @@ mod server;
 mod service;
 pub mod session;
 mod stream;
+pub mod trace;
 pub mod wire;
 
 pub use address::{Address, AddressError};
@@ -98,5 +99,7 @@ pub use rpc_derive::{Protocol, Request, Wire};
 pub use server::{Actor, Calls, ListenError, Server, ServerBuilder, serve, serve_calls, serve_calls_with, serve_with};
 pub use service::{Answer, Service};
 pub use session::client::LaneCounters;
+pub use session::server::ServerCounters;
 pub use stream::{ItemSender, ItemStream, SendError, StreamError};
+pub use trace::{TraceContext, TraceError};
 pub use wire::types::{Blob, List, TooLong};

@@ -118,6 +118,12 @@ pub(crate) const BULK_BYTES: usize = 64 << 10;
 /// The longest text of a refusal, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 256;
 
+/// The longest tracestate that is taken along, in bytes. LIMIT: what W3C asks everybody to carry.
+pub(crate) const TRACESTATE_BYTES_MAX: usize = 512;
+
+/// The most members of a tracestate. LIMIT: W3C Trace Context 3.3.1.
+pub(crate) const TRACESTATE_MEMBERS_MAX: usize = 32;
+
 /// The wire versions that this crate speaks.
 pub(crate) const WIRE_VERSION: u16 = 1;
 

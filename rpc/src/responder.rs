@@ -16,12 +16,14 @@ use crate::service::{clip, reply_of};
 use crate::session::payload::Payload;
 use crate::session::server::Reply;
 use crate::stream::ItemSender;
+use crate::trace::{HandlerSpan, TraceContext};
 use crate::wire::header::{FailedCode, NackCode};
 
 /// The untyped means to answer one call; what generated code is given.
 pub struct RawResponder {
     cell: Arc<LaneCell>,
     context: CallContext,
+    trace: Option<Arc<HandlerSpan>>,
 }
 
 /// The obligation to answer one call. Dropping it answers *in doubt*.
@@ -34,8 +36,8 @@ pub struct Responder<R: Request> {
 }
 
 impl RawResponder {
-    pub(crate) fn new(cell: Arc<LaneCell>, context: CallContext) -> Self {
-        Self { cell, context }
+    pub(crate) fn new(cell: Arc<LaneCell>, context: CallContext, trace: Option<Arc<HandlerSpan>>) -> Self {
+        Self { cell, context, trace }
     }
 
     /// The responder of a request whose answer will come from elsewhere.
@@ -85,6 +87,11 @@ impl<R: Request> Responder<R> {
         &self.context
     }
 
+    /// The trace that the call belongs to, for whoever answers it elsewhere; see [`TraceContext::scope`].
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.raw.as_ref()?.trace.as_deref().map(HandlerSpan::context)
+    }
+
     /// Whether nobody waits for the answer any more: the call was cancelled or its deadline has passed.
     pub fn is_cancelled(&self) -> bool {
         self.raw.as_ref().is_none_or(|raw| !raw.cell.with(|lane| lane.is_running(self.context.request_id.0)))
@@ -92,6 +99,9 @@ impl<R: Request> Responder<R> {
 
     fn reply(&mut self, reply: Reply) {
         if let Some(raw) = self.raw.take() {
+            if let Some(trace) = &raw.trace {
+                trace.end(&reply);
+            }
             raw.cell.answer(self.context.request_id.0, reply);
         }
     }

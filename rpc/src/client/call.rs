@@ -22,6 +22,7 @@ use crate::outcome::{CallError, NotDelivered};
 use crate::request::{Request, StreamRequest};
 use crate::session::client::{Outcome, Submit, SubmitError};
 use crate::stream::ItemStream;
+use crate::trace::{CallSpan, TraceContext};
 use crate::wire::body;
 
 thread_local! {
@@ -45,18 +46,34 @@ struct OpenCall {
     deadline: Option<Instant>,
     id: Option<u64>,
     stream: bool,
+    trace: Trace,
+}
+
+/// What tells others of a call.
+enum Trace {
+    /// Not yet sent; the context that it was told to continue.
+    Unsent(Option<Box<TraceContext>>),
+    /// `None`: nobody wants to know.
+    Sent(Option<Box<CallSpan>>),
 }
 
 impl<R: Request> Call<R> {
     pub(super) fn new(cell: Arc<LaneCell>, request: R) -> Self {
         let timeout = cell.limits().deadline_default;
-        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false };
+        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false, trace: Trace::Unsent(None) };
         Self { open, request: Some(request), _request: PhantomData }
     }
 
     /// Ends the call after `timeout`, counted from its first poll. A longer one than the client's largest is cut to it.
     pub fn deadline(mut self, timeout: Duration) -> Self {
         self.open.timeout = timeout.min(self.open.cell.limits().deadline_max);
+        self
+    }
+
+    /// The call continues this trace, not the one around it. Given [`TraceContext::root`], it begins one though nobody
+    /// listens here.
+    pub fn trace(mut self, context: TraceContext) -> Self {
+        self.open.trace = Trace::Unsent(Some(Box::new(context)));
         self
     }
 
@@ -73,6 +90,11 @@ impl<R: Request> Call<R> {
 
     fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotDelivered>> {
         let Some(request) = &self.request else { return Poll::Ready(Ok(())) };
+        if let Trace::Unsent(given) = &mut self.open.trace {
+            let given = given.take().map(|given| *given);
+            let service = self.open.cell.service();
+            self.open.trace = Trace::Sent(CallSpan::begin(given, service, R::NAME, self.open.timeout));
+        }
         let mut bytes = SCRATCH.take();
         bytes.clear();
         let submitted = match body::encode(request, &mut bytes) {
@@ -98,12 +120,17 @@ impl<R: Request> Future for Call<R> {
         if this.open.id.is_none() {
             match this.submit(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(why)) => return Poll::Ready(Err(CallError::NotDelivered(why))),
+                Poll::Ready(Err(why)) => {
+                    let outcome = Outcome::NotDelivered(why);
+                    this.open.end_trace(&outcome);
+                    return Poll::Ready(typed(outcome, 0, &this.open.cell, this.open.timeout));
+                }
                 Poll::Ready(Ok(())) => {}
             }
         }
         let Some(id) = this.open.id else { return Poll::Pending };
         let outcome = std::task::ready!(this.open.cell.with(|lane| lane.poll_outcome(id, cx)));
+        this.open.end_trace(&outcome);
         let stream = this.open.stream && matches!(outcome, Outcome::Ack(_));
         if !stream {
             // Closed by the lane, or the doubt's from here on.
@@ -122,7 +149,12 @@ impl OpenCall {
         let now = now();
         let timeout = self.timeout;
         let deadline = *self.deadline.get_or_insert_with(|| now.checked_add(timeout).unwrap_or(now));
-        let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream };
+        let span = match &self.trace {
+            Trace::Sent(Some(span)) => Some(span),
+            _ => None,
+        };
+        let tlvs = span.map_or(&[][..], |span| span.tlvs());
+        let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
         let submitted = self.cell.with(|lane| {
             let submitted = lane.submit(request);
             if submitted == Err(SubmitError::Full) && now < deadline {
@@ -133,11 +165,24 @@ impl OpenCall {
         match submitted {
             Ok(id) => {
                 self.id = Some(id);
+                if let Some(span) = span {
+                    span.sent_as(id);
+                }
                 Poll::Ready(Ok(()))
             }
             Err(SubmitError::Full) if now < deadline => Poll::Pending,
             Err(SubmitError::Full) => Poll::Ready(Err(NotDelivered::WindowFull { window: self.cell.limits().window })),
             Err(SubmitError::Refused(why)) => Poll::Ready(Err(why)),
+        }
+    }
+}
+
+impl OpenCall {
+    fn end_trace(&mut self, outcome: &Outcome) {
+        if let Trace::Sent(span) = &mut self.trace
+            && let Some(mut span) = span.take()
+        {
+            span.end(outcome);
         }
     }
 }

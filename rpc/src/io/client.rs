@@ -42,12 +42,15 @@ pub(crate) struct LaneCell {
     driver_runs: AtomicBool,
     handles: AtomicUsize,
     address: Address,
+    /// The service's name.
+    service: &'static str,
     limits: Limits,
 }
 
 impl LaneCell {
     pub(crate) fn new(address: Address, lane: ClientLane, limits: Limits) -> Self {
         Self {
+            service: lane.service(),
             lane: Mutex::new(lane),
             driver: AtomicWaker::new(),
             driver_runs: AtomicBool::new(false),
@@ -59,6 +62,11 @@ impl LaneCell {
 
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The name of the service that it calls.
+    pub(crate) fn service(&self) -> &'static str {
+        self.service
     }
 
     pub(crate) fn limits(&self) -> &Limits {

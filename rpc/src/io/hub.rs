@@ -22,7 +22,7 @@ use super::timer::now;
 use super::{lock, wake_all};
 use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
-use crate::session::server::{Reply, ServerLane};
+use crate::session::server::{Reply, ServerCounters, ServerLane};
 use crate::wire::header::GoodbyeCode;
 use crate::wire::hello::{Hello, ServiceInfo};
 
@@ -60,6 +60,8 @@ struct Lanes {
     by_key: HashMap<LaneKey, Arc<LaneCell>>,
     /// When the full table was last searched.
     swept_at: Option<Instant>,
+    /// What lanes had seen that are forgotten.
+    forgotten: ServerCounters,
 }
 
 /// A lane belongs to the process that connects, not only to the numbers that it says.
@@ -168,9 +170,15 @@ impl Hub {
             let mut lanes = lock(&self.lanes);
             // Again, and under the lock of all lanes: a new connection may just have been attached.
             if over() {
-                lanes.by_key.remove(&cell.key);
+                lanes.forget(cell);
             }
         }
+    }
+
+    /// What all lanes have seen, forgotten ones included.
+    pub(crate) fn counters(&self) -> ServerCounters {
+        let lanes = lock(&self.lanes);
+        lanes.by_key.values().fold(lanes.forgotten, |sum, cell| sum.plus(lock(&cell.lane).counters()))
     }
 
     /// Judges a Hello and attaches its connection to its lane.
@@ -258,6 +266,20 @@ impl Hub {
 
 impl Lanes {
     fn sweep(&mut self, now: Instant) {
-        self.by_key.retain(|_, cell| lock(&cell.lane).expires_at().is_none_or(|at| now < at));
+        let forgotten = &mut self.forgotten;
+        self.by_key.retain(|_, cell| {
+            let lane = lock(&cell.lane);
+            let keep = lane.expires_at().is_none_or(|at| now < at);
+            if !keep {
+                *forgotten = forgotten.plus(lane.counters());
+            }
+            keep
+        });
+    }
+
+    fn forget(&mut self, cell: &LaneCell) {
+        if self.by_key.remove(&cell.key).is_some() {
+            self.forgotten = self.forgotten.plus(lock(&cell.lane).counters());
+        }
     }
 }

@@ -30,9 +30,10 @@ use crate::responder::RawResponder;
 use crate::service::{Answer, refuse};
 use crate::session::Violation;
 use crate::session::client::put_frame;
-use crate::session::server::{Reply, Taken};
+use crate::session::server::{Reply, ServerLane, Taken};
+use crate::trace::{self, HandledCall, HandlerSpan};
 use crate::wire::frame::{Cut, cut};
-use crate::wire::header::{self, FailedCode, GoodbyeCode, Kind};
+use crate::wire::header::{self, FailedCode, GoodbyeCode, Kind, Tlvs};
 use crate::wire::hello::{Hello, HelloError};
 
 /// Turns of a driver before it lets other tasks run.
@@ -55,6 +56,8 @@ struct Queued {
     method: u16,
     version: u16,
     deadline: Instant,
+    /// Its TLVs stand before its body.
+    tlv_bytes: usize,
     body: Range<usize>,
 }
 
@@ -342,6 +345,7 @@ where
                                 method: call.method,
                                 version: call.version,
                                 deadline: call.deadline,
+                                tlv_bytes: call.tlvs.bytes(),
                                 body: end - call.body.len()..end,
                             }),
                             Ok(Taken::Closed) => break Err(End::Closed),
@@ -361,27 +365,46 @@ where
         // Taken is taken, however the batch ended: each of these gets its first poll and its answer.
         let mut queued = std::mem::take(&mut self.queued);
         for call in queued.drain(..) {
-            self.start_handler(&cell, &call, bytes.get(call.body.clone()).unwrap_or_default());
+            let tlvs = call.body.start.saturating_sub(call.tlv_bytes)..call.body.start;
+            let trace = self.trace_of(&cell, &call, bytes.get(tlvs).unwrap_or_default());
+            self.start_handler(&cell, &call, trace, bytes.get(call.body.clone()).unwrap_or_default());
         }
         self.queued = queued;
         self.give_replies();
         (consumed, result)
     }
 
-    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, body: &[u8]) {
+    /// The span of a handler, if anybody wants it or the request came with a trace context.
+    fn trace_of(&self, cell: &LaneCell, call: &Queued, tlvs: &[u8]) -> Option<Arc<HandlerSpan>> {
+        let (parent, bad) = if tlvs.is_empty() { (None, false) } else { trace::parse_tlvs(Tlvs::of(tlvs)) };
+        if bad {
+            cell.with(ServerLane::ignored_trace);
+        }
+        let Queued { id, method, version, deadline, .. } = *call;
+        HandlerSpan::begin(parent, &self.hub.service, &HandledCall { id, method, version, deadline })
+    }
+
+    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, trace: Option<Arc<HandlerSpan>>, body: &[u8]) {
         let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
-        let raw = RawResponder::new(Arc::clone(cell), context);
+        let raw = RawResponder::new(Arc::clone(cell), context, trace.clone());
         let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
         let handler = match start {
             Ok(Ok(handler)) => handler,
-            Ok(Err(fault)) => return self.replies.push((call.id, refuse(&fault))),
+            Ok(Err(fault)) => return self.refuse(call.id, trace.as_deref(), refuse(&fault)),
             // A `Deserialize` of the user's panicked.
-            Err(_) => return self.replies.push((call.id, Reply::Failed(FailedCode::Panicked))),
+            Err(_) => return self.refuse(call.id, trace.as_deref(), Reply::Failed(FailedCode::Panicked)),
         };
-        match self.handlers.start(context, handler) {
+        match self.handlers.start(context, trace, handler) {
             Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
             Polled::Pending(waker) => cell.with(|lane| lane.on_cancel(call.id, &waker)),
         }
+    }
+
+    fn refuse(&mut self, id: u64, trace: Option<&HandlerSpan>, reply: Reply) {
+        if let Some(trace) = trace {
+            trace.end(&reply);
+        }
+        self.replies.push((id, reply));
     }
 
     /// Bytes of the Hello at the front, 0 if it is not whole yet.

@@ -395,3 +395,35 @@ async fn without_descriptors() {
     assert_eq!(peer.expects().await.0, Kind::Welcome);
     println!("served after the shortage");
 }
+
+#[tokio::test]
+async fn trace_context_that_cannot_be_read_is_ignored_and_counted() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.welcomed().await;
+    let good: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let traced = |id: u64, fields: &[(u16, &[u8])]| {
+        let mut tlvs = Vec::new();
+        for (kind, value) in fields {
+            header::put_tlv(&mut tlvs, *kind, value);
+        }
+        let header = RequestHeader { id, floor: 1, method: SAY.0, version: SAY.1, remaining_ms: 60_000, credit: None };
+        frame_of(|out| {
+            header::put_request_with(out, &header, &tlvs);
+            out.extend_from_slice(&say(id, "a", 1)[4 + header::REQUEST_BYTES..]);
+        })
+    };
+    let (parent, state) = (header::TLV_TRACEPARENT, header::TLV_TRACESTATE);
+    let cases: [(&[(u16, &[u8])], u64); 6] = [
+        (&[(parent, good)], 0),
+        (&[(parent, good), (state, b"a=b"), (900, b"?")], 0),
+        (&[(parent, b"")], 1),
+        (&[(parent, &[0xff; 55])], 2),
+        (&[(state, b"a=b")], 3),
+        (&[(parent, good), (state, &[b'a'; 600])], 4),
+    ];
+    for (id, (fields, bad)) in (1..).zip(cases) {
+        peer.sends(&traced(id, fields)).await;
+        assert_eq!(peer.expects().await.0, Kind::Ack, "a request is served, whatever trace it claims: {fields:?}");
+        assert_eq!(w.server.counters().bad_traces, bad, "{fields:?}");
+    }
+}

@@ -25,6 +25,7 @@ use crate::io::{accept, lock};
 use crate::limits::Limits;
 use crate::request::Protocol;
 use crate::service::Service;
+use crate::session::server::ServerCounters;
 
 /// How long connections may take to write their last answers once all handlers have ended. LIMIT: a peer that does not
 /// read must not keep a server from stopping.
@@ -111,6 +112,11 @@ impl Server {
     /// Lanes that are remembered, with and without a connection.
     pub fn lanes(&self) -> usize {
         self.hub.shares.held(Place::Lane)
+    }
+
+    /// What its lanes have seen since it started, those that it has forgotten included.
+    pub fn counters(&self) -> ServerCounters {
+        self.hub.counters()
     }
 
     /// Stops taking requests, lets the running handlers end and their answers be written, says goodbye.

@@ -85,7 +85,7 @@ impl Play {
 
     fn calls(&mut self, stream: bool, timeout: Duration) -> u64 {
         let deadline = self.now + timeout;
-        let request = Submit { method: 1, version: 1, body: b"request", deadline, stream };
+        let request = Submit { method: 1, version: 1, body: b"request", deadline, stream, tlvs: &[] };
         self.client.submit(request).unwrap()
     }
 
@@ -298,7 +298,7 @@ fn queue_of_nothing_but_voids_behind_a_stalled_write_has_room() {
     let mut play = Play::new();
     play.connects();
     let deadline = play.now + SECOND;
-    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
+    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false, tlvs: &[] };
     play.client.submit(request).unwrap();
     let mut writing = BytesMut::new();
     play.client.poll_transmit(play.now, &mut writing);
@@ -316,7 +316,7 @@ fn queue_of_nothing_but_voids_behind_a_stalled_write_has_room() {
 fn caller_that_waits_for_queue_bytes_is_woken_when_they_are_claimed() {
     let mut play = Play::new();
     let deadline = play.now + SECOND;
-    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
+    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false, tlvs: &[] };
     play.client.submit(request).unwrap();
     assert_eq!(play.client.submit(request), Err(SubmitError::Full));
     let woken = Arc::new(Flag::default());
@@ -333,7 +333,7 @@ fn caller_that_waits_for_queue_bytes_is_woken_when_they_are_claimed() {
 fn frames_that_were_all_taken_back_want_no_connection_and_leave_no_bytes() {
     let mut play = Play::new();
     let deadline = play.now + SECOND;
-    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false };
+    let request = Submit { method: 1, version: 1, body: &[0; 200], deadline, stream: false, tlvs: &[] };
     let id = play.client.submit(request).unwrap();
     assert!(play.client.wants_connection() && play.client.wants_driver());
     play.client.abandon(id);

@@ -28,8 +28,10 @@ pub const REVERSE: u8 = 0b0000_0010;
 
 /// TLV: the first credit of the stream that a request opens; items u32, bytes u32.
 pub const TLV_CREDIT: u16 = 1;
-/// TLV: W3C trace context, as text. Carried, not yet used.
+/// TLV: W3C *traceparent*, as text.
 pub const TLV_TRACEPARENT: u16 = 2;
+/// TLV: W3C *tracestate*, as text; only beside a traceparent.
+pub const TLV_TRACESTATE: u16 = 3;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal),* $(,)?) => {
@@ -329,9 +331,17 @@ pub struct RequestHeader {
     pub credit: Option<(u32, u32)>,
 }
 
-/// Writes a request's header, TLVs included.
+/// Writes a request's header without further TLVs.
 pub fn put_request(out: &mut BytesMut, header: &RequestHeader) {
-    let tlv_bytes = if header.credit.is_some() { 12 } else { 0 };
+    put_request_with(out, header, &[]);
+}
+
+/// Writes a request's header and behind its own TLVs those of `tlvs`, which [`put_tlv`] made; if they are more than a
+/// header can announce, they are left out.
+pub fn put_request_with(out: &mut BytesMut, header: &RequestHeader, tlvs: &[u8]) {
+    let own = if header.credit.is_some() { 12_u16 } else { 0 };
+    let further = u16::try_from(tlvs.len()).ok().and_then(|further| own.checked_add(further));
+    let (tlv_bytes, tlvs) = further.map_or((own, &[][..]), |tlv_bytes| (tlv_bytes, tlvs));
     put_common_with(out, Kind::Request, 0, tlv_bytes, header.remaining_ms, header.id);
     out.put_u64_le(header.floor);
     out.put_u16_le(header.method);
@@ -342,6 +352,16 @@ pub fn put_request(out: &mut BytesMut, header: &RequestHeader) {
         out.put_u16_le(8);
         out.put_u32_le(items);
         out.put_u32_le(bytes);
+    }
+    out.put_slice(tlvs);
+}
+
+/// Appends a TLV. A value that is longer than a TLV can say is left out.
+pub fn put_tlv(tlvs: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    if let Ok(length) = u16::try_from(value.len()) {
+        tlvs.extend_from_slice(&kind.to_le_bytes());
+        tlvs.extend_from_slice(&length.to_le_bytes());
+        tlvs.extend_from_slice(value);
     }
 }
 
@@ -356,6 +376,19 @@ pub fn put_ping(out: &mut BytesMut, nonce: u64, floor: u64) {
 pub struct Tlvs<'a>(&'a [u8]);
 
 impl<'a> Tlvs<'a> {
+    /// None at all.
+    pub const EMPTY: Self = Self(&[]);
+
+    /// The TLVs that stand in `bytes`; a broken one ends them.
+    pub fn of(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Their size, in bytes.
+    pub fn bytes(self) -> usize {
+        self.0.len()
+    }
+
     /// The value of the first field of that type.
     pub fn find(self, wanted: u16) -> Option<&'a [u8]> {
         let mut fields = self;

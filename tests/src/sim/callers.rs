@@ -93,7 +93,7 @@ pub(super) fn submit(env: &mut Env, lane: &mut ClientLane, calls: &mut Vec<Call>
 fn try_submit(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
     let deadline = env.at(call.due);
     let stream = call.method == STREAM;
-    let request = Submit { method: call.method, version: VERSION, body: &call.body, deadline, stream };
+    let request = Submit { method: call.method, version: VERSION, body: &call.body, deadline, stream, tlvs: &[] };
     match lane.submit(request) {
         Ok(id) => {
             call.id = id;

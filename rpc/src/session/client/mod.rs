@@ -65,6 +65,8 @@ pub struct Submit<'a> {
     pub deadline: Instant,
     /// Whether it opens a stream.
     pub stream: bool,
+    /// Further TLVs of its header, as [`put_tlv`](header::put_tlv) makes them.
+    pub tlvs: &'a [u8],
 }
 
 /// Why a request was not queued.
@@ -246,7 +248,7 @@ impl ClientLane {
         };
         let start = self.out_base.saturating_add(to_u64(self.out.len()));
         frame::append(&mut self.out, self.frame_bytes_max, |out| {
-            header::put_request(out, &header);
+            header::put_request_with(out, &header, request.tlvs);
             out.extend_from_slice(request.body);
             Ok::<(), Oversized>(())
         })
@@ -396,6 +398,11 @@ impl ClientLane {
     /// What this lane has seen.
     pub fn counters(&self) -> LaneCounters {
         self.counters
+    }
+
+    /// The name of the service that it calls.
+    pub fn service(&self) -> &'static str {
+        self.service.name
     }
 
     /// The number of the last connection; 0 before the first.

@@ -48,6 +48,21 @@ pub struct ServerCounters {
     pub refused: u64,
     /// Answers that came after their request had been given up.
     pub late_answers: u64,
+    /// Requests whose trace context could not be read, in whole or in part; they were served all the same.
+    pub bad_traces: u64,
+}
+
+impl ServerCounters {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            taken: self.taken.saturating_add(other.taken),
+            repeats: self.repeats.saturating_add(other.repeats),
+            refused: self.refused.saturating_add(other.refused),
+            late_answers: self.late_answers.saturating_add(other.late_answers),
+            bad_traces: self.bad_traces.saturating_add(other.bad_traces),
+        }
+    }
 }
 
 /// What a lane holds, for tests that bound it.
@@ -447,6 +462,11 @@ impl ServerLane {
     /// Tasks to wake. Call it before unlocking, wake after.
     pub fn take_wakers(&mut self, into: &mut Vec<Waker>) {
         into.append(&mut self.wakers);
+    }
+
+    /// A request came with a trace context that cannot be read.
+    pub fn ignored_trace(&mut self) {
+        self.counters.bad_traces = self.counters.bad_traces.saturating_add(1);
     }
 
     /// What this lane has seen.

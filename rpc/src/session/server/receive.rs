@@ -11,7 +11,9 @@ use super::{Entry, Payload, Reply, Running, ServerLane, Stream, StreamOut, put_r
 use crate::session::Violation;
 use crate::session::client::put_frame;
 use crate::session::planted::Bug;
-use crate::wire::header::{self, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, parse_ids, split_u32};
+use crate::wire::header::{
+    self, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, Tlvs, parse_ids, split_u32,
+};
 
 /// A request that a handler is to see. Exactly one [`answer`](ServerLane::answer) must follow.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,8 @@ pub struct NewCall<'a> {
     pub version: u16,
     /// When its handler is stopped.
     pub deadline: Instant,
+    /// The TLVs of its header; they stand before the body.
+    pub tlvs: Tlvs<'a>,
     /// The encoded request.
     pub body: &'a [u8],
 }
@@ -104,8 +108,8 @@ impl ServerLane {
             let deadline = now.checked_add(self.limits.deadline_max).unwrap_or(now);
             self.unheld.push((id, Running { deadline, bytes: 0, cancel: None }));
             self.running = self.running.saturating_add(1);
-            let (method, version, body) = (frame.method, frame.version, frame.body);
-            return Ok(Taken::Call(NewCall { id, method, version, deadline, body }));
+            let (method, version, tlvs, body) = (frame.method, frame.version, frame.tlvs, frame.body);
+            return Ok(Taken::Call(NewCall { id, method, version, deadline, tlvs, body }));
         }
         if id < self.window.floor() {
             put_frame(&mut self.out, Kind::Resolution, ResolutionCode::Forgotten.number(), id, &[]);
@@ -144,8 +148,8 @@ impl ServerLane {
         if self.planted.is(Bug::AckBeforeApply) {
             put_reply(&mut self.out, id, &Reply::Ack(Payload::EMPTY));
         }
-        let (method, version, body) = (frame.method, frame.version, frame.body);
-        Ok(Taken::Call(NewCall { id, method, version, deadline, body }))
+        let (method, version, tlvs, body) = (frame.method, frame.version, frame.tlvs, frame.body);
+        Ok(Taken::Call(NewCall { id, method, version, deadline, tlvs, body }))
     }
 
     /// Why this request, which is no repeat, is not taken.
