@@ -65,6 +65,9 @@ pub enum NotDelivered {
     /// The server refused the connection.
     #[error("the server refused the connection: {0}")]
     Refused(Refusal),
+    /// The caller whom we wanted to call back serves no such service, or not in this version.
+    #[error("the other side of the connection does not serve this; it must be built with `serves`")]
+    NotServed,
     /// The server has too much to do.
     #[error("the server is overloaded{}", Retry(*retry_after))]
     Overloaded {

@@ -104,8 +104,8 @@ impl<T: Wire + Serialize> ItemSender<T> {
     pub async fn send(&self, item: T) -> Result<(), SendError> {
         let mut bytes = BytesMut::new();
         body::encode(&item, &mut bytes).map_err(|error| SendError::Encode(error.to_string()))?;
-        let frame_bytes_max = self.cell.with(|lane| lane.frame_bytes_max());
-        let frame = ServerLane::item_frame(self.id, &bytes, frame_bytes_max)
+        let format = self.cell.with(|lane| lane.item_format());
+        let frame = ServerLane::item_frame(self.id, &bytes, format)
             .map_err(|error| SendError::TooLarge { bytes: error.bytes, max: error.max })?;
         let mut frame = Some(frame);
         let _turn = self.turn.lock().await;

@@ -583,7 +583,11 @@ async fn hello_of_an_impossible_epoch_leaves_no_lane_behind() {
     let info = ServiceInfo { name: "bench", version: 1, methods: &[] };
     frame::append(&mut bytes, 4096, |out| {
         let (peer, incarnation) = (rpc::PeerId::random(), rpc::Incarnation::random());
-        Hello::new(peer, incarnation, 0, 0, 1 << 20, 1024, "bench", 1).put(out, &info);
+        Hello::new(peer, incarnation, 0, 0, 1 << 20, 1024, "bench", 1).put(
+            out,
+            &info,
+            rpc::wire::hello::Extras::default(),
+        );
         Ok::<(), frame::Oversized>(())
     })
     .unwrap();

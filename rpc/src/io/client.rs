@@ -374,7 +374,7 @@ fn take_frames(lane: &mut ClientLane, bytes: &[u8], frame_bytes_max: usize) -> (
             Cut::Frame { frame, consumed } => {
                 rest = rest.get(consumed..).unwrap_or_default();
                 match lane.handle_frame(frame) {
-                    Ok(Next::Continue) => {}
+                    Ok(Next::Continue | Next::Welcomed) => {}
                     Ok(Next::Close) => return (bytes.len() - rest.len(), Err(End::Goodbye)),
                     Err(violation) => return (bytes.len() - rest.len(), Err(End::Violation(violation))),
                 }

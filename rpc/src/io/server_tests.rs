@@ -107,7 +107,15 @@ async fn bytes_that_break_the_protocol_end_their_connection_alone() {
         (
             "a floor above its request",
             frame_of(|out| {
-                let header = RequestHeader { id: 1, floor: 2, method: 1, version: 1, remaining_ms: 1000, credit: None };
+                let header = RequestHeader {
+                    flags: 0,
+                    id: 1,
+                    floor: 2,
+                    method: 1,
+                    version: 1,
+                    remaining_ms: 1000,
+                    credit: None,
+                };
                 header::put_request(out, &header);
             }),
             GoodbyeCode::Violation,
@@ -406,7 +414,8 @@ async fn trace_context_that_cannot_be_read_is_ignored_and_counted() {
         for (kind, value) in fields {
             header::put_tlv(&mut tlvs, *kind, value);
         }
-        let header = RequestHeader { id, floor: 1, method: SAY.0, version: SAY.1, remaining_ms: 60_000, credit: None };
+        let header =
+            RequestHeader { flags: 0, id, floor: 1, method: SAY.0, version: SAY.1, remaining_ms: 60_000, credit: None };
         frame_of(|out| {
             header::put_request_with(out, &header, &tlvs);
             out.extend_from_slice(&say(id, "a", 1)[4 + header::REQUEST_BYTES..]);

@@ -44,3 +44,5 @@ pub enum Violation {
 
 #[cfg(test)]
 mod lane_tests;
+#[cfg(test)]
+mod reverse_tests;

@@ -23,7 +23,7 @@ pub(crate) const DEADLINE_AT: usize = 4;
 
 /// A receiver that does not know the kind skips the frame.
 pub const IGNORABLE: u8 = 0b0000_0001;
-/// Set on the frames of calls that the accepting side makes; reserved, refused today.
+/// The frame belongs to the calls that the accepting side makes: its requests, and the answers to them.
 pub const REVERSE: u8 = 0b0000_0010;
 
 /// TLV: the first credit of the stream that a request opens; items u32, bytes u32.
@@ -257,12 +257,14 @@ pub enum HeaderError {
     /// A kind that this version does not know and may not skip.
     #[error("frame kind {0} is unknown and may not be skipped")]
     UnknownKind(u8),
-    /// A frame of a call in the direction that this version does not serve.
-    #[error("calls from the accepting side are not part of this version")]
-    Reverse,
     /// TLVs that end within one.
     #[error("the frame's TLVs end within one of them")]
     Tlv,
+}
+
+/// Whether a frame belongs to the calls of the accepting side.
+pub fn is_reverse(frame: &[u8]) -> bool {
+    frame.get(FLAGS_AT).is_some_and(|flags| flags & REVERSE != 0)
 }
 
 /// Takes a frame apart. `Ok(None)` is a frame to skip.
@@ -277,9 +279,6 @@ pub fn parse(frame: &[u8]) -> Result<Option<Frame<'_>>, HeaderError> {
     let Some(kind) = Kind::from_number(number) else {
         return if flags & IGNORABLE == 0 { Err(HeaderError::UnknownKind(number)) } else { Ok(None) };
     };
-    if flags & REVERSE != 0 {
-        return Err(HeaderError::Reverse);
-    }
     let tlv_bytes = usize::from(reader.u16().ok_or(short)?);
     let aux = reader.u32().ok_or(short)?;
     let id = reader.u64().ok_or(short)?;
@@ -317,6 +316,8 @@ fn put_common_with(out: &mut BytesMut, kind: Kind, flags: u8, tlv_bytes: u16, au
 /// What a request's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
+    /// [`REVERSE`], if the accepting side calls.
+    pub flags: u8,
     /// Its id.
     pub id: u64,
     /// The lowest id that the client may still repeat or resolve.
@@ -342,7 +343,7 @@ pub fn put_request_with(out: &mut BytesMut, header: &RequestHeader, tlvs: &[u8])
     let own = if header.credit.is_some() { 12_u16 } else { 0 };
     let further = u16::try_from(tlvs.len()).ok().and_then(|further| own.checked_add(further));
     let (tlv_bytes, tlvs) = further.map_or((own, &[][..]), |tlv_bytes| (tlv_bytes, tlvs));
-    put_common_with(out, Kind::Request, 0, tlv_bytes, header.remaining_ms, header.id);
+    put_common_with(out, Kind::Request, header.flags, tlv_bytes, header.remaining_ms, header.id);
     out.put_u64_le(header.floor);
     out.put_u16_le(header.method);
     out.put_u16_le(header.version);
@@ -372,8 +373,8 @@ pub fn put_ping(out: &mut BytesMut, nonce: u64, floor: u64) {
 }
 
 /// Type-length-value fields: u16 type, u16 length, the value.
-#[derive(Clone, Debug, PartialEq, Eq, Copy)]
-pub struct Tlvs<'a>(&'a [u8]);
+#[derive(Clone, Debug, PartialEq, Eq, Copy, Default)]
+pub struct Tlvs<'a>(pub(super) &'a [u8]);
 
 impl<'a> Tlvs<'a> {
     /// None at all.

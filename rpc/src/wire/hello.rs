@@ -7,13 +7,20 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::header::{Kind, put_common};
+use super::header::{Kind, Tlvs, put_common};
 use super::reader::Reader;
 use crate::id::{Incarnation, PeerId};
 use crate::request::MethodInfo;
 
 /// What a Hello's payload begins with. The first byte is no ASCII, the last two catch newline translation.
 pub const MAGIC: [u8; 8] = *b"\x8arpc1\r\n\0";
+
+/// TLV of a Hello: a secret that both sides know, for transports without credentials.
+pub const TLV_SECRET: u16 = 1;
+/// TLV of a Hello: the service that the client answers when the accepting side calls.
+pub const TLV_SERVES: u16 = 2;
+/// TLV of a Hello: after how many ms of silence the client pings, u32.
+pub const TLV_KEEPALIVE: u16 = 3;
 
 /// Which service, in which version, with which methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +56,29 @@ pub struct Hello<'a> {
     pub service_version: u16,
     /// The service that it wants.
     pub service: &'a str,
+    /// What else it says.
+    pub tlvs: Tlvs<'a>,
+    methods: &'a [u8],
+}
+
+/// What a Hello may say besides; nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras<'a> {
+    /// A secret that both sides know.
+    pub secret: Option<&'a [u8]>,
+    /// The service that the client answers when the accepting side calls.
+    pub serves: Option<&'a ServiceInfo>,
+    /// After how many ms of silence the client pings.
+    pub keepalive_ms: Option<u32>,
+}
+
+/// The service that a client answers, as its Hello says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serves<'a> {
+    /// The service's name.
+    pub name: &'a str,
+    /// Its version.
+    pub version: u16,
     methods: &'a [u8],
 }
 
@@ -94,7 +124,7 @@ pub enum HelloError {
 
 impl Hello<'_> {
     /// Appends the frame's bytes, header included. The method list is the service's.
-    pub fn put(&self, out: &mut BytesMut, service: &ServiceInfo) {
+    pub fn put(&self, out: &mut BytesMut, service: &ServiceInfo, extras: Extras<'_>) {
         put_common(out, Kind::Hello, 0, 0, 0);
         out.put_slice(&MAGIC);
         out.put_u16_le(self.wire_min);
@@ -111,20 +141,79 @@ impl Hello<'_> {
         out.put_u16_le(u16::try_from(self.service.len()).unwrap_or(u16::MAX));
         out.put_u16_le(u16::try_from(service.methods.len()).unwrap_or(u16::MAX));
         out.put_slice(self.service.as_bytes());
-        for method in service.methods {
-            out.put_u16_le(method.id);
-            out.put_u16_le(method.version);
-            out.put_u64_le(method.fingerprint);
-        }
+        put_methods(out, service.methods);
+        extras.put(out);
     }
 
     /// The methods that the client claims to know.
     pub fn methods(&self) -> impl Iterator<Item = MethodClaim> + '_ {
-        self.methods.chunks_exact(METHOD_BYTES).filter_map(|chunk| {
-            let mut reader = Reader(chunk);
-            Some(MethodClaim { id: reader.u16()?, version: reader.u16()?, fingerprint: reader.u64()? })
-        })
+        claims(self.methods)
     }
+}
+
+impl Extras<'_> {
+    fn put(&self, out: &mut BytesMut) {
+        if let Some(secret) = self.secret {
+            put_tlv(out, TLV_SECRET, |out| out.put_slice(secret));
+        }
+        if let Some(service) = self.serves {
+            put_tlv(out, TLV_SERVES, |out| {
+                out.put_u16_le(service.version);
+                // As in a Hello: `Protocol` limits a name to 255 bytes.
+                out.put_u16_le(u16::try_from(service.name.len()).unwrap_or(u16::MAX));
+                out.put_u16_le(u16::try_from(service.methods.len()).unwrap_or(u16::MAX));
+                out.put_slice(service.name.as_bytes());
+                put_methods(out, service.methods);
+            });
+        }
+        if let Some(keepalive_ms) = self.keepalive_ms {
+            put_tlv(out, TLV_KEEPALIVE, |out| out.put_u32_le(keepalive_ms));
+        }
+    }
+}
+
+impl<'a> Serves<'a> {
+    fn parse(value: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(value);
+        let version = reader.u16()?;
+        let name_bytes = usize::from(reader.u16()?);
+        let methods = usize::from(reader.u16()?);
+        let name = std::str::from_utf8(reader.bytes(name_bytes)?).ok()?;
+        let methods = reader.bytes(methods.checked_mul(METHOD_BYTES)?)?;
+        Some(Self { name, version, methods })
+    }
+
+    /// The methods that it answers.
+    pub fn methods(self) -> impl Iterator<Item = MethodClaim> + 'a {
+        claims(self.methods)
+    }
+}
+
+fn put_tlv(out: &mut BytesMut, kind: u16, value: impl FnOnce(&mut BytesMut)) {
+    out.put_u16_le(kind);
+    let at = out.len();
+    out.put_u16_le(0);
+    value(out);
+    let bytes = out.len().saturating_sub(at).saturating_sub(2);
+    debug_assert!(bytes <= usize::from(u16::MAX), "a Hello of more than its 4 KiB");
+    if let Some(place) = out.get_mut(at..).and_then(|tail| tail.first_chunk_mut::<2>()) {
+        *place = u16::try_from(bytes).unwrap_or(u16::MAX).to_le_bytes();
+    }
+}
+
+fn put_methods(out: &mut BytesMut, methods: &[MethodInfo]) {
+    for method in methods {
+        out.put_u16_le(method.id);
+        out.put_u16_le(method.version);
+        out.put_u64_le(method.fingerprint);
+    }
+}
+
+fn claims(methods: &[u8]) -> impl Iterator<Item = MethodClaim> + '_ {
+    methods.chunks_exact(METHOD_BYTES).filter_map(|chunk| {
+        let mut reader = Reader(chunk);
+        Some(MethodClaim { id: reader.u16()?, version: reader.u16()?, fingerprint: reader.u64()? })
+    })
 }
 
 impl<'a> Hello<'a> {
@@ -153,7 +242,23 @@ impl<'a> Hello<'a> {
             service_version,
             service,
             methods: &[],
+            tlvs: Tlvs::default(),
         }
+    }
+
+    /// The service that the client answers when the accepting side calls, if it answers one.
+    pub fn serves(&self) -> Option<Serves<'a>> {
+        self.tlvs.find(TLV_SERVES).and_then(Serves::parse)
+    }
+
+    /// The secret that it shows, if any.
+    pub fn secret(&self) -> Option<&'a [u8]> {
+        self.tlvs.find(TLV_SECRET)
+    }
+
+    /// After how many ms of silence it pings, if it says so.
+    pub fn keepalive_ms(&self) -> Option<u32> {
+        Reader(self.tlvs.find(TLV_KEEPALIVE)?).u32()
     }
 
     /// Reads the body of a Hello frame.
@@ -181,6 +286,11 @@ impl<'a> Hello<'a> {
             let methods = usize::from(reader.u16()?);
             let service = std::str::from_utf8(reader.bytes(name_bytes)?).ok()?;
             let methods = reader.bytes(methods.checked_mul(METHOD_BYTES)?)?;
+            let tlvs = Tlvs(reader.0);
+            let broken = |(kind, value)| kind == TLV_SERVES && Serves::parse(value).is_none();
+            if { tlvs }.any(|tlv| tlv.map_or(true, broken)) {
+                return None;
+            }
             Some(Self {
                 wire_min,
                 wire_max,
@@ -192,6 +302,7 @@ impl<'a> Hello<'a> {
                 window,
                 service_version,
                 service,
+                tlvs,
                 methods,
             })
         })()

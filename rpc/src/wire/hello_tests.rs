@@ -48,7 +48,7 @@ fn unhex(text: &str) -> Vec<u8> {
 
 fn hello_bytes() -> Vec<u8> {
     let mut out = BytesMut::new();
-    hello().put(&mut out, &SERVICE);
+    hello().put(&mut out, &SERVICE, Extras::default());
     out.to_vec()
 }
 
@@ -89,7 +89,7 @@ fn hello_without_methods_and_with_the_longest_name_is_read() {
     let name = "n".repeat(255);
     let hello = Hello::new(peer(), Incarnation(1), 0, 1, 0, 0, &name, 0);
     let mut out = BytesMut::new();
-    hello.put(&mut out, &ServiceInfo { name: "", version: 0, methods: &[] });
+    hello.put(&mut out, &ServiceInfo { name: "", version: 0, methods: &[] }, Extras::default());
     assert_eq!(Hello::parse(&out[COMMON_BYTES..]), Ok(hello));
 }
 
@@ -142,8 +142,10 @@ fn handshake_cut_at_every_byte_is_a_typed_error() {
 
 #[test]
 fn handshake_with_more_bytes_is_that_of_a_later_version_and_read() {
-    let longer = [&hello_bytes()[COMMON_BYTES..], b"more"].concat();
-    assert_eq!(Hello::parse(&longer).map(|read| Hello { methods: &[], ..read }), Ok(hello()));
+    let longer = [&hello_bytes()[COMMON_BYTES..], &unhex("ffff 0400 01020304")[..]].concat();
+    let read = Hello::parse(&longer).unwrap();
+    assert_eq!((read.serves(), read.secret(), read.keepalive_ms()), (None, None, None));
+    assert_eq!(Hello { methods: &[], tlvs: Tlvs::default(), ..read }, hello());
     let longer = [&welcome_bytes()[COMMON_BYTES..], b"more"].concat();
     assert_eq!(Welcome::parse(&longer), Ok(welcome()));
 }
@@ -176,6 +178,50 @@ fn welcome_with_any_bit_flipped_is_another_welcome() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         let reserved = (2..4).contains(&(bit / 8));
         assert_eq!(Welcome::parse(&flipped) == Ok(welcome()), reserved, "bit {bit}");
+    }
+}
+
+const EXTRAS: Extras<'static> = Extras { secret: Some(b"key"), serves: Some(&SERVICE), keepalive_ms: Some(15_000) };
+
+fn hello_bytes_with_extras() -> Vec<u8> {
+    let mut out = BytesMut::new();
+    hello().put(&mut out, &SERVICE, EXTRAS);
+    out.to_vec()
+}
+
+#[test]
+fn extras_of_a_hello_have_their_golden_bytes_and_are_read_as_written() {
+    let bytes = hello_bytes_with_extras();
+    let golden = "0100 0300 6b6579
+        0200 2200  0300 0400 0200  63616c63  0100 0100 0102030405060708  0201 0200 ffffffffffffffff
+        0300 0400 983a0000";
+    assert_eq!(bytes[hello_bytes().len()..], unhex(golden));
+    let read = Hello::parse(&bytes[COMMON_BYTES..]).unwrap();
+    assert_eq!((read.secret(), read.keepalive_ms()), (EXTRAS.secret, EXTRAS.keepalive_ms));
+    let serves = read.serves().unwrap();
+    assert_eq!((serves.name, serves.version), (SERVICE.name, SERVICE.version));
+    assert!(serves.methods().eq(read.methods()));
+}
+
+#[test]
+fn extras_cut_at_every_byte_are_malformed_or_fewer() {
+    let body = &hello_bytes_with_extras()[COMMON_BYTES..];
+    let plain = hello_bytes().len() - COMMON_BYTES;
+    let whole = [plain, plain + 7, plain + 7 + 38, body.len()];
+    for end in plain..=body.len() {
+        let read = Hello::parse(&body[..end]);
+        assert_eq!(read.is_ok(), whole.contains(&end), "cut at {end}");
+    }
+}
+
+#[test]
+fn offered_service_that_lies_about_its_lengths_is_malformed() {
+    let body = hello_bytes_with_extras()[COMMON_BYTES..].to_vec();
+    let at = body.len() - 8 - 34;
+    for (offset, number) in [(2, 5), (2, u16::MAX), (4, 3), (4, u16::MAX)] {
+        let mut lying = body.clone();
+        lying[at + offset..at + offset + 2].copy_from_slice(&u16::to_le_bytes(number));
+        assert_eq!(Hello::parse(&lying), Err(HelloError::Malformed), "{offset} {number}");
     }
 }
 

@@ -327,7 +327,7 @@ impl Client {
                     consumed += bytes;
                     observe::from_server(env, net.conns[conn].memory, frame);
                     match self.lane.handle_frame(frame) {
-                        Ok(Next::Continue) => {}
+                        Ok(Next::Continue | Next::Welcomed) => {}
                         Ok(Next::Close) => return (consumed, Some("goodbye")),
                         Err(violation) => {
                             let text = format!("client {} accuses its server: {violation:?}", self.index);

@@ -222,7 +222,7 @@ impl Producer {
             self.waits = false;
             let mut body = [(self.token as u64).to_le_bytes(), self.next.to_le_bytes()].concat();
             body.resize(16 + env.random.choose(&[(3, 0), (2, 60), (1, 200)]), 7);
-            let Ok(frame) = ServerLane::item_frame(self.id, &body, lane.frame_bytes_max()) else { return false };
+            let Ok(frame) = ServerLane::item_frame(self.id, &body, lane.item_format()) else { return false };
             if lane.push_item(self.id, frame, body.len()).is_err() {
                 return false;
             }

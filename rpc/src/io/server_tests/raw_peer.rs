@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::server::Server;
 use crate::wire::frame::{Cut, Oversized, append, cut};
 use crate::wire::header::{self, GoodbyeCode, Kind, RequestHeader};
-use crate::wire::hello::{Hello, ServiceInfo, Welcome};
+use crate::wire::hello::{Extras, Hello, ServiceInfo, Welcome};
 use crate::{Blob, Client, Never, serve_with};
 
 /// Answers with the text, `times` times; zero times is never.
@@ -152,7 +152,7 @@ pub(super) const INFO: ServiceInfo = crate::Service::<Speech>::INFO;
 pub(super) fn hello_of(change: impl FnOnce(&mut Hello<'static>)) -> BytesMut {
     let mut hello = Hello::new(PeerId::random(), Incarnation::random(), 0, 1, 1 << 20, 1024, INFO.name, INFO.version);
     change(&mut hello);
-    frame_of(|out| hello.put(out, &INFO))
+    frame_of(|out| hello.put(out, &INFO, Extras::default()))
 }
 
 /// The Hellos of one peer: its connection number `epoch`.
@@ -172,7 +172,7 @@ pub(super) fn frame_of(fill: impl FnOnce(&mut BytesMut)) -> BytesMut {
 }
 
 pub(super) fn request_of((method, version): (u16, u16), id: u64, body: &[u8]) -> BytesMut {
-    let header = RequestHeader { id, floor: 1, method, version, remaining_ms: 60_000, credit: None };
+    let header = RequestHeader { flags: 0, id, floor: 1, method, version, remaining_ms: 60_000, credit: None };
     frame_of(|out| {
         header::put_request(out, &header);
         out.extend_from_slice(body);

@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{Claim, ClientLane, Link, Outcome, State, StreamEnd, put_frame, remaining_ms, to_u64};
+use super::{Claim, ClientLane, Link, Outcome, Role, State, StreamEnd, put_frame_with, remaining_ms, to_u64};
 use crate::limits::TICK;
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
 use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
 use crate::wire::header::{DEADLINE_AT, GoodbyeCode, Kind};
-use crate::wire::hello::Hello;
+use crate::wire::hello::{Extras, Hello};
 
 impl ClientLane {
     /// A connection is there: the next epoch begins with a Hello.
@@ -23,18 +23,21 @@ impl ClientLane {
         debug_assert!(self.link == Link::Down && self.claim.is_none(), "one live connection a lane");
         self.epoch = self.epoch.saturating_add(1);
         self.control.clear();
+        self.welcomed = None;
+        let Role::Connecting { identity, service, serves, secret } = &self.role else { return };
         let hello = Hello::new(
-            self.identity.peer,
-            self.identity.incarnation,
-            self.identity.lane,
+            identity.peer,
+            identity.incarnation,
+            identity.lane,
             self.epoch,
             u32::try_from(self.limits.frame_bytes_max).unwrap_or(u32::MAX),
             self.limits.window,
-            self.service.name,
-            self.service.version,
+            service.name,
+            service.version,
         );
+        let extras = Extras { secret: secret.as_deref(), serves: serves.as_ref(), keepalive_ms: None };
         let appended = frame::append(&mut self.control, usize::MAX, |out| {
-            hello.put(out, &self.service);
+            hello.put(out, service, extras);
             Ok::<(), Oversized>(())
         });
         debug_assert!(appended.is_ok(), "a Hello fits a u32");
@@ -83,7 +86,8 @@ impl ClientLane {
     /// The client ends: every open call gets its outcome now, and no further one is taken.
     pub fn close_all(&mut self) {
         self.closed = true;
-        self.fail_open(&NotDelivered::ClientClosed, Cause::ClientClosed);
+        let (why, cause) = self.why_closed();
+        self.fail_open(&why, cause);
         let streams: Vec<u64> = self.streams.keys().copied().collect();
         for id in streams {
             self.end_stream(id, StreamEnd::Lost);
@@ -91,10 +95,18 @@ impl ClientLane {
         self.wakers.append(&mut self.blocked);
     }
 
+    /// What calls end with that a closed lane still has, or is given.
+    pub(super) fn why_closed(&self) -> (NotDelivered, Cause) {
+        match self.role {
+            Role::Connecting { .. } => (NotDelivered::ClientClosed, Cause::ClientClosed),
+            Role::Accepting(_) => (NotDelivered::ConnectionLost, Cause::ConnectionLost),
+        }
+    }
+
     /// Tells the server, as the last word of this connection, that nothing of this lane is held any longer.
     pub fn say_done(&mut self) {
         if matches!(self.link, Link::Up | Link::Opening { optimistic: true }) && !self.has_open() {
-            put_frame(&mut self.control, Kind::Goodbye, GoodbyeCode::Done.number(), 0, &[]);
+            put_frame_with(&mut self.control, Kind::Goodbye, 0, GoodbyeCode::Done.number(), 0, &[]);
         }
     }
 
@@ -165,9 +177,10 @@ impl ClientLane {
             self.put_park();
         }
         let control = self.control.len();
-        let requests = if self.may_send() { self.out.len() } else { 0 };
+        let requests = if self.may_send() { self.claimable() } else { 0 };
+        let all = requests == self.out.len();
         if requests > 0 {
-            self.stamp(now);
+            self.stamp(now, requests);
             if self.planted.is(Bug::ReplayOutOfOrder) && self.epoch > 1 {
                 self.last_frame_first();
             }
@@ -176,17 +189,23 @@ impl ClientLane {
             // The queue has room again.
             self.wakers.append(&mut self.blocked);
         }
-        if control == 0 {
+        if control == 0 && all {
             std::mem::swap(into, &mut self.out);
         } else {
             std::mem::swap(into, &mut self.control);
-            if requests > 0 {
+            if all && requests > 0 {
                 into.extend_from_slice(&self.out);
                 self.out.clear();
+            } else if requests > 0 {
+                into.extend_from_slice(&self.out.split_to(requests));
             }
         }
         self.out_base = self.out_base.saturating_add(to_u64(requests));
         self.claim = Some(Claim { control, requests });
+        if self.queued == 0 && !self.out.is_empty() {
+            // Nothing but voids is left behind a bounded claim.
+            self.drop_out();
+        }
         true
     }
 
@@ -231,7 +250,7 @@ impl ClientLane {
                 body.extend_from_slice(&id.to_le_bytes());
             }
         }
-        put_frame(&mut self.control, Kind::Park, 0, self.window.floor(), &body);
+        put_frame_with(&mut self.control, Kind::Park, self.flags, 0, self.window.floor(), &body);
     }
 
     fn park_is_due(&self) -> bool {
@@ -242,13 +261,36 @@ impl ClientLane {
         matches!(self.link, Link::Up | Link::Opening { optimistic: true })
     }
 
-    /// Writes what remains of each deadline into the queued frames, and marks them as handed over.
-    fn stamp(&mut self, now: Instant) {
+    /// How many bytes at the front of `out`, whole frames, go into the next claim.
+    fn claimable(&self) -> usize {
+        if self.out.len() <= self.claim_bytes_max {
+            return self.out.len();
+        }
+        let mut bytes = 0_usize;
+        while bytes < self.claim_bytes_max {
+            match frame::cut(self.out.get(bytes..).unwrap_or_default(), usize::MAX) {
+                Cut::Frame { consumed, .. } => bytes = bytes.saturating_add(consumed),
+                Cut::Incomplete { .. } | Cut::TooLarge { .. } => break,
+            }
+        }
+        bytes
+    }
+
+    /// Writes what remains of each deadline into the queued frames among the first `bytes`, and marks them as handed
+    /// over.
+    fn stamp(&mut self, now: Instant, bytes: usize) {
         let (out_base, out, epoch) = (self.out_base, &mut self.out, self.epoch);
-        for (_, entry) in self.window.ring_from(self.first_queued) {
+        let claimed = out_base.saturating_add(to_u64(bytes));
+        let (mut first_queued, mut queued) = (self.next_id, self.queued);
+        for (id, entry) in self.window.ring_from(self.first_queued) {
             if !matches!(entry.state, State::Queued) {
                 continue;
             }
+            if entry.end > claimed {
+                first_queued = id;
+                break;
+            }
+            queued = queued.saturating_sub(1);
             let at = usize::try_from(entry.start.saturating_sub(out_base)).unwrap_or(usize::MAX);
             let place = at.saturating_add(LENGTH_BYTES).saturating_add(DEADLINE_AT);
             if let Some(place) = out.get_mut(place..).and_then(|tail| tail.first_chunk_mut::<4>()) {
@@ -257,8 +299,8 @@ impl ClientLane {
             entry.state = State::Sent;
             entry.epoch = epoch;
         }
-        self.first_queued = self.next_id;
-        self.queued = 0;
+        self.first_queued = first_queued;
+        self.queued = queued;
         // What was queued can be parked from here on: there may be room for those who wait.
         self.wakers.append(&mut self.blocked);
     }

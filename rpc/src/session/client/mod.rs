@@ -4,25 +4,27 @@
 //! server that may have forgotten the first; never drops an open call without an outcome.
 //!
 //! Driven by `io::client`; called by `client`. The methods that callers use are here; `link` has what happens to the
-//! connection, `receive` what the server says.
+//! connection, `receive` what the server says, `reverse` the lane on which the accepting side calls.
 
 mod link;
 mod receive;
+mod reverse;
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-pub use self::receive::Next;
+pub use self::receive::{Memory, Next};
+pub use self::reverse::Offer;
 use super::payload::Payload;
 use super::planted::{Bug, Planted};
 pub use super::stream_in::StreamEnd;
 use super::stream_in::StreamIn;
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
-use crate::limits::Limits;
+use crate::limits::{BULK_BYTES, Limits};
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{self, FLAGS_AT, IGNORABLE, KIND_AT, Kind, RequestHeader};
@@ -93,8 +95,11 @@ pub struct LaneCounters {
 #[derive(Debug)]
 pub struct ClientLane {
     limits: Limits,
-    identity: LaneIdentity,
-    service: ServiceInfo,
+    role: Role,
+    /// On every frame of this lane.
+    flags: u8,
+    /// The most request bytes that one claim takes, a whole frame aside.
+    claim_bytes_max: usize,
     link: Link,
     /// The number of the last connection; 0 before the first.
     epoch: u64,
@@ -107,6 +112,8 @@ pub struct ClientLane {
     frame_bytes_max: usize,
     /// What both sides allow.
     window_ids_max: u32,
+    /// The window of the server's Welcome, for the lane in the other direction.
+    welcomed: Option<Memory>,
     window: Window<Entry>,
     next_id: u64,
     /// Frames that go before any request of the next claim.
@@ -133,6 +140,15 @@ pub struct ClientLane {
     closed: bool,
     counters: LaneCounters,
     planted: Planted,
+}
+
+/// Whether this lane opens its connections.
+#[derive(Debug)]
+enum Role {
+    /// It does: each begins with a Hello that says this.
+    Connecting { identity: LaneIdentity, service: ServiceInfo, serves: Option<ServiceInfo>, secret: Option<Bytes> },
+    /// It does not: it calls what the connecting side offers, if that is anything.
+    Accepting(Option<Offer>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,12 +204,34 @@ enum State {
 impl ClientLane {
     /// A lane that has never been connected.
     pub fn new(identity: LaneIdentity, service: ServiceInfo, limits: Limits) -> Self {
+        Self::in_role(Role::Connecting { identity, service, serves: None, secret: None }, limits)
+    }
+
+    /// Offers a service for the calls of the other side, from the next connection on.
+    pub fn offer(&mut self, offered: ServiceInfo) {
+        if let Role::Connecting { serves, .. } = &mut self.role {
+            *serves = Some(offered);
+            // Answers of the other direction share the connection: they are not to wait behind all that is queued.
+            self.claim_bytes_max = BULK_BYTES;
+        }
+    }
+
+    /// Shows a secret in each Hello, from the next connection on.
+    pub fn show_secret(&mut self, shown: Bytes) {
+        if let Role::Connecting { secret, .. } = &mut self.role {
+            *secret = Some(shown);
+        }
+    }
+
+    fn in_role(role: Role, limits: Limits) -> Self {
         Self {
             frame_bytes_max: limits.frame_bytes_max,
             window_ids_max: limits.window,
             limits,
-            identity,
-            service,
+            role,
+            flags: 0,
+            claim_bytes_max: usize::MAX,
+            welcomed: None,
             link: Link::Down,
             epoch: 0,
             server: None,
@@ -231,13 +269,14 @@ impl ClientLane {
     /// [`SubmitError`]; nothing was queued and no id was used.
     pub fn submit(&mut self, request: Submit<'_>) -> Result<u64, SubmitError> {
         if self.closed {
-            return Err(SubmitError::Refused(NotDelivered::ClientClosed));
+            return Err(SubmitError::Refused(self.why_closed().0));
         }
         if let Link::Draining { .. } = self.link {
             return Err(SubmitError::Refused(NotDelivered::Draining));
         }
         self.make_room()?;
         let header = RequestHeader {
+            flags: self.flags,
             id: self.next_id,
             floor: if self.planted.is(Bug::FloorOverOpenIds) { self.next_id } else { self.window.floor() },
             method: request.method,
@@ -336,13 +375,13 @@ impl ClientLane {
     pub fn resolve(&mut self, id: u64, deadline: Instant) {
         // Before the Welcome nothing is asked: it may say that there is nobody left to ask.
         let connected = matches!(self.link, Link::Up | Link::Draining { .. });
-        let closed = self.closed;
+        let (closed, ended) = (self.closed, self.why_closed().1);
         let Some(entry) = self.window.get_mut(id) else { return };
         let stage = entry.stage;
         entry.deadline = deadline;
         entry.state = match std::mem::replace(&mut entry.state, State::InDoubt) {
             State::Doubt(Some(outcome)) => State::Done(outcome),
-            State::Doubt(None) if closed => State::Done(Outcome::Unknown(stage, Cause::ClientClosed)),
+            State::Doubt(None) if closed => State::Done(Outcome::Unknown(stage, ended)),
             State::Doubt(None) => State::InDoubt,
             State::Lost(cause) => State::Done(Outcome::Unknown(stage, cause)),
             other => other,
@@ -402,7 +441,11 @@ impl ClientLane {
 
     /// The name of the service that it calls.
     pub fn service(&self) -> &'static str {
-        self.service.name
+        match &self.role {
+            Role::Connecting { service, .. } => service.name,
+            // Whoever calls names it.
+            Role::Accepting(_) => "",
+        }
     }
 
     /// The number of the last connection; 0 before the first.
@@ -476,7 +519,7 @@ impl ClientLane {
             *kind = Kind::Void.number();
         }
         if let Some(flags) = self.out.get_mut(frame_at.saturating_add(FLAGS_AT)) {
-            *flags = IGNORABLE;
+            *flags = IGNORABLE | self.flags;
         }
         self.queued = self.queued.saturating_sub(1);
         if self.queued == 0 {
@@ -508,7 +551,7 @@ impl ClientLane {
     /// Hello, Park and Resolve.
     fn put_control(&mut self, kind: Kind, aux: u32, id: u64, body: &[u8]) {
         if matches!(self.link, Link::Up | Link::Draining { .. } | Link::Opening { optimistic: true }) {
-            put_frame(&mut self.control, kind, aux, id, body);
+            put_frame_with(&mut self.control, kind, self.flags, aux, id, body);
         }
     }
 
@@ -524,8 +567,13 @@ fn entry_is_stream_of_server(streams: &BTreeMap<u64, StreamIn>, id: u64) -> bool
 
 /// Appends a frame that has only the common header. Control frames are small: none is ever too large.
 pub(crate) fn put_frame(out: &mut BytesMut, kind: Kind, aux: u32, id: u64, body: &[u8]) {
+    put_frame_with(out, kind, 0, aux, id, body);
+}
+
+/// [`put_frame`], with flags.
+pub(crate) fn put_frame_with(out: &mut BytesMut, kind: Kind, flags: u8, aux: u32, id: u64, body: &[u8]) {
     let appended = frame::append(out, usize::MAX, |out| {
-        header::put_common(out, kind, 0, aux, id);
+        header::put_common(out, kind, flags, aux, id);
         out.extend_from_slice(body);
         Ok::<(), Oversized>(())
     });

@@ -8,17 +8,35 @@
 use std::time::Duration;
 
 use super::{ClientLane, Link, Outcome, Payload, State, StreamEnd};
+use crate::id::{Incarnation, PeerId};
 use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::session::Violation;
 use crate::session::planted::Bug;
-use crate::wire::header::{self, EndCode, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, split_u32};
+use crate::wire::header::{
+    self, EndCode, FailedCode, Frame, GoodbyeCode, Kind, NackCode, REVERSE, ResolutionCode, split_u32,
+};
 use crate::wire::hello::Welcome;
+
+/// The memory that the server has of this lane, and what it allows there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Who the server is, and which life.
+    pub server: (PeerId, Incarnation),
+    /// The epoch whose Hello made that memory.
+    pub born: u64,
+    /// How many ids the server keeps open.
+    pub window: u32,
+    /// The largest frame that it accepts, in bytes.
+    pub frame_bytes_max: u32,
+}
 
 /// What the driver does after a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Read on.
     Continue,
+    /// The connection is accepted, see [`memory`](ClientLane::memory): a lane in the other direction belongs to it. Read on.
+    Welcomed,
     /// The server has said goodbye: close the connection.
     Close,
 }
@@ -30,8 +48,17 @@ impl ClientLane {
     /// [`Violation`]: the connection must be closed.
     pub fn handle_frame(&mut self, bytes: &[u8]) -> Result<Next, Violation> {
         let Some(frame) = header::parse(bytes)? else { return Ok(Next::Continue) };
+        if frame.flags & REVERSE != self.flags {
+            return Err(Violation::Unexpected("of the other direction"));
+        }
         match frame.kind {
-            Kind::Welcome => self.welcome(&Welcome::parse(frame.body)?)?,
+            Kind::Welcome | Kind::Goodbye if self.flags != 0 => {
+                return Err(Violation::Unexpected("of a connection, in a lane of the other direction"));
+            }
+            Kind::Welcome => {
+                self.welcome(&Welcome::parse(frame.body)?)?;
+                return Ok(Next::Welcomed);
+            }
             Kind::Goodbye => {
                 self.goodbye(GoodbyeCode::from_number(frame.aux), frame.id);
                 return Ok(Next::Close);
@@ -81,6 +108,8 @@ impl ClientLane {
         self.frame_bytes_max = self.limits.frame_bytes_max.min(theirs);
         self.window_ids_max = self.limits.window.min(welcome.window.max(1));
         let server = (welcome.peer, welcome.incarnation);
+        let (window, frame_bytes_max) = (welcome.window, welcome.frame_bytes_max);
+        self.welcomed = Some(Memory { server, born: welcome.born, window, frame_bytes_max });
         let restarted = self.server.replace(server).is_some_and(|known| known != server);
         let cause = if restarted { Cause::PeerRestarted } else { Cause::Forgotten };
         if self.born < welcome.born {
@@ -100,8 +129,13 @@ impl ClientLane {
         Ok(())
     }
 
+    /// What the server of the present connection remembers; `None` before its Welcome.
+    pub fn memory(&self) -> Option<Memory> {
+        self.welcomed
+    }
+
     /// Asks what became of every id that was written on an earlier connection.
-    fn resolve_in_doubt(&mut self) {
+    pub(super) fn resolve_in_doubt(&mut self) {
         let mut ids = Vec::new();
         for (id, entry) in self.window.iter_mut() {
             if matches!(entry.state, State::InDoubt) {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 pub use self::receive::{NewCall, Taken};
-use super::client::put_frame;
+use super::client::{put_frame, put_frame_with};
 use super::payload::Payload;
 use super::planted::{Bug, Planted};
 use super::stream_out::StreamOut;
@@ -23,7 +23,7 @@ use super::window::Window;
 use crate::id::{Incarnation, PeerId};
 use crate::limits::{BULK_BYTES, Limits, TICK};
 use crate::wire::frame::{self, Oversized};
-use crate::wire::header::{self, EndCode, FailedCode, GoodbyeCode, Kind, NackCode, ResolutionCode};
+use crate::wire::header::{self, EndCode, FailedCode, GoodbyeCode, Kind, NackCode, REVERSE, ResolutionCode};
 use crate::wire::hello::Welcome;
 
 /// What became of a request.
@@ -85,6 +85,8 @@ pub struct Remembered {
 #[derive(Debug)]
 pub struct ServerLane {
     limits: Limits,
+    /// On every frame of this lane.
+    flags: u8,
     /// The epoch whose Hello made this memory.
     born: u64,
     epoch: u64,
@@ -169,8 +171,15 @@ impl ServerLane {
             wakers: Vec::new(),
             counters: ServerCounters::default(),
             planted: Planted::default(),
+            flags: 0,
             limits,
         }
+    }
+
+    /// The half of a lane on which the accepting side calls, kept by the connecting side for as long as the other's
+    /// memory lives. It must be [`attach_reverse`](Self::attach_reverse)d.
+    pub fn reverse(limits: Limits) -> Self {
+        Self { flags: REVERSE, ..Self::new(limits, 0) }
     }
 
     /// Plants a bug.
@@ -188,17 +197,7 @@ impl ServerLane {
         frame_bytes_max: u32,
         server: (PeerId, Incarnation),
     ) -> Option<()> {
-        if epoch <= self.epoch {
-            return None;
-        }
-        self.drop_connection();
-        self.epoch = epoch;
-        self.attached = true;
-        self.detached_at = None;
-        self.done = false;
-        self.window_ids_max = self.limits.window.min(window.max(1));
-        self.frame_bytes_max = self.limits.frame_bytes_max.min(usize::try_from(frame_bytes_max).unwrap_or(usize::MAX));
-        self.received_told = self.taken_last;
+        self.take_over(epoch, window, frame_bytes_max)?;
         let welcome = Welcome {
             wire: crate::limits::WIRE_VERSION,
             born: self.born,
@@ -212,10 +211,37 @@ impl ServerLane {
             Ok::<(), Oversized>(())
         });
         debug_assert!(appended.is_ok(), "a Welcome fits a u32");
-        if self.draining {
-            put_frame(&mut self.out, Kind::Drain, 0, self.taken_last, &[]);
-        }
+        self.say_draining();
         Some(())
+    }
+
+    /// The accepting side has sent Welcome on the connection of `epoch`, whose number is ours.
+    pub fn attach_reverse(&mut self, epoch: u64, window: u32, frame_bytes_max: u32) {
+        if self.take_over(epoch, window, frame_bytes_max).is_some() {
+            self.say_draining();
+        }
+    }
+
+    fn take_over(&mut self, epoch: u64, window: u32, frame_bytes_max: u32) -> Option<()> {
+        if epoch <= self.epoch {
+            return None;
+        }
+        self.drop_connection();
+        self.epoch = epoch;
+        self.attached = true;
+        self.detached_at = None;
+        self.done = false;
+        self.window_ids_max = self.limits.window.min(window.max(1));
+        self.frame_bytes_max = self.limits.frame_bytes_max.min(usize::try_from(frame_bytes_max).unwrap_or(usize::MAX));
+        self.received_told = self.taken_last;
+        Some(())
+    }
+
+    fn say_draining(&mut self) {
+        if self.draining && self.attached {
+            let less = u64::from(self.planted.is(Bug::DrainNamesTooLow));
+            put_frame_with(&mut self.out, Kind::Drain, self.flags, 0, self.taken_last.saturating_sub(less), &[]);
+        }
     }
 
     /// Methods whose schema differs between the two sides: refused one by one.
@@ -275,7 +301,7 @@ impl ServerLane {
                 self.running = self.running.saturating_add(1);
             }
             if self.planted.is(Bug::DoubleSettle) && self.attached && self.window.get(id).is_some() {
-                put_reply(&mut self.out, id, &reply);
+                put_reply(&mut self.out, self.flags, id, &reply);
             }
             if let Some(at) = self.unheld.iter().position(|(unheld, _)| *unheld == id) {
                 let (_, running) = self.unheld.swap_remove(at);
@@ -285,7 +311,7 @@ impl ServerLane {
             return;
         };
         if self.attached {
-            put_reply(&mut self.out, id, &reply);
+            put_reply(&mut self.out, self.flags, id, &reply);
         }
         self.answer_bytes = self.answer_bytes.saturating_add(reply.bytes());
         if let Entry::Running(running) = std::mem::replace(entry, Entry::Answered(reply)) {
@@ -373,7 +399,7 @@ impl ServerLane {
         }
         debug_assert!(into.is_empty(), "one claim at a time");
         if !self.out.is_empty() && self.running > 0 && self.taken_last > self.received_told {
-            put_frame(&mut self.out, Kind::Received, 0, self.taken_last, &[]);
+            put_frame_with(&mut self.out, Kind::Received, self.flags, 0, self.taken_last, &[]);
             self.received_told = self.taken_last;
         }
         std::mem::swap(into, &mut self.out);
@@ -392,10 +418,7 @@ impl ServerLane {
             return;
         }
         self.draining = true;
-        if self.attached {
-            let less = u64::from(self.planted.is(Bug::DrainNamesTooLow));
-            put_frame(&mut self.out, Kind::Drain, 0, self.taken_last.saturating_sub(less), &[]);
-        }
+        self.say_draining();
         let ids: Vec<u64> = self.streams.keys().copied().collect();
         for id in ids {
             self.end_stream(id, EndCode::Aborted);
@@ -430,14 +453,19 @@ impl ServerLane {
         Ok(())
     }
 
+    /// What [`item_frame`](Self::item_frame) must know of this lane: the flags of its frames, and the largest size.
+    pub fn item_format(&self) -> (u8, usize) {
+        (self.flags, self.frame_bytes_max)
+    }
+
     /// An item as a frame.
     ///
     /// # Errors
     /// It is larger than both sides agreed on.
-    pub fn item_frame(id: u64, body: &[u8], frame_bytes_max: usize) -> Result<Bytes, Oversized> {
+    pub fn item_frame(id: u64, body: &[u8], (flags, frame_bytes_max): (u8, usize)) -> Result<Bytes, Oversized> {
         let mut out = BytesMut::with_capacity(body.len().saturating_add(32));
         frame::append(&mut out, frame_bytes_max, |out| {
-            header::put_common(out, Kind::Item, 0, 0, id);
+            header::put_common(out, Kind::Item, flags, 0, id);
             out.extend_from_slice(body);
             Ok::<(), Oversized>(())
         })?;
@@ -447,7 +475,7 @@ impl ServerLane {
     /// The producer of the stream `id` is done.
     pub fn end_stream(&mut self, id: u64, code: EndCode) {
         let mut out = BytesMut::new();
-        put_frame(&mut out, Kind::End, code.number(), id, &[]);
+        put_frame_with(&mut out, Kind::End, self.flags, code.number(), id, &[]);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.out.end(out.freeze());
             self.wakers.extend(stream.out.waker());
@@ -488,7 +516,7 @@ impl ServerLane {
             self.wakers.extend(running.cancel);
         }
         if self.attached {
-            put_reply(&mut self.out, id, &Reply::Failed(code));
+            put_reply(&mut self.out, self.flags, id, &Reply::Failed(code));
         }
         self.close_stream(id);
     }
@@ -568,15 +596,15 @@ impl Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamGone;
 
-fn put_reply(out: &mut BytesMut, id: u64, reply: &Reply) {
+fn put_reply(out: &mut BytesMut, flags: u8, id: u64, reply: &Reply) {
     match reply {
-        Reply::Ack(payload) => put_frame(out, Kind::Ack, 0, id, payload.as_slice()),
-        Reply::Nack(code, payload) => put_frame(out, Kind::Nack, code.number(), id, payload.as_slice()),
-        Reply::Failed(code) => put_frame(out, Kind::Failed, code.number(), id, &[]),
+        Reply::Ack(payload) => put_frame_with(out, Kind::Ack, flags, 0, id, payload.as_slice()),
+        Reply::Nack(code, payload) => put_frame_with(out, Kind::Nack, flags, code.number(), id, payload.as_slice()),
+        Reply::Failed(code) => put_frame_with(out, Kind::Failed, flags, code.number(), id, &[]),
     }
 }
 
-fn put_resolution(out: &mut BytesMut, id: u64, entry: Option<&Entry>, below_floor: bool) {
+fn put_resolution(out: &mut BytesMut, flags: u8, id: u64, entry: Option<&Entry>, below_floor: bool) {
     let mut body = BytesMut::new();
     let code = match entry {
         Some(Entry::Answered(Reply::Ack(payload))) => {
@@ -596,5 +624,5 @@ fn put_resolution(out: &mut BytesMut, id: u64, entry: Option<&Entry>, below_floo
         None if below_floor => ResolutionCode::Forgotten,
         Some(Entry::Burnt) | None => ResolutionCode::NeverSeen,
     };
-    put_frame(out, Kind::Resolution, code.number(), id, &body);
+    put_frame_with(out, Kind::Resolution, flags, code.number(), id, &body);
 }

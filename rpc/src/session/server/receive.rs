@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::{Entry, Payload, Reply, Running, ServerLane, Stream, StreamOut, put_reply, put_resolution};
 use crate::session::Violation;
-use crate::session::client::put_frame;
+use crate::session::client::put_frame_with;
 use crate::session::planted::Bug;
 use crate::wire::header::{
-    self, FailedCode, Frame, GoodbyeCode, Kind, NackCode, ResolutionCode, Tlvs, parse_ids, split_u32,
+    self, FailedCode, Frame, GoodbyeCode, Kind, NackCode, REVERSE, ResolutionCode, Tlvs, parse_ids, split_u32,
 };
 
 /// A request that a handler is to see. Exactly one [`answer`](ServerLane::answer) must follow.
@@ -56,6 +56,9 @@ impl ServerLane {
             return Ok(Taken::Fenced);
         }
         let Some(frame) = header::parse(bytes)? else { return Ok(Taken::Nothing) };
+        if frame.flags & REVERSE != self.flags {
+            return Err(Violation::Unexpected("of the other direction"));
+        }
         match frame.kind {
             Kind::Request => return self.request(now, &frame),
             Kind::Void => self.raise_floor(&frame)?,
@@ -72,9 +75,9 @@ impl ServerLane {
             }
             Kind::Ping => {
                 self.raise_floor(&frame)?;
-                put_frame(&mut self.out, Kind::Pong, 0, frame.id, &[]);
+                put_frame_with(&mut self.out, Kind::Pong, self.flags, 0, frame.id, &[]);
             }
-            Kind::Goodbye => {
+            Kind::Goodbye if self.flags == 0 => {
                 self.done = GoodbyeCode::from_number(frame.aux) == GoodbyeCode::Done;
                 return Ok(Taken::Closed);
             }
@@ -91,14 +94,14 @@ impl ServerLane {
         if self.planted.is(Bug::RefusalBeforeLookup)
             && let Some(code) = self.refusal(frame, span_max)
         {
-            put_reply(&mut self.out, id, &Reply::Nack(code, Payload::EMPTY));
+            put_reply(&mut self.out, self.flags, id, &Reply::Nack(code, Payload::EMPTY));
             return Ok(Taken::Nothing);
         }
         if let Some(entry) = self.window.get(id) {
             self.counters.repeats = self.counters.repeats.saturating_add(1);
             match entry {
-                Entry::Answered(reply) => put_reply(&mut self.out, id, reply),
-                Entry::Burnt => put_reply(&mut self.out, id, &Reply::Nack(NackCode::Burnt, Payload::EMPTY)),
+                Entry::Answered(reply) => put_reply(&mut self.out, self.flags, id, reply),
+                Entry::Burnt => put_reply(&mut self.out, self.flags, id, &Reply::Nack(NackCode::Burnt, Payload::EMPTY)),
                 // Its answer will follow.
                 Entry::Running(_) => {}
             }
@@ -112,7 +115,7 @@ impl ServerLane {
             return Ok(Taken::Call(NewCall { id, method, version, deadline, tlvs, body }));
         }
         if id < self.window.floor() {
-            put_frame(&mut self.out, Kind::Resolution, ResolutionCode::Forgotten.number(), id, &[]);
+            put_frame_with(&mut self.out, Kind::Resolution, self.flags, ResolutionCode::Forgotten.number(), id, &[]);
             return Ok(Taken::Nothing);
         }
         if self.planted.is(Bug::EvictedAnswer) && self.answer_bytes >= self.limits.answer_bytes_max {
@@ -124,7 +127,7 @@ impl ServerLane {
         if let Some(code) = self.refusal(frame, span_max) {
             self.counters.refused = self.counters.refused.saturating_add(1);
             let reply = Reply::Nack(code, Payload::EMPTY);
-            put_reply(&mut self.out, id, &reply);
+            put_reply(&mut self.out, self.flags, id, &reply);
             if !self.window.insert(id, Entry::Answered(reply), span_max) {
                 // A refusal that cannot be kept could be contradicted by a repeat.
                 return Err(Violation::Impossible("id beyond the window"));
@@ -146,7 +149,7 @@ impl ServerLane {
         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         self.counters.taken = self.counters.taken.saturating_add(1);
         if self.planted.is(Bug::AckBeforeApply) {
-            put_reply(&mut self.out, id, &Reply::Ack(Payload::EMPTY));
+            put_reply(&mut self.out, self.flags, id, &Reply::Ack(Payload::EMPTY));
         }
         let (method, version, tlvs, body) = (frame.method, frame.version, frame.tlvs, frame.body);
         Ok(Taken::Call(NewCall { id, method, version, deadline, tlvs, body }))
@@ -165,6 +168,8 @@ impl ServerLane {
             || self.answer_bytes >= self.limits.answer_bytes_max
             || self.request_bytes >= self.limits.request_bytes_max
             || (opens_stream && self.streams.len() >= self.limits.streams_max)
+            // The connecting side never stops reading, or both could; so it must not take up what it cannot answer.
+            || (self.flags != 0 && self.out.len() >= self.limits.answer_bytes_max)
         {
             Some(NackCode::Overloaded)
         } else {
@@ -190,7 +195,7 @@ impl ServerLane {
     fn resolve(&mut self, id: u64) {
         let below_floor = id < self.window.floor();
         let entry = self.window.get(id);
-        put_resolution(&mut self.out, id, entry, below_floor);
+        put_resolution(&mut self.out, self.flags, id, entry, below_floor);
         if self.planted.is(Bug::ResolveWithoutRefusal) {
             return;
         }
