@@ -96,7 +96,10 @@ pub use request::__private;
 pub use request::{DecodeFault, Has, MethodInfo, Never, Protocol, Request, StreamRequest, Wire};
 pub use responder::{RawResponder, Responder};
 pub use rpc_derive::{Protocol, Request, Wire};
-pub use server::{Actor, Calls, ListenError, Server, ServerBuilder, serve, serve_calls, serve_calls_with, serve_with};
+pub use server::{
+    Actor, Calls, Denial, ListenError, Newcomer, PeerPidfd, Server, ServerBuilder, serve, serve_calls,
+    serve_calls_with, serve_with,
+};
 pub use service::{Answer, Service};
 pub use session::client::LaneCounters;
 pub use session::server::ServerCounters;

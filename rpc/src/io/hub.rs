@@ -22,6 +22,7 @@ use super::timer::now;
 use super::{lock, wake_all};
 use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
+use crate::server::{Denial, Options, PeerPidfd, Policy};
 use crate::session::server::{Reply, ServerCounters, ServerLane};
 use crate::wire::header::GoodbyeCode;
 use crate::wire::hello::{Hello, ServiceInfo};
@@ -44,6 +45,7 @@ const DESCRIPTORS_KEPT: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
     pub(crate) service: ServiceInfo,
     identity: (PeerId, Incarnation),
     lanes: Mutex<Lanes>,
@@ -62,6 +64,18 @@ struct Lanes {
     swept_at: Option<Instant>,
     /// What lanes had seen that are forgotten.
     forgotten: ServerCounters,
+}
+
+/// Why a Hello was not accepted.
+pub(super) enum Refused {
+    Code(GoodbyeCode),
+    Denied(Denial),
+}
+
+impl From<GoodbyeCode> for Refused {
+    fn from(code: GoodbyeCode) -> Self {
+        Self::Code(code)
+    }
 }
 
 /// A lane belongs to the process that connects, not only to the numbers that it says.
@@ -121,7 +135,8 @@ impl LaneCell {
 
 impl Hub {
     /// `descriptors`: whether each connection takes one.
-    pub(crate) fn new(limits: Limits, service: ServiceInfo, descriptors: bool) -> Self {
+    pub(crate) fn new(options: Options, service: ServiceInfo, descriptors: bool) -> Self {
+        let Options { limits, policy } = options;
         // A connection that could only be had by taking the last descriptor from a handler is refused instead.
         let table = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let table = table.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
@@ -131,6 +146,7 @@ impl Hub {
         let shares = Arc::new(Shares::new(connections_max, limits.handshakes_max, limits.lanes_max));
         Self {
             limits,
+            policy,
             service,
             identity: (PeerId::random(), Incarnation::random()),
             lanes: Mutex::default(),
@@ -182,21 +198,28 @@ impl Hub {
     }
 
     /// Judges a Hello and attaches its connection to its lane.
-    pub(super) fn admit(&self, hello: &Hello<'_>, peer: Peer) -> Result<(Arc<LaneCell>, u64), GoodbyeCode> {
+    pub(super) fn admit(
+        &self,
+        hello: &Hello<'_>,
+        peer: Peer,
+        pidfd: Option<&PeerPidfd>,
+    ) -> Result<(Arc<LaneCell>, u64), Refused> {
         let wire = crate::limits::WIRE_VERSION;
         if hello.wire_min > wire || hello.wire_max < wire {
-            return Err(GoodbyeCode::WireVersion);
+            return Err(GoodbyeCode::WireVersion.into());
         }
         if hello.service != self.service.name || hello.service_version != self.service.version {
-            return Err(GoodbyeCode::Service);
+            return Err(GoodbyeCode::Service.into());
         }
         if self.phase() != SERVING {
-            return Err(GoodbyeCode::Draining);
+            return Err(GoodbyeCode::Draining.into());
         }
         if hello.epoch == 0 {
             // No lane may be made that no Hello could ever be attached to: it would stay for good.
-            return Err(GoodbyeCode::Violation);
+            return Err(GoodbyeCode::Violation.into());
         }
+        // No lock is held: this is the user's code.
+        self.policy.admits(hello, peer, pidfd).map_err(Refused::Denied)?;
         let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
         let mismatched = self.mismatched(hello);
         let (cell, attached) = {
@@ -233,7 +256,7 @@ impl Hub {
                 lane.drain();
             }
         });
-        attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch)
+        attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch.into())
     }
 
     /// A place for one more lane of `peer`; looks for lanes that are over before it refuses.

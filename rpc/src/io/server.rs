@@ -17,7 +17,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::handlers::{Handlers, Polled, Pool};
-use super::hub::{CLOSING, Hub, LaneCell, SERVING};
+use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
 use super::inbound::{Inbound, poll_write_all};
 use super::shares::Permit;
 use super::stream::{Peer, Stream};
@@ -27,13 +27,15 @@ use crate::context::CallContext;
 use crate::id::RequestId;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
+use crate::server::{Denial, PeerPidfd};
 use crate::service::{Answer, refuse};
 use crate::session::Violation;
 use crate::session::client::put_frame;
+use crate::session::payload::Payload;
 use crate::session::server::{Reply, ServerLane, Taken};
 use crate::trace::{self, HandledCall, HandlerSpan};
 use crate::wire::frame::{Cut, cut};
-use crate::wire::header::{self, FailedCode, GoodbyeCode, Kind, Tlvs};
+use crate::wire::header::{self, FailedCode, GoodbyeCode, Kind, NackCode, Tlvs};
 use crate::wire::hello::{Hello, HelloError};
 
 /// Turns of a driver before it lets other tasks run.
@@ -46,6 +48,7 @@ enum End {
     Closed,
     Fenced,
     Refused(GoodbyeCode),
+    Denied(Denial),
     Violation(Violation),
     Broken(io::Error),
 }
@@ -76,6 +79,8 @@ struct Core<S, F> {
     _connection: Permit,
     /// Until the Hello has been accepted.
     handshake: Option<Permit>,
+    /// Of the peer, where the policy wants to see it, until the Hello has been judged.
+    pidfd: Option<PeerPidfd>,
     start: S,
     handlers: Handlers<F>,
     writing: BytesMut,
@@ -111,6 +116,7 @@ where
             peer,
             _connection: connection,
             handshake: Some(handshake),
+            pidfd: None,
             start,
             handlers: Handlers::new(pool),
             writing: BytesMut::new(),
@@ -123,7 +129,10 @@ where
             wakers: Vec::new(),
         };
         let mut connection = Self { stream, inbound: Inbound::default(), timer: Timer::default(), core };
-        if peer.uid != rustix::process::geteuid().as_raw() {
+        if connection.core.hub.policy.pidfds {
+            connection.core.pidfd = connection.stream.pidfd(peer);
+        }
+        if peer.uid != Peer::own().uid && !connection.core.hub.policy.any_user {
             tracing::warn!(uid = peer.uid, "refused a connection of another user");
             connection.core.say_goodbye(GoodbyeCode::Unauthorized);
         }
@@ -207,6 +216,11 @@ where
             }
             Err(End::Refused(code)) => {
                 core.say_goodbye(code);
+                Ok(())
+            }
+            Err(End::Denied(denial)) => {
+                tracing::warn!(peer = ?core.peer, %denial, "denied a connection");
+                core.deny(&denial);
                 Ok(())
             }
             other => other,
@@ -385,6 +399,11 @@ where
     }
 
     fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, trace: Option<Arc<HandlerSpan>>, body: &[u8]) {
+        if let Err(denial) = self.hub.policy.permits(&self.peer, self.hub.service.methods, (call.method, call.version))
+        {
+            let reason = Payload::copy(denial.reason());
+            return self.replies.push((call.id, Reply::Nack(NackCode::Unauthorized, reason)));
+        }
         let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
         let raw = RawResponder::new(Arc::clone(cell), context, trace.clone());
         let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
@@ -429,7 +448,12 @@ where
                 HelloError::Malformed => GoodbyeCode::Violation,
             })
         })?;
-        self.lane = Some(self.hub.admit(&hello, self.peer).map_err(End::Refused)?);
+        let pidfd = self.pidfd.take();
+        let admitted = self.hub.admit(&hello, self.peer, pidfd.as_ref()).map_err(|refused| match refused {
+            Refused::Code(code) => End::Refused(code),
+            Refused::Denied(denial) => End::Denied(denial),
+        });
+        self.lane = Some(admitted?);
         self.handshake = None;
         Ok(consumed)
     }
@@ -454,6 +478,12 @@ impl<S, F> Core<S, F> {
             Some((cell, _)) => cell.with(|lane| lane.goodbye(code)),
             None => put_frame(&mut self.writing, Kind::Goodbye, code.number(), 0, &[]),
         }
+    }
+
+    /// A peer that has no lane is told why it gets none.
+    fn deny(&mut self, denial: &Denial) {
+        self.last_words = Some(GoodbyeCode::Unauthorized);
+        put_frame(&mut self.writing, Kind::Goodbye, GoodbyeCode::Unauthorized.number(), 0, denial.reason());
     }
 
     fn detach(&mut self) {

@@ -5,6 +5,7 @@
 //! Made by `listener` and `dial`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,6 +13,8 @@ use futures::FutureExt;
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::UnixStream;
+
+use crate::server::PeerPidfd;
 
 /// Who is at the other end of a connection, by the kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +59,14 @@ impl Stream {
 }
 
 impl Stream {
+    /// The process at the other end, if it is known.
+    pub(crate) fn pidfd(&self, peer: Peer) -> Option<PeerPidfd> {
+        match self {
+            Self::Unix(stream) => PeerPidfd::of(stream.as_fd(), peer),
+            Self::Mem(_) => None,
+        }
+    }
+
     /// Sends a few bytes at once or not at all: a last word, where nobody may be waited for.
     pub(crate) fn send_now(&mut self, bytes: &[u8]) {
         match self {

@@ -6,13 +6,15 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Calls, ListenError, Server, start};
+use super::{Calls, Denial, ListenError, Newcomer, Policy, Server, start};
 use crate::address::Address;
+use crate::io::stream::Peer;
 use crate::limits::Limits;
-use crate::request::Protocol;
+use crate::request::{MethodInfo, Protocol};
 use crate::service::{Answer, Service};
 
 /// A server that does not listen yet. Made by [`Server::builder`] or [`Server::actor`].
@@ -31,6 +33,7 @@ pub struct Actor(());
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
 }
 
 impl Server {
@@ -54,6 +57,44 @@ impl<P, H> ServerBuilder<P, H> {
     /// Limits other than the default ones.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.options.limits = limits;
+        self
+    }
+
+    /// Asks `policy` about each connection, when its Hello has been read and before any of its requests is looked at. It
+    /// sees whom the kernel has let through: only our own user, unless [`any_user`](Self::any_user) says otherwise. Who is
+    /// denied is told why; its calls end as not delivered. Without a policy everybody of our user is let in.
+    ///
+    /// It runs in the connection's task: it must not block.
+    pub fn authorize<A>(mut self, policy: A) -> Self
+    where
+        A: Fn(&Newcomer<'_>) -> Result<(), Denial> + Send + Sync + 'static,
+    {
+        self.options.policy.admission = Some(Arc::new(policy));
+        self
+    }
+
+    /// Asks `policy` about each request, before its body is decoded and its handler made. A call that is denied ends as
+    /// not delivered (unauthorized), with the reason.
+    ///
+    /// It runs in the connection's task, for each request: it must be fast and must not block.
+    pub fn authorize_calls<A>(mut self, policy: A) -> Self
+    where
+        A: Fn(&Peer, &MethodInfo) -> Result<(), Denial> + Send + Sync + 'static,
+    {
+        self.options.policy.permission = Some(Arc::new(policy));
+        self
+    }
+
+    /// Leaves it to the policy which users may connect, instead of letting in our own only. The mode of a Unix socket keeps
+    /// everybody else but root out all the same.
+    pub fn any_user(mut self) -> Self {
+        self.options.policy.any_user = true;
+        self
+    }
+
+    /// Opens a descriptor of each peer's process for the time of its handshake: see [`Newcomer::pidfd`].
+    pub fn pidfds(mut self) -> Self {
+        self.options.policy.pidfds = true;
         self
     }
 }

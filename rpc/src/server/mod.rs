@@ -6,6 +6,7 @@
 //! Above `io::accept` and `io::server`.
 
 mod builder;
+mod policy;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::builder::Options;
 pub use self::builder::{Actor, ServerBuilder};
+pub(crate) use self::policy::Policy;
+pub use self::policy::{Denial, Newcomer, PeerPidfd};
 use crate::address::Address;
 use crate::io::hub::{CLOSING, DRAINING, Hub};
 pub use crate::io::listener::ListenError;
@@ -93,7 +96,7 @@ pub async fn serve_calls_with<P: Protocol>(
 fn start<P: Protocol>(address: &Address, service: Service<P>, options: Options) -> Result<Server, ListenError> {
     let listener = Listener::bind(address)?;
     let address = listener.address().clone();
-    let hub = Arc::new(Hub::new(options.limits, Service::<P>::INFO, !matches!(address, Address::Mem(_))));
+    let hub = Arc::new(Hub::new(options, Service::<P>::INFO, !matches!(address, Address::Mem(_))));
     let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect));
     Ok(Server { hub, address, accept })
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{ClientLane, Link, Outcome, Payload, State, StreamEnd};
 use crate::id::{Incarnation, PeerId};
+use crate::limits::REASON_BYTES_MAX;
 use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::session::Violation;
 use crate::session::planted::Bug;
@@ -60,7 +61,7 @@ impl ClientLane {
                 return Ok(Next::Welcomed);
             }
             Kind::Goodbye => {
-                self.goodbye(GoodbyeCode::from_number(frame.aux), frame.id);
+                self.goodbye(GoodbyeCode::from_number(frame.aux), frame.id, frame.body);
                 return Ok(Next::Close);
             }
             _ if matches!(self.link, Link::Opening { .. } | Link::Down) => {
@@ -244,9 +245,13 @@ impl ClientLane {
         self.not_taken_above(last, &NotDelivered::Draining);
     }
 
-    fn goodbye(&mut self, code: GoodbyeCode, last: u64) {
+    fn goodbye(&mut self, code: GoodbyeCode, last: u64, reason: &[u8]) {
         let why = match code {
             GoodbyeCode::Done | GoodbyeCode::Draining => NotDelivered::Draining,
+            GoodbyeCode::Unauthorized if !reason.is_empty() => {
+                let reason = reason.get(..REASON_BYTES_MAX).unwrap_or(reason);
+                NotDelivered::Unauthorized(String::from_utf8_lossy(reason).into_owned())
+            }
             other => NotDelivered::Refused(refusal(other)),
         };
         self.not_taken_above(last, &why);

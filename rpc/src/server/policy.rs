@@ -1,0 +1,182 @@
+//! Who is let in, and to which methods: what the user of a server decides, in the words of its hooks.
+//!
+//! Never trusted for more than it says: credentials are the kernel's, identities are the peer's own claims. A policy only
+//! narrows what the kernel has let through, unless [`any_user`](crate::ServerBuilder::any_user) was asked for.
+//!
+//! Set by `builder`, asked by `io::hub` for each Hello and by `io::server` for each request.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::id::{Incarnation, PeerId};
+use crate::io::stream::Peer;
+use crate::request::MethodInfo;
+use crate::wire::hello::Hello;
+
+/// Judges who wants to connect.
+pub(crate) type Admission = dyn Fn(&Newcomer<'_>) -> Result<(), Denial> + Send + Sync;
+/// Judges a request before any handler sees it.
+pub(crate) type Permission = dyn Fn(&Peer, &MethodInfo) -> Result<(), Denial> + Send + Sync;
+
+/// What a server was told about whom to let in.
+#[derive(Default)]
+pub(crate) struct Policy {
+    pub(crate) admission: Option<Arc<Admission>>,
+    pub(crate) permission: Option<Arc<Permission>>,
+    pub(crate) any_user: bool,
+    pub(crate) pidfds: bool,
+}
+
+/// Who asks to be let in.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Newcomer<'a> {
+    /// Who connected, by the kernel's word.
+    pub peer: Peer,
+    /// Who it says it is. Whoever may connect may say any identity; the server keeps lanes of two processes apart all
+    /// the same.
+    pub peer_id: PeerId,
+    /// Which life, by its own word.
+    pub incarnation: Incarnation,
+    /// The service that it asks for; always the one that is served.
+    pub service: &'a str,
+    /// Its version.
+    pub service_version: u16,
+    pub(crate) pidfd: Option<&'a PeerPidfd>,
+}
+
+/// A descriptor of the process that connected.
+#[derive(Debug)]
+pub struct PeerPidfd {
+    descriptor: OwnedFd,
+    exact: bool,
+}
+
+/// Why somebody is not let in; the peer is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Denial(Cow<'static, str>);
+
+impl Policy {
+    /// Whether `hello` may have its lane.
+    pub(crate) fn admits(&self, hello: &Hello<'_>, peer: Peer, pidfd: Option<&PeerPidfd>) -> Result<(), Denial> {
+        let Some(admission) = &self.admission else { return Ok(()) };
+        admission(&Newcomer {
+            peer,
+            peer_id: hello.peer,
+            incarnation: hello.incarnation,
+            service: hello.service,
+            service_version: hello.service_version,
+            pidfd,
+        })
+    }
+
+    /// Whether `peer` may call `method`.
+    pub(crate) fn permits(&self, peer: &Peer, methods: &[MethodInfo], method: (u16, u16)) -> Result<(), Denial> {
+        let Some(permission) = &self.permission else { return Ok(()) };
+        // What the service does not have is refused as that.
+        let known = methods.iter().find(|known| (known.id, known.version) == method);
+        known.map_or(Ok(()), |known| permission(peer, known))
+    }
+}
+
+impl<'a> Newcomer<'a> {
+    /// Whether the peer runs as our user.
+    pub fn is_same_user(&self) -> bool {
+        self.peer.uid == Peer::own().uid
+    }
+
+    /// The peer's process, where [`pidfds`](crate::ServerBuilder::pidfds) was asked for and the kernel could give it. It is
+    /// closed when the policy has decided: [`try_clone`](PeerPidfd::try_clone) it to keep it.
+    pub fn pidfd(&self) -> Option<&'a PeerPidfd> {
+        self.pidfd
+    }
+}
+
+impl PeerPidfd {
+    /// The process at the other end of `socket`.
+    pub(crate) fn of(socket: BorrowedFd<'_>, peer: Peer) -> Option<Self> {
+        #[cfg(feature = "pidfd")]
+        match nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerPidfd) {
+            Ok(descriptor) => return Some(Self { descriptor, exact: true }),
+            Err(errno) => tracing::debug!(%errno, "the kernel gives no SO_PEERPIDFD"),
+        }
+        let _ = socket;
+        let pid = rustix::process::Pid::from_raw(peer.pid?)?;
+        let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
+        Some(Self { descriptor, exact: false })
+    }
+
+    /// Whether it is the very process that connected (`SO_PEERPIDFD`: Linux 6.5 and later, feature `pidfd`). If not, it is
+    /// the one that had that pid when the Hello came: the same, unless the peer had ended by then and its pid was reused.
+    pub fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    /// Whether the process has ended. A connection may outlive it in a descriptor that a child inherited.
+    ///
+    /// # Errors
+    /// The system could not say.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut polled = [rustix::event::PollFd::new(&self.descriptor, rustix::event::PollFlags::IN)];
+        let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(rustix::event::poll(&mut polled, Some(&none))? > 0)
+    }
+
+    /// A second descriptor of the same process, to keep.
+    ///
+    /// # Errors
+    /// The descriptor table is full.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { descriptor: self.descriptor.try_clone()?, exact: self.exact })
+    }
+}
+
+impl AsFd for PeerPidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl From<PeerPidfd> for OwnedFd {
+    fn from(pidfd: PeerPidfd) -> Self {
+        pidfd.descriptor
+    }
+}
+
+impl Denial {
+    /// With a reason for the peer, cut at 256 bytes.
+    pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self(reason.into())
+    }
+
+    pub(crate) fn reason(&self) -> &[u8] {
+        crate::service::clip(&self.0).as_bytes()
+    }
+}
+
+impl From<&'static str> for Denial {
+    fn from(reason: &'static str) -> Self {
+        Self::new(reason)
+    }
+}
+
+impl From<String> for Denial {
+    fn from(reason: String) -> Self {
+        Self::new(reason)
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("admission", &self.admission.is_some())
+            .field("permission", &self.permission.is_some())
+            .field("any_user", &self.any_user)
+            .field("pidfds", &self.pidfds)
+            .finish()
+    }
+}

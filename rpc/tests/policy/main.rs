@@ -1,0 +1,144 @@
+//! Who is let in, and to what: policies and other users.
+//!
+//! What needs another user starts this binary again as one (`uid`); only root can, and elsewhere those tests say that
+//! they did nothing.
+
+mod uid;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rpc::{Address, CallError, Client, Denial, NotDelivered, Server};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 1, ack = u32)]
+struct Count;
+
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 2, ack = ())]
+struct Reset;
+
+#[derive(rpc::Protocol)]
+#[rpc(name = "counter", version = 3)]
+enum Counter {
+    Count(Count),
+    Reset(Reset),
+}
+
+/// Counts what reaches its handlers.
+#[derive(Clone, Default)]
+struct Seen(Arc<AtomicU32>);
+
+impl CounterHandler for Seen {
+    async fn count(&self, _: Count) -> Result<u32, rpc::Never> {
+        Ok(self.0.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    async fn reset(&self, _: Reset) -> Result<(), rpc::Never> {
+        self.0.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn scratch() -> (tempfile::TempDir, Address) {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    (directory, address)
+}
+
+#[track_caller]
+fn check_unauthorized<R: rpc::Request>(result: Result<R::Ack, CallError<R>>, reason: &str) {
+    let Err(CallError::NotDelivered(NotDelivered::Unauthorized(said))) = result else {
+        panic!("`{}` was let through, or refused otherwise", R::NAME);
+    };
+    assert_eq!(said, reason);
+}
+
+#[tokio::test]
+async fn policy_sees_who_connects_and_lets_in_whom_it_likes() {
+    let (_scratch, address) = scratch();
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::builder::<Counter>(Seen::default())
+        .authorize(move |who| {
+            assert!(who.is_same_user() && who.pidfd().is_none());
+            assert_eq!(who.peer, rpc::Peer::own());
+            assert_eq!((who.service, who.service_version), ("counter", 3));
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+        .serve(&address)
+        .await
+        .unwrap();
+    let client = Client::<Counter>::new(server.address());
+    assert_eq!(client.call(Count).await.unwrap(), 1);
+    assert_eq!(client.call(Count).await.unwrap(), 2);
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "once a connection");
+}
+
+#[tokio::test]
+async fn denied_newcomer_is_told_why_and_no_handler_sees_its_request() {
+    let (_scratch, address) = scratch();
+    let seen = Seen::default();
+    let handled = Arc::clone(&seen.0);
+    let server = Server::builder::<Counter>(seen)
+        .authorize(|_| Err(Denial::new("not on a Sunday")))
+        .serve(&address)
+        .await
+        .unwrap();
+    // The request travels behind the Hello: it is on the way when the Hello is refused.
+    check_unauthorized(Client::<Counter>::new(server.address()).call(Count).await, "not on a Sunday");
+    assert_eq!(handled.load(Ordering::SeqCst), 0);
+    assert_eq!(server.lanes(), 0, "who is not let in leaves nothing");
+}
+
+#[tokio::test]
+async fn reason_of_a_denial_is_cut_to_what_the_protocol_allows() {
+    let server = Server::builder::<Counter>(Seen::default())
+        .authorize(|_| Err("é".repeat(200).into()))
+        .serve(&Address::mem("long denial"))
+        .await
+        .unwrap();
+    check_unauthorized(Client::<Counter>::new(server.address()).call(Count).await, &"é".repeat(128));
+}
+
+#[tokio::test]
+async fn method_that_is_denied_is_refused_before_its_handler_and_others_work() {
+    let (_scratch, address) = scratch();
+    let server = Server::builder::<Counter>(Seen::default())
+        .authorize_calls(|peer, method| {
+            assert_eq!(*peer, rpc::Peer::own());
+            if method.name == "reset" { Err("read only".into()) } else { Ok(()) }
+        })
+        .serve(&address)
+        .await
+        .unwrap();
+    let client = Client::<Counter>::new(server.address());
+    assert_eq!(client.call(Count).await.unwrap(), 1);
+    check_unauthorized(client.call(Reset).await, "read only");
+    assert_eq!(client.call(Count).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn pidfd_of_the_peer_is_there_on_demand_and_gone_after_the_handshake() {
+    let (_scratch, address) = scratch();
+    let server = Server::builder::<Counter>(Seen::default())
+        .pidfds()
+        .authorize(|who| {
+            let pidfd = who.pidfd().ok_or("no pidfd")?;
+            assert!(!pidfd.has_ended().unwrap(), "this very process");
+            assert_eq!(pidfd.is_exact(), cfg!(feature = "pidfd"));
+            Ok(())
+        })
+        .serve(&address)
+        .await
+        .unwrap();
+    let client = Client::<Counter>::new(server.address());
+    client.call(Count).await.unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let pidfds = open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    // Other tests of this process may be in the middle of theirs: what counts is that this one keeps none.
+    let kept = pidfds.filter(|target| target.to_string_lossy().contains("pidfd")).count();
+    assert!(kept <= 1, "{kept} descriptors are kept for idle connections");
+}
