@@ -97,8 +97,8 @@ pub use request::{DecodeFault, Has, MethodInfo, Never, Protocol, Request, Stream
 pub use responder::{RawResponder, Responder};
 pub use rpc_derive::{Protocol, Request, Wire};
 pub use server::{
-    Actor, Calls, Denial, ListenError, Newcomer, PeerPidfd, Server, ServerBuilder, serve, serve_calls,
-    serve_calls_with, serve_with,
+    Actor, Calls, Denial, ListenError, Newcomer, PeerPidfd, Secret, SecretError, Server, ServerBuilder, serve,
+    serve_calls, serve_calls_with, serve_with,
 };
 pub use service::{Answer, Service};
 pub use session::client::LaneCounters;

@@ -124,6 +124,12 @@ pub(crate) const TRACESTATE_BYTES_MAX: usize = 512;
 /// The most members of a tracestate. LIMIT: W3C Trace Context 3.3.1.
 pub(crate) const TRACESTATE_MEMBERS_MAX: usize = 32;
 
+/// The shortest secret, in bytes. LIMIT: 128 random bits cannot be guessed.
+pub(crate) const SECRET_BYTES_MIN: usize = 16;
+
+/// The longest secret, in bytes. LIMIT: leaves a Hello of 4 KiB its method list.
+pub(crate) const SECRET_BYTES_MAX: usize = 256;
+
 /// The wire versions that this crate speaks.
 pub(crate) const WIRE_VERSION: u16 = 1;
 

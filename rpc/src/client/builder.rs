@@ -14,6 +14,7 @@ use crate::id::{Incarnation, PeerId};
 use crate::io::client::LaneCell;
 use crate::limits::Limits;
 use crate::request::Protocol;
+use crate::server::Secret;
 use crate::service::Service;
 use crate::session::client::{ClientLane, LaneIdentity};
 
@@ -35,12 +36,13 @@ use crate::session::client::{ClientLane, LaneIdentity};
 pub struct ClientBuilder<P> {
     address: Address,
     limits: Limits,
+    secret: Option<Secret>,
     _protocol: PhantomData<fn() -> P>,
 }
 
 impl<P: Protocol> ClientBuilder<P> {
     pub(super) fn new(address: Address) -> Self {
-        Self { address, limits: Limits::default(), _protocol: PhantomData }
+        Self { address, limits: Limits::default(), secret: None, _protocol: PhantomData }
     }
 
     /// The bounds of this client. The server has its own; the smaller ones of both hold.
@@ -49,10 +51,19 @@ impl<P: Protocol> ClientBuilder<P> {
         self
     }
 
+    /// Shows `secret` in each Hello, whoever listens: see [`Secret`] for where that is enough.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
     /// The client. It connects when it is first used.
     pub fn build(self) -> Client<P> {
         let identity = LaneIdentity { peer: PeerId::random(), incarnation: Incarnation::random(), lane: 0 };
-        let lane = ClientLane::new(identity, Service::<P>::INFO, self.limits.clone());
+        let mut lane = ClientLane::new(identity, Service::<P>::INFO, self.limits.clone());
+        if let Some(secret) = &self.secret {
+            lane.show_secret(secret.to_bytes());
+        }
         Client { cell: Arc::new(LaneCell::new(self.address, lane, self.limits)), _protocol: PhantomData }
     }
 }

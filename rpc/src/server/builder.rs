@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Calls, Denial, ListenError, Newcomer, Policy, Server, start};
+use super::{Calls, Denial, ListenError, Newcomer, Policy, Secret, Server, start};
 use crate::address::Address;
 use crate::io::stream::Peer;
 use crate::limits::Limits;
@@ -82,6 +82,12 @@ impl<P, H> ServerBuilder<P, H> {
         A: Fn(&Peer, &MethodInfo) -> Result<(), Denial> + Send + Sync + 'static,
     {
         self.options.policy.permission = Some(Arc::new(policy));
+        self
+    }
+
+    /// Lets in only who shows `secret`. For transports without credentials; see [`Secret`] for what it does not do.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.options.policy.secret = Some(secret);
         self
     }
 

@@ -7,6 +7,7 @@
 
 mod builder;
 mod policy;
+mod secret;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(crate) use self::builder::Options;
 pub use self::builder::{Actor, ServerBuilder};
 pub(crate) use self::policy::Policy;
 pub use self::policy::{Denial, Newcomer, PeerPidfd};
+pub use self::secret::{Secret, SecretError};
 use crate::address::Address;
 use crate::io::hub::{CLOSING, DRAINING, Hub};
 pub use crate::io::listener::ListenError;

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::Secret;
 use crate::id::{Incarnation, PeerId};
 use crate::io::stream::Peer;
 use crate::request::MethodInfo;
@@ -26,6 +27,7 @@ pub(crate) type Permission = dyn Fn(&Peer, &MethodInfo) -> Result<(), Denial> + 
 pub(crate) struct Policy {
     pub(crate) admission: Option<Arc<Admission>>,
     pub(crate) permission: Option<Arc<Permission>>,
+    pub(crate) secret: Option<Secret>,
     pub(crate) any_user: bool,
     pub(crate) pidfds: bool,
 }
@@ -45,6 +47,9 @@ pub struct Newcomer<'a> {
     pub service: &'a str,
     /// Its version.
     pub service_version: u16,
+    /// Whether it has shown the server's secret. Without [`secret`](crate::ServerBuilder::secret) always `false`; with it
+    /// always `true`, because nobody else gets this far.
+    pub secret_shown: bool,
     pub(crate) pidfd: Option<&'a PeerPidfd>,
 }
 
@@ -63,6 +68,12 @@ pub struct Denial(Cow<'static, str>);
 impl Policy {
     /// Whether `hello` may have its lane.
     pub(crate) fn admits(&self, hello: &Hello<'_>, peer: Peer, pidfd: Option<&PeerPidfd>) -> Result<(), Denial> {
+        let secret_shown = match &self.secret {
+            None => false,
+            Some(secret) if hello.secret().is_some_and(|shown| secret.is(shown)) => true,
+            // Missing and wrong look the same from outside.
+            Some(_) => return Err(Denial("the secret is missing or wrong".into())),
+        };
         let Some(admission) = &self.admission else { return Ok(()) };
         admission(&Newcomer {
             peer,
@@ -70,6 +81,7 @@ impl Policy {
             incarnation: hello.incarnation,
             service: hello.service,
             service_version: hello.service_version,
+            secret_shown,
             pidfd,
         })
     }
@@ -175,6 +187,7 @@ impl fmt::Debug for Policy {
         f.debug_struct("Policy")
             .field("admission", &self.admission.is_some())
             .field("permission", &self.permission.is_some())
+            .field("secret", &self.secret)
             .field("any_user", &self.any_user)
             .field("pidfds", &self.pidfds)
             .finish()

@@ -1,4 +1,4 @@
-//! Who is let in, and to what: policies and other users.
+//! Who is let in, and to what: policies, secrets, and other users.
 //!
 //! What needs another user starts this binary again as one (`uid`); only root can, and elsewhere those tests say that
 //! they did nothing.
@@ -8,7 +8,7 @@ mod uid;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rpc::{Address, CallError, Client, Denial, NotDelivered, Server};
+use rpc::{Address, CallError, Client, Denial, NotDelivered, Secret, Server};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize, rpc::Request)]
@@ -118,6 +118,29 @@ async fn method_that_is_denied_is_refused_before_its_handler_and_others_work() {
     assert_eq!(client.call(Count).await.unwrap(), 1);
     check_unauthorized(client.call(Reset).await, "read only");
     assert_eq!(client.call(Count).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn server_with_a_secret_lets_in_who_shows_it_and_nobody_else() {
+    let secret = || Secret::new(b"0123456789abcdef").unwrap();
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::builder::<Counter>(Seen::default())
+        .secret(secret())
+        .authorize(move |who| {
+            count.fetch_add(u32::from(who.secret_shown), Ordering::SeqCst);
+            Ok(())
+        })
+        .serve(&Address::mem("secret"))
+        .await
+        .unwrap();
+    let client = Client::<Counter>::builder(server.address());
+    assert_eq!(client.secret(secret()).build().call(Count).await.unwrap(), 1);
+    let wrong = Secret::new(b"0123456789abcdeF").unwrap();
+    let wrong = Client::<Counter>::builder(server.address()).secret(wrong).build();
+    check_unauthorized(wrong.call(Count).await, "the secret is missing or wrong");
+    check_unauthorized(Client::<Counter>::new(server.address()).call(Count).await, "the secret is missing or wrong");
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "the policy is asked about those only who have shown it");
 }
 
 #[tokio::test]
