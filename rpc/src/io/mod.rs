@@ -14,6 +14,7 @@ mod inbound;
 pub(crate) mod listener;
 mod mem;
 pub(crate) mod server;
+mod serving;
 pub(crate) mod shares;
 pub(crate) mod stream;
 mod timer;

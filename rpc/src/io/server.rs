@@ -1,45 +1,36 @@
 //! The server's driver: one task a connection, which reads, polls handlers in place, and writes their answers.
 //!
 //! Takes all frames of one read under one lock, polls each handler once outside it, and writes all answers together.
-//! Never waits for a handler: one that is pending keeps its slot and is polled again when it is woken. Handlers outlive
-//! the connection that brought them.
+//! What becomes of the handlers is `serving`'s, as in the other direction; they outlive the connection.
 //!
 //! Started by `accept`; drives `session::server`.
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::handlers::{Handlers, Polled, Pool};
+use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
 use super::inbound::{Inbound, poll_write_all};
+use super::serving::{Serving, TURNS_MAX};
 use super::shares::Permit;
 use super::stream::{Peer, Stream};
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
-use crate::context::CallContext;
-use crate::id::RequestId;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
 use crate::server::{Denial, PeerPidfd};
-use crate::service::{Answer, refuse};
+use crate::service::Answer;
 use crate::session::Violation;
 use crate::session::client::put_frame;
-use crate::session::payload::Payload;
-use crate::session::server::{Reply, ServerLane, Taken};
-use crate::trace::{self, HandledCall, HandlerSpan};
+use crate::session::server::Taken;
 use crate::wire::frame::{Cut, cut};
-use crate::wire::header::{self, FailedCode, GoodbyeCode, Kind, NackCode, Tlvs};
+use crate::wire::header::{self, GoodbyeCode, Kind};
 use crate::wire::hello::{Hello, HelloError};
-
-/// Turns of a driver before it lets other tasks run.
-const TURNS_MAX: usize = 32;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -51,17 +42,6 @@ enum End {
     Denied(Denial),
     Violation(Violation),
     Broken(io::Error),
-}
-
-/// A request that was taken from a read and waits for its first poll: where its body lies in the read's bytes.
-struct Queued {
-    id: u64,
-    method: u16,
-    version: u16,
-    deadline: Instant,
-    /// Its TLVs stand before its body.
-    tlv_bytes: usize,
-    body: Range<usize>,
 }
 
 /// One connection. CANCEL SAFETY: all state is in the struct.
@@ -81,8 +61,7 @@ struct Core<S, F> {
     handshake: Option<Permit>,
     /// Of the peer, where the policy wants to see it, until the Hello has been judged.
     pidfd: Option<PeerPidfd>,
-    start: S,
-    handlers: Handlers<F>,
+    serving: Serving<S, F>,
     writing: BytesMut,
     lane: Option<(Arc<LaneCell>, u64)>,
     hello_by: Instant,
@@ -90,8 +69,6 @@ struct Core<S, F> {
     stalled_at: Option<Instant>,
     /// The connection closes once this has been written.
     last_words: Option<GoodbyeCode>,
-    queued: Vec<Queued>,
-    replies: Vec<(u64, Reply)>,
     wakers: Vec<Waker>,
 }
 
@@ -111,21 +88,19 @@ where
         pool: Arc<Pool<F>>,
     ) {
         let hello_by = now() + hub.limits.handshake_timeout;
+        let serving = Serving::new(peer, hub.service.clone(), Some(Arc::clone(&hub)), start, pool);
         let core = Core {
             hub,
             peer,
             _connection: connection,
             handshake: Some(handshake),
             pidfd: None,
-            start,
-            handlers: Handlers::new(pool),
+            serving,
             writing: BytesMut::new(),
             lane: None,
             hello_by,
             stalled_at: None,
             last_words: None,
-            queued: Vec::new(),
-            replies: Vec::new(),
             wakers: Vec::new(),
         };
         let mut connection = Self { stream, inbound: Inbound::default(), timer: Timer::default(), core };
@@ -138,30 +113,16 @@ where
         }
         let end = poll_fn(|cx| connection.poll(cx)).await;
         tracing::debug!(?peer, ?end, "connection ended");
-        let Self { stream, mut timer, mut core, .. } = connection;
+        let Self { stream, timer, mut core, .. } = connection;
         drop(stream);
         core.detach();
-        // Losing a connection cancels nothing: what runs is polled on, to its end or its deadline.
-        poll_fn(|cx| {
-            core.handlers.register(cx.waker());
-            for _ in 0..TURNS_MAX {
-                let due = core.expire();
-                let polled = core.poll_handlers();
-                if core.handlers.running() == 0 {
-                    return Poll::Ready(());
-                }
-                if !polled && timer.poll(cx, due).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        if let Some((cell, epoch)) = core.lane.clone() {
+            core.serving.run_out(&cell, epoch, timer).await;
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.core.handlers.register(cx.waker());
+        self.core.serving.register(cx.waker());
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -234,41 +195,7 @@ where
     F: Future<Output = Answer> + Send + 'static,
 {
     fn poll_handlers(&mut self) -> bool {
-        let Some((cell, _)) = &self.lane else { return false };
-        let replies = &mut self.replies;
-        let any = self.handlers.poll_woken(
-            |id| lock(&cell.lane).is_running(id),
-            |id, reply| replies.extend(reply.map(|reply| (id, reply))),
-        );
-        self.give_replies();
-        any
-    }
-
-    /// Stops handlers whose deadline has passed. Returns the next one.
-    fn expire(&mut self) -> Option<Instant> {
-        let (cell, _) = self.lane.as_ref()?;
-        // Told to the driver of the lane's present connection, which is another one.
-        cell.with_driver(|lane| {
-            lane.handle_timeout(now());
-            lane.poll_deadline()
-        })
-    }
-
-    fn give_replies(&mut self) {
-        let (Some((cell, epoch)), false) = (&self.lane, self.replies.is_empty()) else { return };
-        let ours = {
-            let mut lane = lock(&cell.lane);
-            for (id, reply) in self.replies.drain(..) {
-                lane.answer(id, reply);
-            }
-            lane.take_wakers(&mut self.wakers);
-            lane.is_attached(*epoch)
-        };
-        wake_all(&mut self.wakers);
-        if !ours {
-            // The handlers have outlived their connection; their answers go to the lane's present one.
-            cell.driver.wake();
-        }
+        self.lane.as_ref().is_some_and(|(cell, epoch)| self.serving.poll_woken(cell, *epoch))
     }
 
     /// Timers, and the next batch to write. Returns when something falls due next.
@@ -354,14 +281,7 @@ where
                         let end = consumed + frame_bytes;
                         match lane.handle_frame(now, epoch, frame) {
                             Ok(Taken::Nothing) => {}
-                            Ok(Taken::Call(call)) => self.queued.push(Queued {
-                                id: call.id,
-                                method: call.method,
-                                version: call.version,
-                                deadline: call.deadline,
-                                tlv_bytes: call.tlvs.bytes(),
-                                body: end - call.body.len()..end,
-                            }),
+                            Ok(Taken::Call(call)) => self.serving.queue(&call, end),
                             Ok(Taken::Closed) => break Err(End::Closed),
                             Ok(Taken::Fenced) => break Err(End::Fenced),
                             Err(violation) => break Err(End::Violation(violation)),
@@ -376,54 +296,8 @@ where
             result
         };
         wake_all(&mut self.wakers);
-        // Taken is taken, however the batch ended: each of these gets its first poll and its answer.
-        let mut queued = std::mem::take(&mut self.queued);
-        for call in queued.drain(..) {
-            let tlvs = call.body.start.saturating_sub(call.tlv_bytes)..call.body.start;
-            let trace = self.trace_of(&cell, &call, bytes.get(tlvs).unwrap_or_default());
-            self.start_handler(&cell, &call, trace, bytes.get(call.body.clone()).unwrap_or_default());
-        }
-        self.queued = queued;
-        self.give_replies();
+        self.serving.start_queued(&cell, epoch, bytes);
         (consumed, result)
-    }
-
-    /// The span of a handler, if anybody wants it or the request came with a trace context.
-    fn trace_of(&self, cell: &LaneCell, call: &Queued, tlvs: &[u8]) -> Option<Arc<HandlerSpan>> {
-        let (parent, bad) = if tlvs.is_empty() { (None, false) } else { trace::parse_tlvs(Tlvs::of(tlvs)) };
-        if bad {
-            cell.with(ServerLane::ignored_trace);
-        }
-        let Queued { id, method, version, deadline, .. } = *call;
-        HandlerSpan::begin(parent, &self.hub.service, &HandledCall { id, method, version, deadline })
-    }
-
-    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, trace: Option<Arc<HandlerSpan>>, body: &[u8]) {
-        if let Err(denial) = self.hub.policy.permits(&self.peer, self.hub.service.methods, (call.method, call.version))
-        {
-            let reason = Payload::copy(denial.reason());
-            return self.replies.push((call.id, Reply::Nack(NackCode::Unauthorized, reason)));
-        }
-        let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
-        let raw = RawResponder::new(Arc::clone(cell), context, trace.clone());
-        let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
-        let handler = match start {
-            Ok(Ok(handler)) => handler,
-            Ok(Err(fault)) => return self.refuse(call.id, trace.as_deref(), refuse(&fault)),
-            // A `Deserialize` of the user's panicked.
-            Err(_) => return self.refuse(call.id, trace.as_deref(), Reply::Failed(FailedCode::Panicked)),
-        };
-        match self.handlers.start(context, trace, handler) {
-            Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
-            Polled::Pending(waker) => cell.with(|lane| lane.on_cancel(call.id, &waker)),
-        }
-    }
-
-    fn refuse(&mut self, id: u64, trace: Option<&HandlerSpan>, reply: Reply) {
-        if let Some(trace) = trace {
-            trace.end(&reply);
-        }
-        self.replies.push((id, reply));
     }
 
     /// Bytes of the Hello at the front, 0 if it is not whole yet.
@@ -460,7 +334,7 @@ where
 
     /// Nothing to do for now.
     fn rest(&mut self) {
-        self.handlers.rest();
+        self.serving.rest();
         if self.hub.phase() != SERVING {
             self.hub.progress.notify_waiters();
         }

@@ -1,0 +1,198 @@
+//! The serving half of a connection: handlers from their request to their reply, whichever side accepted the connection.
+//!
+//! Takes what one read brought, polls each handler once outside the lane's lock, and gives all replies back under one.
+//! Never waits for a handler: one that is pending keeps its slot and is polled again when it is woken. Handlers outlive
+//! the connection that brought them.
+//!
+//! Part of the drivers `server` and `client`; works on a `hub::LaneCell`.
+
+use std::future::{Future, poll_fn};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::handlers::{Handlers, Polled, Pool};
+use super::hub::{Hub, LaneCell};
+use super::stream::Peer;
+use super::timer::{Timer, now};
+use super::{lock, wake_all};
+use crate::context::CallContext;
+use crate::id::RequestId;
+use crate::request::DecodeFault;
+use crate::responder::RawResponder;
+use crate::service::{Answer, refuse};
+use crate::session::payload::Payload;
+use crate::session::server::{NewCall, Reply, ServerLane};
+use crate::trace::{self, HandledCall, HandlerSpan};
+use crate::wire::header::{FailedCode, NackCode, Tlvs};
+use crate::wire::hello::ServiceInfo;
+
+/// Turns of a driver before it lets other tasks run.
+pub(super) const TURNS_MAX: usize = 32;
+
+/// A request that was taken from a read and waits for its first poll: where its body lies in the read's bytes.
+struct Queued {
+    id: u64,
+    method: u16,
+    version: u16,
+    deadline: Instant,
+    /// Its TLVs stand before its body.
+    tlv_bytes: usize,
+    body: Range<usize>,
+}
+
+/// The handlers of one connection, and what they were given and have answered.
+pub(super) struct Serving<S, F> {
+    peer: Peer,
+    service: ServiceInfo,
+    /// Whose rules hold; a client that serves on its own connection has none.
+    hub: Option<Arc<Hub>>,
+    start: S,
+    handlers: Handlers<F>,
+    queued: Vec<Queued>,
+    replies: Vec<(u64, Reply)>,
+    wakers: Vec<Waker>,
+}
+
+impl<S, F> Serving<S, F>
+where
+    S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    pub(super) fn new(peer: Peer, service: ServiceInfo, hub: Option<Arc<Hub>>, start: S, pool: Arc<Pool<F>>) -> Self {
+        let handlers = Handlers::new(pool);
+        let (queued, replies, wakers) = (Vec::new(), Vec::new(), Vec::new());
+        Self { peer, service, hub, start, handlers, queued, replies, wakers }
+    }
+
+    /// Who is to be woken when a handler has something to do.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.handlers.register(waker);
+    }
+
+    /// Notes a request that the lane has taken up; its body ends at `end` of the read's bytes.
+    pub(super) fn queue(&mut self, call: &NewCall<'_>, end: usize) {
+        self.queued.push(Queued {
+            id: call.id,
+            method: call.method,
+            version: call.version,
+            deadline: call.deadline,
+            tlv_bytes: call.tlvs.bytes(),
+            body: end.saturating_sub(call.body.len())..end,
+        });
+    }
+
+    /// Gives each noted request its handler and the handler its first poll. Taken is taken, however the read ended.
+    pub(super) fn start_queued(&mut self, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]) {
+        if self.queued.is_empty() {
+            return;
+        }
+        let mut queued = std::mem::take(&mut self.queued);
+        for call in queued.drain(..) {
+            let tlvs = call.body.start.saturating_sub(call.tlv_bytes)..call.body.start;
+            let trace = self.trace_of(cell, &call, bytes.get(tlvs).unwrap_or_default());
+            self.start_handler(cell, &call, trace, bytes.get(call.body.clone()).unwrap_or_default());
+        }
+        self.queued = queued;
+        self.give_replies(cell, epoch);
+    }
+
+    /// Polls the handlers that were woken. Returns whether any was.
+    pub(super) fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool {
+        let replies = &mut self.replies;
+        let any = self.handlers.poll_woken(
+            |id| lock(&cell.lane).is_running(id),
+            |id, reply| replies.extend(reply.map(|reply| (id, reply))),
+        );
+        self.give_replies(cell, epoch);
+        any
+    }
+
+    /// Nothing to do for now: gives the slots back if no handler runs.
+    pub(super) fn rest(&mut self) {
+        self.handlers.rest();
+    }
+
+    /// Polls on what still runs, to its end or its deadline: losing a connection cancels nothing.
+    pub(super) async fn run_out(&mut self, cell: &Arc<LaneCell>, epoch: u64, mut timer: Timer) {
+        poll_fn(|cx| {
+            self.handlers.register(cx.waker());
+            for _ in 0..TURNS_MAX {
+                // Told to the driver of the lane's present connection, which is another one.
+                let due = cell.with_driver(|lane| {
+                    lane.handle_timeout(now());
+                    lane.poll_deadline()
+                });
+                let polled = self.poll_woken(cell, epoch);
+                if self.handlers.running() == 0 {
+                    return Poll::Ready(());
+                }
+                if !polled && timer.poll(cx, due).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn give_replies(&mut self, cell: &LaneCell, epoch: u64) {
+        if self.replies.is_empty() {
+            return;
+        }
+        let ours = {
+            let mut lane = lock(&cell.lane);
+            for (id, reply) in self.replies.drain(..) {
+                lane.answer(id, reply);
+            }
+            lane.take_wakers(&mut self.wakers);
+            lane.is_attached(epoch)
+        };
+        wake_all(&mut self.wakers);
+        if !ours {
+            // The handlers have outlived their connection; their answers go to the lane's present one.
+            cell.driver.wake();
+        }
+    }
+
+    /// The span of a handler, if anybody wants it or the request came with a trace context.
+    fn trace_of(&self, cell: &LaneCell, call: &Queued, tlvs: &[u8]) -> Option<Arc<HandlerSpan>> {
+        let (parent, bad) = if tlvs.is_empty() { (None, false) } else { trace::parse_tlvs(Tlvs::of(tlvs)) };
+        if bad {
+            cell.with(ServerLane::ignored_trace);
+        }
+        let Queued { id, method, version, deadline, .. } = *call;
+        HandlerSpan::begin(parent, &self.service, &HandledCall { id, method, version, deadline })
+    }
+
+    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, trace: Option<Arc<HandlerSpan>>, body: &[u8]) {
+        let permits = |hub: &Hub| hub.policy.permits(&self.peer, self.service.methods, (call.method, call.version));
+        if let Some(Err(denial)) = self.hub.as_deref().map(permits) {
+            let reason = Payload::copy(denial.reason());
+            return self.refuse(call.id, trace.as_deref(), Reply::Nack(NackCode::Unauthorized, reason));
+        }
+        let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
+        let raw = RawResponder::new(Arc::clone(cell), context, trace.clone());
+        let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
+        let handler = match start {
+            Ok(Ok(handler)) => handler,
+            Ok(Err(fault)) => return self.refuse(call.id, trace.as_deref(), refuse(&fault)),
+            // A `Deserialize` of the user's panicked.
+            Err(_) => return self.refuse(call.id, trace.as_deref(), Reply::Failed(FailedCode::Panicked)),
+        };
+        match self.handlers.start(context, trace, handler) {
+            Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
+            Polled::Pending(waker) => cell.with(|lane| lane.on_cancel(call.id, &waker)),
+        }
+    }
+
+    fn refuse(&mut self, id: u64, trace: Option<&HandlerSpan>, reply: Reply) {
+        if let Some(trace) = trace {
+            trace.end(&reply);
+        }
+        self.replies.push((id, reply));
+    }
+}
