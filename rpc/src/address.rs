@@ -1,4 +1,4 @@
-//! Where a service listens: `unix:/path` or `mem:name`.
+//! Where a service listens: `unix:/path`, `mem:name`, or wherever a connector leads.
 //!
 //! A value; it opens nothing.
 //!
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::io::listener::SOCKET_PATH_BYTES_MAX;
+use crate::transport::{Connector, Transport};
 
 /// The address of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,8 @@ pub enum Address {
     Unix(PathBuf),
     /// A name within this process, for tests and for services that embed each other.
     Mem(String),
+    /// Wherever a [`Connector`] leads. Prints as its name, and cannot be parsed back.
+    Custom(Connector),
 }
 
 impl Address {
@@ -45,11 +48,21 @@ impl Address {
         Self::Mem(name.into())
     }
 
+    /// Wherever `connector` leads.
+    pub fn custom(connector: Connector) -> Self {
+        Self::Custom(connector)
+    }
+
+    /// A stream that is already there, for one connection: see [`Connector::once`].
+    pub fn stream(name: &str, stream: impl Transport) -> Self {
+        Self::Custom(Connector::once(name, stream))
+    }
+
     /// The path, if this is a Unix socket.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),
-            Self::Mem(_) => None,
+            Self::Mem(_) | Self::Custom(_) => None,
         }
     }
 }
@@ -59,6 +72,7 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Mem(name) => write!(f, "mem:{name}"),
+            Self::Custom(connector) => f.write_str(connector.name()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use crate::id::RequestId;
-pub use crate::io::stream::Peer;
+use crate::peer::Peer;
 
 thread_local! {
     static CURRENT: Cell<Option<CallContext>> = const { Cell::new(None) };
@@ -17,7 +17,7 @@ thread_local! {
 /// Who called, under which id, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallContext {
-    /// Who connected, by the kernel's word.
+    /// Who connected, by the word of the kernel or of the transport.
     pub peer: Peer,
     /// The request's id in its lane.
     pub request_id: RequestId,

@@ -76,6 +76,7 @@ mod id;
 mod io;
 mod limits;
 mod outcome;
+mod peer;
 mod request;
 mod responder;
 mod server;
@@ -83,14 +84,16 @@ mod service;
 pub mod session;
 mod stream;
 pub mod trace;
+pub mod transport;
 pub mod wire;
 
 pub use address::{Address, AddressError};
 pub use client::{Call, Client, ClientBuilder, Doubt, call};
-pub use context::{CallContext, Peer};
+pub use context::CallContext;
 pub use id::{Incarnation, PeerId, RequestId};
 pub use limits::Limits;
 pub use outcome::{CallError, Cause, NotDelivered, Refusal, Stage};
+pub use peer::{CertificateId, Peer, Process};
 #[doc(hidden)]
 pub use request::__private;
 pub use request::{DecodeFault, Has, MethodInfo, Never, Protocol, Request, StreamRequest, Wire};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::client::Doubt;
 use crate::request::Request;
+use crate::transport::HandshakeFault;
 
 /// Why a call has no ack. Exhaustive on purpose: a caller that handles these three has handled everything.
 ///
@@ -35,6 +36,14 @@ pub enum NotDelivered {
         address: Address,
         /// What the kernel said.
         reason: String,
+    },
+    /// The transport's own handshake failed: nothing of what was sent went further.
+    #[error("no connection to {address}: {fault}")]
+    Handshake {
+        /// Where we dialled.
+        address: Address,
+        /// What went wrong.
+        fault: HandshakeFault,
     },
     /// The request's frame would be larger than both sides agreed on.
     #[error("the request's frame has {bytes} bytes, at most {max} are allowed; send what is larger as a stream")]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -16,7 +17,8 @@ use crate::io::Pool;
 use crate::io::hub::Hub;
 use crate::io::server::Connection;
 use crate::io::shares::Permit;
-use crate::io::stream::{Peer, Stream};
+use crate::io::stream::Stream;
+use crate::peer::Peer;
 use crate::request::{DecodeFault, Protocol, Request};
 use crate::responder::RawResponder;
 use crate::session::payload::Payload;
@@ -33,8 +35,15 @@ pub struct Service<P> {
 
 /// Serves one connection to its end. The one dynamic call is made per connection, none per request.
 pub(crate) trait Connect: Send + Sync {
-    /// `places` are those of the connection and of its handshake.
-    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer, places: (Permit, Permit)) -> BoxFuture<'static, ()>;
+    /// The Hello must have come by `hello_by`; `places` are those of the connection and of its handshake.
+    fn serve(
+        &self,
+        hub: Arc<Hub>,
+        stream: Stream,
+        peer: Peer,
+        hello_by: Instant,
+        places: (Permit, Permit),
+    ) -> BoxFuture<'static, ()>;
 }
 
 /// What a handler's future ends with.
@@ -81,12 +90,19 @@ where
     D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    fn serve(&self, hub: Arc<Hub>, stream: Stream, peer: Peer, places: (Permit, Permit)) -> BoxFuture<'static, ()> {
+    fn serve(
+        &self,
+        hub: Arc<Hub>,
+        stream: Stream,
+        peer: Peer,
+        hello_by: Instant,
+        places: (Permit, Permit),
+    ) -> BoxFuture<'static, ()> {
         let dispatch = Arc::clone(&self.dispatch);
         let start = move |method, version, body: &[u8], raw: RawResponder| {
             P::decode(method, version, body).map(|request| dispatch(request, raw))
         };
-        Box::pin(Connection::run(hub, stream, peer, places, start, Arc::clone(&self.pool)))
+        Box::pin(Connection::run(hub, stream, peer, hello_by, places, start, Arc::clone(&self.pool)))
     }
 }
 

@@ -98,7 +98,7 @@ impl BenchHandler for Handler {
             "large" => Ok(rpc::Blob(vec![7; 5000].into())),
             "who" => {
                 let context = CallContext::current().unwrap();
-                Ok(rpc::Blob(context.peer.pid.unwrap().to_string().into_bytes().into()))
+                Ok(rpc::Blob(context.peer.pid().unwrap().to_string().into_bytes().into()))
             }
             _ => Ok(m.bytes),
         }

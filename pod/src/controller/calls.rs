@@ -249,7 +249,7 @@ impl Actor {
     /// Which child the kernel says the caller is: a child of ours that is not reaped, or the holder of the life lock of
     /// one that an earlier life of ours had started.
     fn sender(&self, context: &CallContext, claims: &PodId) -> Option<PodId> {
-        let pid = u32::try_from(context.peer.pid?).ok()?;
+        let pid = u32::try_from(context.peer.pid()?).ok()?;
         if let Some(sender) = self.shared.registry.sender(pid) {
             return Some(sender);
         }
@@ -264,13 +264,14 @@ impl Actor {
     }
 
     fn origin(&self, context: &CallContext) -> Origin {
-        let pid = context.peer.pid;
+        let pid = context.peer.pid();
         match &self.shared.parent {
             Some((parent, parent_pid)) if pid == Some(parent_pid.cast_signed()) => {
                 Origin::Parent { pod: parent.clone() }
             }
             _ if pid == Some(std::process::id().cast_signed()) => Origin::Host,
-            _ => Origin::Person { uid: context.peer.uid, pid },
+            // Pods listen on Unix sockets, whose peers the kernel names; (uid_t)-1 is nobody's.
+            _ => Origin::Person { uid: context.peer.uid().unwrap_or(u32::MAX), pid },
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::request::Protocol;
 use crate::server::Secret;
 use crate::service::Service;
 use crate::session::client::{ClientLane, LaneIdentity};
+use crate::transport::Connector;
 
 /// Makes a [`Client`]. Whatever is not said has its default.
 ///
@@ -54,6 +55,12 @@ impl<P: Protocol> ClientBuilder<P> {
     /// Shows `secret` in each Hello, whoever listens: see [`Secret`] for where that is enough.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.secret = Some(secret);
+        self
+    }
+
+    /// Another way to connect than by the address: any transport. The same as an [`Address::custom`].
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.address = Address::custom(connector);
         self
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures::task::AtomicWaker;
 
-use super::inbound::{Inbound, poll_write_all};
+use super::inbound::{Inbound, is_end, poll_write_all};
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{dial, lock, wake_all};
@@ -23,6 +23,7 @@ use crate::address::Address;
 use crate::limits::Limits;
 use crate::outcome::NotDelivered;
 use crate::session::client::{ClientLane, Next};
+use crate::transport::HandshakeFault;
 use crate::wire::frame::{Cut, cut};
 
 /// Turns of a driver before it lets other tasks run.
@@ -173,6 +174,15 @@ async fn drive(guard: DriverGuard) {
                 tracing::debug!(address = %cell.address, ?end, "connection ended");
                 // Both halves are closed before the lane draws conclusions from it.
                 drop(connection);
+                let fault = match &end {
+                    End::Broken(error) if !welcomed => HandshakeFault::of(error),
+                    _ => None,
+                };
+                if let Some(fault) = fault {
+                    // The peer's transport has refused ours before any of our frames: with TLS 1.3 we learn it late.
+                    let why = NotDelivered::Handshake { address: cell.address.clone(), fault };
+                    cell.with(|lane| lane.never_admitted(&why));
+                }
                 cell.with(ClientLane::disconnected);
                 if welcomed {
                     let short = started.elapsed() < Duration::from_secs(1);
@@ -221,7 +231,7 @@ async fn dial_while_wanted(cell: &LaneCell, timer: &mut Timer, pause: Duration) 
     poll_fn(|cx| {
         if let Poll::Ready(dialled) = attempt.as_mut().poll(cx) {
             return Poll::Ready(match dialled {
-                Ok((stream, _)) => Dialled::Connected(stream),
+                Ok(stream) => Dialled::Connected(stream),
                 Err(why) => Dialled::Failed(why),
             });
         }
@@ -305,13 +315,18 @@ impl Connection {
                 lane.handle_timeout(now);
                 if self.writing.is_empty() {
                     lane.poll_transmit(now, &mut self.writing);
+                    if !self.stream.proves_unsent() {
+                        // It may send in part what it will say that it did not take. SPEC: PROTOCOL §4.3.
+                        lane.transmitted(self.writing.len());
+                    }
                 }
                 deadline = lane.poll_deadline();
             }
             // A Cancel of the last call goes out first: the server waits for that handler.
-            if lane.is_drained() && self.writing.is_empty() {
+            let all_sent = self.writing.is_empty() && !self.stream.wants_flush();
+            if lane.is_drained() && all_sent {
                 finished = Some(End::Drained);
-            } else if unused && !lane.has_open() && self.writing.is_empty() {
+            } else if unused && !lane.has_open() && all_sent {
                 lane.say_done();
                 lane.poll_transmit(now(), &mut self.writing);
                 finished = Some(End::Unused);
@@ -324,8 +339,13 @@ impl Connection {
             let _ = poll_write_all(cx, &mut self.stream, &mut self.writing, |_| {});
             return Poll::Ready(Err(end));
         }
-        if self.broken.is_none() && !self.writing.is_empty() {
-            let transmitted = |bytes| lock(&cell.lane).transmitted(bytes);
+        if self.broken.is_none() && (!self.writing.is_empty() || self.stream.wants_flush()) {
+            let exact = self.stream.proves_unsent();
+            let transmitted = |bytes| {
+                if exact {
+                    lock(&cell.lane).transmitted(bytes);
+                }
+            };
             if let Poll::Ready(Err(error)) = poll_write_all(cx, &mut self.stream, &mut self.writing, transmitted) {
                 self.broken = Some((error, now() + LAST_WORDS_TIMEOUT));
             }
@@ -359,9 +379,7 @@ impl Connection {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(result))) => Poll::Ready(result),
             Poll::Ready(Ok(None)) => Poll::Ready(Err(End::PeerClosed)),
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-                Poll::Ready(Err(End::PeerClosed))
-            }
+            Poll::Ready(Err(error)) if is_end(&error) => Poll::Ready(Err(End::PeerClosed)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(End::Broken(error))),
         }
     }

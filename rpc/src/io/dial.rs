@@ -11,16 +11,17 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 use super::mem::{self, MemRefusal};
-use super::stream::{Peer, Stream};
+use super::stream::Stream;
 use crate::address::Address;
 use crate::limits::TICK;
 use crate::outcome::{NotDelivered, Refusal};
+use crate::transport::HandshakeFault;
 
 /// The longest pause between two attempts at a full backlog.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Connects. CANCEL SAFETY: nothing is sent; a dropped dial leaves no trace but a closed connection.
-pub(super) async fn dial(address: &Address) -> Result<(Stream, Peer), NotDelivered> {
+pub(super) async fn dial(address: &Address) -> Result<Stream, NotDelivered> {
     let mut pause = TICK;
     loop {
         let no_listener = |reason: String| NotDelivered::NoListener { address: address.clone(), reason };
@@ -37,6 +38,13 @@ pub(super) async fn dial(address: &Address) -> Result<(Stream, Peer), NotDeliver
                     return Err(no_listener("no service of that name in this process".into()));
                 }
             },
+            // Its maker has said whom it reaches.
+            Address::Custom(connector) => {
+                return connector.dial().await.map_err(|error| match HandshakeFault::of(&error) {
+                    Some(fault) => NotDelivered::Handshake { address: address.clone(), fault },
+                    None => no_listener(error.to_string()),
+                });
+            }
         };
         debug_assert!(full, "every other way out returns");
         tokio::time::sleep(pause).await;
@@ -45,11 +53,11 @@ pub(super) async fn dial(address: &Address) -> Result<(Stream, Peer), NotDeliver
 }
 
 /// Who listens must be us: a socket that someone else put in our place learns nothing.
-fn admit(stream: Stream) -> Result<(Stream, Peer), NotDelivered> {
+fn admit(stream: Stream) -> Result<Stream, NotDelivered> {
     let peer = stream.peer().map_err(|_| NotDelivered::Refused(Refusal::Unauthorized))?;
-    if peer.uid == rustix::process::geteuid().as_raw() {
-        Ok((stream, peer))
+    if peer.is_trusted_by_default() {
+        Ok(stream)
     } else {
-        Err(NotDelivered::Unauthorized(format!("the listener belongs to user {}, not to us", peer.uid)))
+        Err(NotDelivered::Unauthorized(format!("the listener belongs to {peer}, not to us")))
     }
 }

@@ -17,11 +17,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::shares::{Permit, Place, Shares};
-use super::stream::Peer;
 use super::timer::now;
 use super::{lock, wake_all};
 use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
+use crate::peer::Peer;
 use crate::server::{Denial, Options, PeerPidfd, Policy};
 use crate::session::server::{Reply, ServerCounters, ServerLane};
 use crate::wire::header::GoodbyeCode;

@@ -11,8 +11,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::stream::Stream;
 use crate::limits::READ_BYTES;
 
 thread_local! {
@@ -71,10 +72,11 @@ fn ready_or<T>(poll: Poll<T>) -> Option<T> {
     }
 }
 
-/// Writes as much of `bytes` as the stream takes now; `on_written` hears of each piece.
+/// Writes as much of `bytes` as the stream takes now, and flushes what buffers; `on_written` hears of each piece. To be
+/// called again while `bytes` is not empty or the stream wants a flush.
 pub(super) fn poll_write_all(
     cx: &mut Context<'_>,
-    stream: &mut (impl tokio::io::AsyncWrite + Unpin),
+    stream: &mut Stream,
     bytes: &mut BytesMut,
     mut on_written: impl FnMut(usize),
 ) -> Poll<io::Result<()>> {
@@ -86,6 +88,9 @@ pub(super) fn poll_write_all(
         on_written(written);
         bytes.advance(written);
     }
+    if stream.wants_flush() {
+        ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+    }
     // Keeps a buffer for the next batch, but not a large one.
     if bytes.capacity() > READ_BYTES {
         *bytes = BytesMut::new();
@@ -93,4 +98,10 @@ pub(super) fn poll_write_all(
         bytes.clear();
     }
     Poll::Ready(Ok(()))
+}
+
+/// Whether an error of reading is only the end of the stream: a peer that is gone, or one that did not say goodbye in the
+/// transport's own way.
+pub(super) fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe)
 }

@@ -6,6 +6,7 @@
 //!
 //! Used by `accept`; the dialling side is `dial`.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -19,6 +20,7 @@ use tokio::net::UnixListener;
 use super::mem::MemListener;
 use super::stream::Stream;
 use crate::address::Address;
+use crate::transport::{Connector, DynAccept, Incoming};
 
 /// The longest path of a Unix socket, in bytes. LIMIT: `sun_path` has 108 with its terminator (unix(7)).
 pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -62,6 +64,12 @@ pub enum ListenError {
         /// The path.
         path: PathBuf,
     },
+    /// The address is a connector's: it can only be dialled.
+    #[error("`{name}` can only be dialled; serve a source of connections with `serve_from`")]
+    OnlyDials {
+        /// The connector's name.
+        name: String,
+    },
     /// The system said no.
     #[error("failed to {doing} `{}`", path.display())]
     System {
@@ -76,13 +84,11 @@ pub enum ListenError {
 }
 
 /// A listening socket; its name goes when it is dropped.
-#[derive(Debug)]
 pub(crate) struct Listener {
     kind: Kind,
     address: Address,
 }
 
-#[derive(Debug)]
 enum Kind {
     /// Dropped in this order: the socket, its name, and last the lock that guards the name.
     Unix {
@@ -91,6 +97,10 @@ enum Kind {
         _lock: fs::File,
     },
     Mem(MemListener),
+    /// What somebody else accepts.
+    Source(Box<dyn DynAccept>),
+    /// Connections are given to the server one by one.
+    Nowhere,
 }
 
 /// A socket's name in the file system, with the inode that we gave it to.
@@ -108,8 +118,21 @@ impl Listener {
                 address: address.clone(),
                 holder: "another listener of this process".into(),
             })?),
+            Address::Custom(connector) => {
+                return Err(ListenError::OnlyDials { name: connector.name().to_owned() });
+            }
         };
         Ok(Self { kind, address: address.clone() })
+    }
+
+    /// Listens on nothing itself.
+    pub(crate) fn source(name: &str, source: Box<dyn DynAccept>) -> Self {
+        Self { kind: Kind::Source(source), address: Address::Custom(Connector::unreachable(name)) }
+    }
+
+    /// Listens nowhere.
+    pub(crate) fn nowhere() -> Self {
+        Self { kind: Kind::Nowhere, address: Address::Custom(Connector::unreachable("nowhere")) }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -117,11 +140,21 @@ impl Listener {
     }
 
     /// CANCEL SAFETY: a connection is either returned or still in the backlog.
-    pub(crate) async fn accept(&mut self) -> io::Result<Stream> {
+    pub(crate) async fn accept(&mut self) -> io::Result<Incoming> {
         match &mut self.kind {
-            Kind::Unix { socket, .. } => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
-            Kind::Mem(listener) => Ok(Stream::Mem(listener.accept().await)),
+            Kind::Unix { socket, .. } => {
+                socket.accept().await.map(|(stream, _)| Incoming::stream(Stream::Unix(stream)))
+            }
+            Kind::Mem(listener) => Ok(Incoming::stream(Stream::Mem(listener.accept().await))),
+            Kind::Source(source) => source.accept_boxed().await,
+            Kind::Nowhere => std::future::pending().await,
         }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

@@ -15,12 +15,13 @@ use bytes::BytesMut;
 
 use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
-use super::inbound::{Inbound, poll_write_all};
+use super::inbound::{Inbound, is_end, poll_write_all};
 use super::serving::{Serving, TURNS_MAX};
 use super::shares::Permit;
-use super::stream::{Peer, Stream};
+use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
+use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
 use crate::server::{Denial, PeerPidfd};
@@ -83,11 +84,13 @@ where
         hub: Arc<Hub>,
         stream: Stream,
         peer: Peer,
+        hello_by: Instant,
         (connection, handshake): (Permit, Permit),
         start: S,
         pool: Arc<Pool<F>>,
     ) {
-        let hello_by = now() + hub.limits.handshake_timeout;
+        let spoken_to = hub.policy.may_speak(peer);
+        let peer = hub.policy.known_as(peer);
         let serving = Serving::new(peer, hub.service.clone(), Some(Arc::clone(&hub)), start, pool);
         let core = Core {
             hub,
@@ -107,8 +110,8 @@ where
         if connection.core.hub.policy.pidfds {
             connection.core.pidfd = connection.stream.pidfd(peer);
         }
-        if peer.uid != Peer::own().uid && !connection.core.hub.policy.any_user {
-            tracing::warn!(uid = peer.uid, "refused a connection of another user");
+        if !spoken_to {
+            tracing::warn!(%peer, "refused a connection");
             connection.core.say_goodbye(GoodbyeCode::Unauthorized);
         }
         let end = poll_fn(|cx| connection.poll(cx)).await;
@@ -147,7 +150,8 @@ where
             return Poll::Ready(Err(End::Broken(error)));
         }
         let wants_write = self.core.wants_write();
-        if let (Some(code), true, false) = (self.core.last_words, self.core.writing.is_empty(), wants_write) {
+        let all_sent = self.core.writing.is_empty() && !self.stream.wants_flush();
+        if let (Some(code), true, false) = (self.core.last_words, all_sent, wants_write) {
             return Poll::Ready(Err(End::Refused(code)));
         }
         let read = if self.core.may_read() { self.poll_read(cx)? } else { Poll::Pending };
@@ -166,7 +170,7 @@ where
         let read = match read {
             Ok(Some(result)) => result,
             Ok(None) => Err(End::Closed),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End::Closed),
+            Err(error) if is_end(&error) => Err(End::Closed),
             Err(error) => Err(End::Broken(error)),
         };
         Poll::Ready(match read {
@@ -233,12 +237,12 @@ where
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
-        if self.writing.is_empty() {
+        if self.writing.is_empty() && !stream.wants_flush() {
             return Poll::Pending;
         }
         let before = self.writing.len();
         let written = poll_write_all(cx, stream, &mut self.writing, |_| {});
-        self.stalled_at = if self.writing.is_empty() {
+        self.stalled_at = if written.is_ready() {
             None
         } else if self.writing.len() < before {
             Some(now())

@@ -15,11 +15,11 @@ use std::time::Instant;
 
 use super::handlers::{Handlers, Polled, Pool};
 use super::hub::{Hub, LaneCell};
-use super::stream::Peer;
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
 use crate::context::CallContext;
 use crate::id::RequestId;
+use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
 use crate::service::{Answer, refuse};

@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use super::lock;
-use super::stream::Peer;
+use crate::peer::{CertificateId, Peer, Process};
 
 /// How many times the free places a process may hold. LIMIT: one process alone can use most of the server, and ten
 /// greedy ones still leave a fortieth of it.
@@ -50,6 +50,9 @@ enum Holder {
     Process(u32, Option<i32>),
     /// All processes of another user than ours, where a policy lets them in.
     User(u32),
+    Certificate(CertificateId),
+    /// Everybody of whom nothing is proved, also those who know the secret.
+    Unproven,
 }
 
 /// A place; it is given back when this is dropped.
@@ -91,8 +94,14 @@ impl Shares {
     }
 
     fn holders(&self, peer: Peer) -> impl Iterator<Item = Holder> + use<> {
-        let user = (peer.uid != self.own_uid).then_some(Holder::User(peer.uid));
-        std::iter::once(Holder::Process(peer.uid, peer.pid)).chain(user)
+        let (first, second) = match peer {
+            Peer::Process(Process { uid, pid, .. }) => {
+                (Holder::Process(uid, pid), (uid != self.own_uid).then_some(Holder::User(uid)))
+            }
+            Peer::Certificate(id) => (Holder::Certificate(id), None),
+            Peer::Secret | Peer::Unproven => (Holder::Unproven, None),
+        };
+        std::iter::once(first).chain(second)
     }
 }
 
@@ -117,7 +126,7 @@ mod tests {
     use super::*;
 
     fn process(pid: i32) -> Peer {
-        Peer { pid: Some(pid), ..Peer::own() }
+        Peer::Process(Process { pid: Some(pid), ..Process::own() })
     }
 
     fn take_all(shares: &Arc<Shares>, peer: Peer) -> Vec<Permit> {
@@ -145,7 +154,8 @@ mod tests {
     #[test]
     fn processes_of_another_user_share_one_share() {
         let shares = Arc::new(Shares::new(0, 0, 1_000));
-        let foreign = |pid| Peer { uid: Peer::own().uid + 1, ..process(pid) };
+        let own = Process::own();
+        let foreign = |pid| Peer::Process(Process { uid: own.uid + 1, pid: Some(pid), ..own });
         let held: Vec<_> = (1..=20).map(|pid| take_all(&shares, foreign(pid))).collect();
         assert_eq!(held.iter().map(Vec::len).sum::<usize>(), 800);
         assert_eq!(take_all(&shares, process(99)).len(), 160);

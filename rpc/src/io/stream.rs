@@ -1,59 +1,67 @@
 //! A connection's byte stream, whatever it is made of, and who is at its other end.
 //!
-//! Credentials are the kernel's (`SO_PEERCRED`), read before a byte is parsed; nothing that a peer says changes them.
+//! Credentials are the kernel's (`SO_PEERCRED`) or the transport's, known before a byte is parsed; nothing that a peer says
+//! changes them.
 //!
-//! Made by `listener` and `dial`.
+//! Made by `listener`, `dial` and `transport`.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
 use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::UnixStream;
 
+use crate::peer::{Peer, Process};
 use crate::server::PeerPidfd;
-
-/// Who is at the other end of a connection, by the kernel's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Peer {
-    /// The effective user id.
-    pub uid: u32,
-    /// The effective group id.
-    pub gid: u32,
-    /// The process that connected, or that listens; `None` if it lies outside our pid namespace.
-    pub pid: Option<i32>,
-}
-
-impl Peer {
-    /// This process itself: what stands at both ends of a `mem:` connection.
-    pub fn own() -> Self {
-        Self {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            pid: Some(rustix::process::getpid().as_raw_nonzero().get()),
-        }
-    }
-}
+use crate::transport::Transport;
 
 /// A byte stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Unix(UnixStream),
     Mem(DuplexStream),
+    /// Boxed, so that the others stay small.
+    Opaque(Box<Opaque>),
+}
+
+/// A stream of which nothing is known but that it reads and writes.
+pub(crate) struct Opaque {
+    io: Box<dyn Transport>,
+    peer: Peer,
+    /// It may hold bytes that it has taken.
+    unflushed: bool,
 }
 
 impl Stream {
+    pub(crate) fn opaque(io: impl Transport, peer: Peer) -> Self {
+        Self::Opaque(Box::new(Opaque { io: Box::new(io), peer, unflushed: false }))
+    }
+
+    /// Whether bytes that it has not taken cannot have left: so it is where the kernel, or a pipe of ours, takes them. What
+    /// buffers, encrypts and sends in part may fail after it has sent.
+    pub(crate) fn proves_unsent(&self) -> bool {
+        !matches!(self, Self::Opaque(_))
+    }
+
+    /// Whether it may hold bytes that it has taken and not passed on.
+    pub(crate) fn wants_flush(&self) -> bool {
+        matches!(self, Self::Opaque(opaque) if opaque.unflushed)
+    }
+
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> io::Result<Peer> {
         match self {
             Self::Unix(stream) => {
                 let credentials = stream.peer_cred()?;
-                Ok(Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
+                Ok(Peer::Process(Process { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() }))
             }
             Self::Mem(_) => Ok(Peer::own()),
+            Self::Opaque(opaque) => Ok(opaque.peer),
         }
     }
 }
@@ -63,7 +71,7 @@ impl Stream {
     pub(crate) fn pidfd(&self, peer: Peer) -> Option<PeerPidfd> {
         match self {
             Self::Unix(stream) => PeerPidfd::of(stream.as_fd(), peer),
-            Self::Mem(_) => None,
+            Self::Mem(_) | Self::Opaque(_) => None,
         }
     }
 
@@ -77,6 +85,13 @@ impl Stream {
             Self::Mem(stream) => {
                 let _ = stream.write_all(bytes).now_or_never();
             }
+            Self::Opaque(stream) => {
+                let _ = async {
+                    stream.io.write_all(bytes).await?;
+                    stream.io.flush().await
+                }
+                .now_or_never();
+            }
         }
     }
 }
@@ -86,6 +101,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Mem(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Opaque(stream) => Pin::new(&mut stream.io).poll_read(cx, buffer),
         }
     }
 }
@@ -95,6 +111,10 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Mem(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Opaque(stream) => {
+                stream.unflushed = true;
+                Pin::new(&mut stream.io).poll_write(cx, bytes)
+            }
         }
     }
 
@@ -102,6 +122,11 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Mem(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Opaque(stream) => {
+                ready!(Pin::new(&mut stream.io).poll_flush(cx))?;
+                stream.unflushed = false;
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -109,6 +134,13 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Mem(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Opaque(stream) => Pin::new(&mut stream.io).poll_shutdown(cx),
         }
+    }
+}
+
+impl fmt::Debug for Opaque {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opaque").field("peer", &self.peer).finish_non_exhaustive()
     }
 }

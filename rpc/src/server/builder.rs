@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 
 use super::{Calls, Denial, ListenError, Newcomer, Policy, Secret, Server, start};
 use crate::address::Address;
-use crate::io::stream::Peer;
+use crate::io::listener::Listener;
 use crate::limits::Limits;
+use crate::peer::Peer;
 use crate::request::{MethodInfo, Protocol};
 use crate::service::{Answer, Service};
+use crate::transport::Accept;
 
 /// A server that does not listen yet. Made by [`Server::builder`] or [`Server::actor`].
 #[must_use = "a builder opens nothing until it is told to serve"]
@@ -98,6 +100,13 @@ impl<P, H> ServerBuilder<P, H> {
         self
     }
 
+    /// Listens to peers of whom their transport proves nothing ([`Peer::Unproven`]), and leaves it to the policy whom to let in.
+    /// Without one, that is everybody who can open a connection.
+    pub fn unproven(mut self) -> Self {
+        self.options.policy.unproven = true;
+        self
+    }
+
     /// Opens a descriptor of each peer's process for the time of its handshake: see [`Newcomer::pidfd`].
     pub fn pidfds(mut self) -> Self {
         self.options.policy.pidfds = true;
@@ -114,7 +123,24 @@ impl<P: Protocol> ServerBuilder<P> {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn serve(self, address: &Address) -> Result<Server, ListenError> {
-        start(address, self.handlers, self.options)
+        Ok(start(Listener::bind(address)?, self.handlers, self.options))
+    }
+
+    /// Serves the connections that `source` brings: any transport. `name` is for people; it stands in errors and logs.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn serve_from(self, name: &str, source: impl Accept) -> Server {
+        start(Listener::source(name, Box::new(source)), self.handlers, self.options)
+    }
+
+    /// Starts a server that listens nowhere: it serves the connections that are given to it with
+    /// [`Server::serve_stream`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Server {
+        start(Listener::nowhere(), self.handlers, self.options)
     }
 }
 
@@ -129,21 +155,36 @@ impl<P: Protocol> ServerBuilder<P, Actor> {
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn serve_calls(self, address: &Address, queue: usize) -> Result<(Server, Calls<P>), ListenError> {
-        let (sender, receiver) = mpsc::channel(queue.max(1));
-        let service = Service::<P>::new(move |request: P, raw| {
-            let sender = sender.clone();
-            async move {
-                match sender.reserve().await {
-                    Ok(permit) => {
-                        permit.send(request.into_call(raw));
-                        Answer::Deferred
-                    }
-                    Err(_) => Answer::unavailable("the service has stopped taking calls"),
-                }
-            }
-        });
-        Ok((start(address, service, self.options)?, Calls { queue: receiver }))
+        let (service, calls) = queued(queue);
+        Ok((start(Listener::bind(address)?, service, self.options), calls))
     }
+
+    /// Like [`ServerBuilder::serve_from`], with a queue of calls.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn serve_calls_from(self, name: &str, source: impl Accept, queue: usize) -> (Server, Calls<P>) {
+        let (service, calls) = queued(queue);
+        (start(Listener::source(name, Box::new(source)), service, self.options), calls)
+    }
+}
+
+/// A service that puts its calls in a queue.
+fn queued<P: Protocol>(queue: usize) -> (Service<P>, Calls<P>) {
+    let (sender, receiver) = mpsc::channel(queue.max(1));
+    let service = Service::<P>::new(move |request: P, raw| {
+        let sender = sender.clone();
+        async move {
+            match sender.reserve().await {
+                Ok(permit) => {
+                    permit.send(request.into_call(raw));
+                    Answer::Deferred
+                }
+                Err(_) => Answer::unavailable("the service has stopped taking calls"),
+            }
+        }
+    });
+    (service, Calls { queue: receiver })
 }
 
 impl<P: Protocol, H> fmt::Debug for ServerBuilder<P, H> {

@@ -28,9 +28,11 @@ use crate::io::listener::Listener;
 use crate::io::shares::Place;
 use crate::io::{accept, lock};
 use crate::limits::Limits;
+use crate::peer::Peer;
 use crate::request::Protocol;
-use crate::service::Service;
+use crate::service::{Connect, Service};
 use crate::session::server::ServerCounters;
+use crate::transport::{Incoming, Transport};
 
 /// How long connections may take to write their last answers once all handlers have ended. LIMIT: a peer that does not
 /// read must not keep a server from stopping.
@@ -42,6 +44,8 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Server {
     hub: Arc<Hub>,
     address: Address,
+    /// Serves a connection.
+    connect: Arc<dyn Connect>,
     accept: JoinHandle<()>,
 }
 
@@ -95,18 +99,29 @@ pub async fn serve_calls_with<P: Protocol>(
     Server::actor::<P>().limits(limits).serve_calls(address, queue).await
 }
 
-fn start<P: Protocol>(address: &Address, service: Service<P>, options: Options) -> Result<Server, ListenError> {
-    let listener = Listener::bind(address)?;
+fn start<P: Protocol>(listener: Listener, service: Service<P>, options: Options) -> Server {
     let address = listener.address().clone();
     let hub = Arc::new(Hub::new(options, Service::<P>::INFO, !matches!(address, Address::Mem(_))));
-    let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), service.connect));
-    Ok(Server { hub, address, accept })
+    let connect = service.connect;
+    let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), Arc::clone(&connect)));
+    Server { hub, address, connect, accept }
 }
 
 impl Server {
     /// Where it listens.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Serves one stream that is already there, beside what comes from the address.
+    ///
+    /// `peer` is who is at its other end, by the caller's word; [`Peer::Unproven`] if that is not known. The
+    /// stream is closed when its peer says goodbye, or with the server. If the server is full, the peer is told so.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn serve_stream(&self, stream: impl Transport, peer: Peer) {
+        accept::admit(&self.hub, &self.connect, Incoming::new(stream, peer));
     }
 
     /// Connections that are open.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::Secret;
 use crate::id::{Incarnation, PeerId};
-use crate::io::stream::Peer;
+use crate::peer::{Peer, Process};
 use crate::request::MethodInfo;
 use crate::wire::hello::Hello;
 
@@ -29,6 +29,7 @@ pub(crate) struct Policy {
     pub(crate) permission: Option<Arc<Permission>>,
     pub(crate) secret: Option<Secret>,
     pub(crate) any_user: bool,
+    pub(crate) unproven: bool,
     pub(crate) pidfds: bool,
 }
 
@@ -36,7 +37,7 @@ pub(crate) struct Policy {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Newcomer<'a> {
-    /// Who connected, by the kernel's word.
+    /// Who connected, by the word of the kernel or of the transport.
     pub peer: Peer,
     /// Who it says it is. Whoever may connect may say any identity; the server keeps lanes of two processes apart all
     /// the same.
@@ -66,6 +67,20 @@ pub struct PeerPidfd {
 pub struct Denial(Cow<'static, str>);
 
 impl Policy {
+    /// What a peer is known as once its Hello is accepted: where there is a secret, it has shown it by then.
+    pub(crate) fn known_as(&self, peer: Peer) -> Peer {
+        if peer == Peer::Unproven && self.secret.is_some() { Peer::Secret } else { peer }
+    }
+
+    /// Whether `peer` is listened to at all: of what it then says, its Hello is judged.
+    pub(crate) fn may_speak(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Process(_) => self.any_user || peer.is_trusted_by_default(),
+            Peer::Unproven => self.unproven || self.secret.is_some(),
+            Peer::Certificate(_) | Peer::Secret => true,
+        }
+    }
+
     /// Whether `hello` may have its lane.
     pub(crate) fn admits(&self, hello: &Hello<'_>, peer: Peer, pidfd: Option<&PeerPidfd>) -> Result<(), Denial> {
         let secret_shown = match &self.secret {
@@ -98,7 +113,7 @@ impl Policy {
 impl<'a> Newcomer<'a> {
     /// Whether the peer runs as our user.
     pub fn is_same_user(&self) -> bool {
-        self.peer.uid == Peer::own().uid
+        self.peer.uid() == Some(Process::own().uid)
     }
 
     /// The peer's process, where [`pidfds`](crate::ServerBuilder::pidfds) was asked for and the kernel could give it. It is
@@ -117,7 +132,7 @@ impl PeerPidfd {
             Err(errno) => tracing::debug!(%errno, "the kernel gives no SO_PEERPIDFD"),
         }
         let _ = socket;
-        let pid = rustix::process::Pid::from_raw(peer.pid?)?;
+        let pid = rustix::process::Pid::from_raw(peer.pid()?)?;
         let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         Some(Self { descriptor, exact: false })
     }

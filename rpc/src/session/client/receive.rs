@@ -262,6 +262,15 @@ impl ClientLane {
         }
     }
 
+    /// By the word of the peer's transport, none of what was written on this connection has been read: its own handshake
+    /// has failed. Before [`disconnected`](Self::disconnected), and only where no Welcome has come.
+    pub fn never_admitted(&mut self, why: &NotDelivered) {
+        if let Link::Opening { .. } = self.link {
+            self.not_taken_above(0, why);
+            self.fail_open(why, Cause::ConnectionLost);
+        }
+    }
+
     /// Frames above `last` that were or will be sent on this epoch are not taken up; those of earlier epochs stay in
     /// doubt.
     fn not_taken_above(&mut self, last: u64, why: &NotDelivered) {
