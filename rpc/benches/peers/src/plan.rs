@@ -1,0 +1,208 @@
+//! What is measured and what is to be reached, as data.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::contender::{Load, Shape};
+
+/// Which processors both processes may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Placement {
+    /// Both on one core: only the work is left.
+    One,
+    /// Two cores, as the kernel places them: a lone call wakes the other core.
+    Free,
+}
+
+impl Placement {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Free => "free",
+        }
+    }
+}
+
+/// One thing that every contender does, in turn.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Workload {
+    pub(crate) id: String,
+    pub(crate) load: Load,
+    pub(crate) placement: Placement,
+}
+
+/// How long and how often.
+pub(crate) struct Effort {
+    pub(crate) quick: bool,
+    pub(crate) rounds: usize,
+    /// Rounds in which latencies are kept, which costs two looks at the clock for each call.
+    pub(crate) timed_rounds: usize,
+    pub(crate) slice: Duration,
+}
+
+impl Effort {
+    pub(crate) fn new(quick: bool, rounds: Option<usize>) -> Self {
+        let (usual, timed_rounds, slice_millis) = if quick { (3, 1, 30) } else { (7, 3, 90) };
+        Self { quick, rounds: rounds.unwrap_or(usual).max(1), timed_rounds, slice: Duration::from_millis(slice_millis) }
+    }
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// Calls in flight of the curve; connections of the other curve.
+pub(crate) const IN_FLIGHT: [usize; 6] = [1, 4, 16, 64, 256, 1024];
+pub(crate) const CONNECTIONS: [usize; 4] = [1, 10, 100, 1000];
+
+pub(crate) fn workloads(quick: bool) -> Vec<Workload> {
+    let mut all = Vec::new();
+    let mut echo = |payload_bytes, in_flight, placement: Placement| {
+        let load = Load { shape: Shape::Echo, payload_bytes, connections: 1, in_flight };
+        all.push(Workload { id: format!("{}-{in_flight}-{}", size(payload_bytes), placement.name()), load, placement });
+    };
+    let chosen = |n: &usize| !quick || [1, 64, 1024].contains(n);
+    for in_flight in [1, 64, 1024].into_iter().filter(|n| !quick || *n < 1024) {
+        echo(64, in_flight, Placement::One);
+    }
+    for in_flight in IN_FLIGHT.into_iter().filter(chosen) {
+        echo(64, in_flight, Placement::Free);
+    }
+    for placement in [Placement::One, Placement::Free] {
+        if quick && placement == Placement::One {
+            continue;
+        }
+        for in_flight in [1, 64] {
+            echo(4 * KIB, in_flight, placement);
+            echo(64 * KIB, in_flight, placement);
+        }
+        echo(MIB, 1, placement);
+        echo(MIB, 8, placement);
+    }
+    if !quick {
+        echo(4 * KIB, 1024, Placement::Free);
+    }
+    let mut other = |id: String, load, placement| all.push(Workload { id, load, placement });
+    other(
+        "fetch-1MiB-free".to_owned(),
+        Load { shape: Shape::Fetch, payload_bytes: MIB, connections: 1, in_flight: 1 },
+        Placement::Free,
+    );
+    for connections in CONNECTIONS.into_iter().filter(|n| !quick || *n == 1000) {
+        let load = Load { shape: Shape::Echo, payload_bytes: 64, connections, in_flight: 1 };
+        other(format!("conns-{connections}-free"), load, Placement::Free);
+    }
+    for placement in [Placement::One, Placement::Free] {
+        let load = Load { shape: Shape::Connect, payload_bytes: 64, connections: 1, in_flight: 1 };
+        other(format!("connect-{}", placement.name()), load, placement);
+    }
+    all
+}
+
+pub(crate) fn size(bytes: usize) -> String {
+    match bytes {
+        MIB.. => format!("{}MiB", bytes / MIB),
+        KIB.. => format!("{}KiB", bytes / KIB),
+        _ => format!("{bytes}B"),
+    }
+}
+
+/// What is to be reached by ours.
+pub(crate) enum Goal {
+    /// Time of a call, at most so many times the tokio floor's.
+    FloorTimeAtMost(f64),
+    /// Calls a second, at least this share of the tokio floor's.
+    FloorRateAtLeast(f64),
+    /// Calls a second, at least so many times the fastest peer's.
+    PeerRateAtLeast(f64),
+    /// Calls a second, at least this share of raw batches.
+    CeilingRateAtLeast(f64),
+    /// Calls a second, no lower than those of another workload.
+    RateAtLeastOf(&'static str),
+    /// p99 below every peer's.
+    TailBelowPeers,
+}
+
+/// By workload. What is asked of figures that are not times is in `counts`.
+pub(crate) const GOALS: &[(&str, Goal)] = &[
+    ("64B-1-one", Goal::FloorTimeAtMost(1.15)),
+    ("64B-1-one", Goal::PeerRateAtLeast(1.0)),
+    ("64B-64-one", Goal::PeerRateAtLeast(4.5)),
+    ("64B-64-free", Goal::PeerRateAtLeast(2.5)),
+    ("64B-64-free", Goal::CeilingRateAtLeast(0.65)),
+    ("64B-1024-free", Goal::PeerRateAtLeast(4.0)),
+    ("64B-1024-free", Goal::RateAtLeastOf("64B-64-free")),
+    ("64KiB-1-one", Goal::PeerRateAtLeast(1.0)),
+    ("64KiB-1-one", Goal::FloorRateAtLeast(0.85)),
+    ("64KiB-64-one", Goal::PeerRateAtLeast(1.0)),
+    ("64KiB-64-one", Goal::FloorRateAtLeast(0.85)),
+    ("64KiB-1-free", Goal::PeerRateAtLeast(1.0)),
+    ("64KiB-1-free", Goal::FloorRateAtLeast(0.85)),
+    ("64KiB-64-free", Goal::PeerRateAtLeast(1.0)),
+    ("64KiB-64-free", Goal::FloorRateAtLeast(0.85)),
+    ("1MiB-1-one", Goal::PeerRateAtLeast(1.0)),
+    ("1MiB-1-one", Goal::FloorRateAtLeast(0.85)),
+    ("1MiB-1-free", Goal::PeerRateAtLeast(1.0)),
+    ("1MiB-1-free", Goal::FloorRateAtLeast(0.85)),
+    ("fetch-1MiB-free", Goal::FloorRateAtLeast(0.85)),
+    ("conns-1000-free", Goal::FloorRateAtLeast(0.80)),
+    ("conns-1000-free", Goal::TailBelowPeers),
+    ("connect-one", Goal::FloorRateAtLeast(0.95)),
+    ("connect-one", Goal::PeerRateAtLeast(1.0)),
+    ("connect-free", Goal::FloorRateAtLeast(0.95)),
+    ("connect-free", Goal::PeerRateAtLeast(1.0)),
+];
+
+/// At most so many system calls a call, on each side, with one in flight and with 64.
+pub(crate) const SYSCALLS_MAX: [(usize, f64); 2] = [(1, 3.1), (64, 0.1)];
+/// Allocations of the framework for each call in steady state, on each side. What is left of a count of thousands of
+/// calls when a timer or a buffer grows once is not a cost of each call.
+pub(crate) const ALLOCATIONS_MAX: f64 = 0.01;
+/// Resident memory of the server for an idle connection, in KiB: after small calls, and after a large one too.
+pub(crate) const IDLE_KIB_MAX: [f64; 2] = [6.0, 10.0];
+/// What is small and what is large there, in bytes.
+pub(crate) const IDLE_PAYLOADS: [usize; 2] = [64, 256 * KIB];
+
+/// Whether `text` has the parts of the pattern, which `*` separates, in this order.
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+    let mut rest = text;
+    pattern.split('*').all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_name_workloads_that_exist() {
+        let all = workloads(false);
+        let exists = |id: &str| all.iter().any(|workload| workload.id == id);
+        for (id, goal) in GOALS {
+            assert!(exists(id), "{id}");
+            if let Goal::RateAtLeastOf(other) = goal {
+                assert!(exists(other), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn workload_ids_are_unique() {
+        let all = workloads(false);
+        let ids: std::collections::BTreeSet<_> = all.iter().map(|workload| &workload.id).collect();
+        assert_eq!(ids.len(), all.len());
+    }
+
+    #[test]
+    fn pattern_matches_parts_in_order() {
+        assert!(matches("64B-1-one*/rpc", "64B-1-one/rpc"));
+        assert!(matches("", "x") && matches("free/tarpc", "64B-1-free/tarpc"));
+        assert!(!matches("/rpc", "64B-1-one/capnp-rpc") && !matches("b*a", "ab"));
+    }
+}
