@@ -75,6 +75,7 @@ mod context;
 mod id;
 mod io;
 mod limits;
+pub mod metrics;
 mod outcome;
 mod peer;
 mod request;
@@ -85,6 +86,7 @@ pub mod session;
 mod stream;
 pub mod trace;
 pub mod transport;
+mod watch;
 pub mod wire;
 
 pub use address::{Address, AddressError};
@@ -105,7 +107,7 @@ pub use server::{
 };
 pub use service::{Answer, Service};
 pub use session::client::LaneCounters;
-pub use session::server::ServerCounters;
+pub use session::server::{Refusals, ServerCounters};
 pub use stream::{ItemSender, ItemStream, SendError, StreamError};
 pub use trace::{TraceContext, TraceError};
 pub use wire::types::{Blob, List, TooLong};

@@ -17,13 +17,14 @@ use crate::session::payload::Payload;
 use crate::session::server::Reply;
 use crate::stream::ItemSender;
 use crate::trace::{HandlerSpan, TraceContext};
+use crate::watch::HandlerWatch;
 use crate::wire::header::{FailedCode, NackCode};
 
 /// The untyped means to answer one call; what generated code is given.
 pub struct RawResponder {
     cell: Arc<LaneCell>,
     context: CallContext,
-    trace: Option<Arc<HandlerSpan>>,
+    watch: HandlerWatch,
 }
 
 /// The obligation to answer one call. Dropping it answers *in doubt*.
@@ -36,8 +37,8 @@ pub struct Responder<R: Request> {
 }
 
 impl RawResponder {
-    pub(crate) fn new(cell: Arc<LaneCell>, context: CallContext, trace: Option<Arc<HandlerSpan>>) -> Self {
-        Self { cell, context, trace }
+    pub(crate) fn new(cell: Arc<LaneCell>, context: CallContext, watch: HandlerWatch) -> Self {
+        Self { cell, context, watch }
     }
 
     /// The responder of a request whose answer will come from elsewhere.
@@ -89,7 +90,7 @@ impl<R: Request> Responder<R> {
 
     /// The trace that the call belongs to, for whoever answers it elsewhere; see [`TraceContext::scope`].
     pub fn trace(&self) -> Option<&TraceContext> {
-        self.raw.as_ref()?.trace.as_deref().map(HandlerSpan::context)
+        self.raw.as_ref()?.watch.span.as_deref().map(HandlerSpan::context)
     }
 
     /// Whether nobody waits for the answer any more: the call was cancelled or its deadline has passed.
@@ -99,9 +100,7 @@ impl<R: Request> Responder<R> {
 
     fn reply(&mut self, reply: Reply) {
         if let Some(raw) = self.raw.take() {
-            if let Some(trace) = &raw.trace {
-                trace.end(&reply);
-            }
+            raw.watch.end(&reply);
             raw.cell.answer(self.context.request_id.0, reply);
         }
     }

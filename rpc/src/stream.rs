@@ -120,6 +120,7 @@ impl<T: Wire + Serialize> ItemSender<T> {
             sent.map_err(|_| SendError::Closed)
         })
         .await?;
+        self.cell.metrics.item();
         self.cell.with_driver(|_| ());
         Ok(())
     }
@@ -150,6 +151,7 @@ impl<T: Wire + DeserializeOwned> Stream for ItemStream<T> {
         let item = match polled {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(payload)) => {
+                this.cell.metrics().item();
                 body::decode(payload.as_slice()).map_err(|error| StreamError::BadItem(error.to_string()))
             }
             Poll::Ready(Err(StreamEnd::Ended(EndCode::Finished))) => {

@@ -124,7 +124,7 @@ fn the<'a>(spans: &'a [Fields], name: &str, at: usize) -> &'a Fields {
 
 /// A server whose handlers call another one.
 async fn two_hops(name: &str) -> (Client<Hop>, [rpc::Server; 2]) {
-    let (near, far) = (Address::mem(&format!("{name}-near")), Address::mem(&format!("{name}-far")));
+    let (near, far) = (Address::mem(format!("{name}-near")), Address::mem(format!("{name}-far")));
     let last = rpc::serve::<Hop>(&far, Doer { next: None }).await.unwrap();
     let first = rpc::serve::<Hop>(&near, Doer { next: Some(Client::new(&far)) }).await.unwrap();
     (Client::new(&near), [first, last])

@@ -22,7 +22,8 @@ use crate::outcome::{CallError, NotDelivered};
 use crate::request::{Request, StreamRequest};
 use crate::session::client::{Outcome, Submit, SubmitError};
 use crate::stream::ItemStream;
-use crate::trace::{CallSpan, TraceContext};
+use crate::trace::TraceContext;
+use crate::watch::CallWatch;
 use crate::wire::body;
 
 thread_local! {
@@ -46,21 +47,13 @@ struct OpenCall {
     deadline: Option<Instant>,
     id: Option<u64>,
     stream: bool,
-    trace: Trace,
-}
-
-/// What tells others of a call.
-enum Trace {
-    /// Not yet sent; the context that it was told to continue.
-    Unsent(Option<Box<TraceContext>>),
-    /// `None`: nobody wants to know.
-    Sent(Option<Box<CallSpan>>),
+    watch: CallWatch,
 }
 
 impl<R: Request> Call<R> {
     pub(super) fn new(cell: Arc<LaneCell>, request: R) -> Self {
         let timeout = cell.limits().deadline_default;
-        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false, trace: Trace::Unsent(None) };
+        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false, watch: CallWatch::Unsent(None) };
         Self { open, request: Some(request), _request: PhantomData }
     }
 
@@ -73,7 +66,7 @@ impl<R: Request> Call<R> {
     /// The call continues this trace, not the one around it. Given [`TraceContext::root`], it begins one though nobody
     /// listens here.
     pub fn trace(mut self, context: TraceContext) -> Self {
-        self.open.trace = Trace::Unsent(Some(Box::new(context)));
+        self.open.watch = CallWatch::Unsent(Some(Box::new(context)));
         self
     }
 
@@ -90,11 +83,7 @@ impl<R: Request> Call<R> {
 
     fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotDelivered>> {
         let Some(request) = &self.request else { return Poll::Ready(Ok(())) };
-        if let Trace::Unsent(given) = &mut self.open.trace {
-            let given = given.take().map(|given| *given);
-            let service = self.open.cell.service();
-            self.open.trace = Trace::Sent(CallSpan::begin(given, service, R::NAME, self.open.timeout));
-        }
+        self.open.watch.begin::<R>(&self.open.cell, self.open.timeout);
         let mut bytes = SCRATCH.take();
         bytes.clear();
         let submitted = match body::encode(request, &mut bytes) {
@@ -122,7 +111,7 @@ impl<R: Request> Future for Call<R> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(why)) => {
                     let outcome = Outcome::NotDelivered(why);
-                    this.open.end_trace(&outcome);
+                    this.open.watch.end(&this.open.cell, &outcome);
                     return Poll::Ready(typed(outcome, 0, &this.open.cell, this.open.timeout));
                 }
                 Poll::Ready(Ok(())) => {}
@@ -130,7 +119,7 @@ impl<R: Request> Future for Call<R> {
         }
         let Some(id) = this.open.id else { return Poll::Pending };
         let outcome = std::task::ready!(this.open.cell.with(|lane| lane.poll_outcome(id, cx)));
-        this.open.end_trace(&outcome);
+        this.open.watch.end(&this.open.cell, &outcome);
         let stream = this.open.stream && matches!(outcome, Outcome::Ack(_));
         if !stream {
             // Closed by the lane, or the doubt's from here on.
@@ -149,11 +138,7 @@ impl OpenCall {
         let now = now();
         let timeout = self.timeout;
         let deadline = *self.deadline.get_or_insert_with(|| now.checked_add(timeout).unwrap_or(now));
-        let span = match &self.trace {
-            Trace::Sent(Some(span)) => Some(span),
-            _ => None,
-        };
-        let tlvs = span.map_or(&[][..], |span| span.tlvs());
+        let tlvs = self.watch.tlvs();
         let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
         let submitted = self.cell.with(|lane| {
             let submitted = lane.submit(request);
@@ -165,9 +150,7 @@ impl OpenCall {
         match submitted {
             Ok(id) => {
                 self.id = Some(id);
-                if let Some(span) = span {
-                    span.sent_as(id);
-                }
+                self.watch.sent_as(id);
                 Poll::Ready(Ok(()))
             }
             Err(SubmitError::Full) if now < deadline => Poll::Pending,
@@ -177,18 +160,9 @@ impl OpenCall {
     }
 }
 
-impl OpenCall {
-    fn end_trace(&mut self, outcome: &Outcome) {
-        if let Trace::Sent(span) = &mut self.trace
-            && let Some(mut span) = span.take()
-        {
-            span.end(outcome);
-        }
-    }
-}
-
 impl Drop for OpenCall {
     fn drop(&mut self) {
+        self.watch.dropped(&self.cell);
         if let Some(id) = self.id {
             self.cell.with(|lane| {
                 lane.abandon(id);

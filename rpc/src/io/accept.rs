@@ -73,6 +73,7 @@ pub(crate) fn admit(hub: &Arc<Hub>, connect: &Arc<dyn Connect>, incoming: Incomi
                 tracing::warn!(%peer, "refused a connection: too many");
                 let mut too_many = BytesMut::new();
                 put_frame(&mut too_many, Kind::Goodbye, GoodbyeCode::TooMany.number(), 0, &[]);
+                hub.metrics.refused_connection(GoodbyeCode::TooMany);
                 return stream.send_now(&too_many);
             };
             let serve = connect.serve(Arc::clone(hub), stream, peer, hello_by, places);

@@ -21,6 +21,7 @@ use super::timer::{Timer, now};
 use super::{dial, lock, wake_all};
 use crate::address::Address;
 use crate::limits::Limits;
+use crate::metrics::ClientMetrics;
 use crate::outcome::NotDelivered;
 use crate::session::client::{ClientLane, Next};
 use crate::transport::HandshakeFault;
@@ -45,6 +46,7 @@ pub(crate) struct LaneCell {
     address: Address,
     /// The service's name.
     service: &'static str,
+    metrics: ClientMetrics,
     limits: Limits,
 }
 
@@ -52,6 +54,7 @@ impl LaneCell {
     pub(crate) fn new(address: Address, lane: ClientLane, limits: Limits) -> Self {
         Self {
             service: lane.service(),
+            metrics: ClientMetrics::new(lane.service(), lane.methods()),
             lane: Mutex::new(lane),
             driver: AtomicWaker::new(),
             driver_runs: AtomicBool::new(false),
@@ -68,6 +71,18 @@ impl LaneCell {
     /// The name of the service that it calls.
     pub(crate) fn service(&self) -> &'static str {
         self.service
+    }
+
+    pub(crate) fn metrics(&self) -> &ClientMetrics {
+        &self.metrics
+    }
+
+    /// Tells the metrics what has become of the lane.
+    fn observe(&self) {
+        self.metrics.observe(|| {
+            let lane = lock(&self.lane);
+            (lane.counters(), lane.queued_bytes(), lane.window_ids())
+        });
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -140,6 +155,7 @@ impl Drop for DriverGuard {
             lane.disconnected();
             lane.close_all();
         });
+        self.0.observe();
         self.0.driver_runs.store(false, Ordering::Release);
     }
 }
@@ -167,6 +183,7 @@ async fn drive(guard: DriverGuard) {
             }
             Dialled::Connected(stream) => {
                 cell.with(ClientLane::connected);
+                cell.observe();
                 let started = now();
                 let mut connection = Connection::new(stream);
                 let end = poll_fn(|cx| connection.poll(cx, cell)).await;
@@ -342,6 +359,7 @@ impl Connection {
         if self.broken.is_none() && (!self.writing.is_empty() || self.stream.wants_flush()) {
             let exact = self.stream.proves_unsent();
             let transmitted = |bytes| {
+                cell.metrics.wrote(bytes);
                 if exact {
                     lock(&cell.lane).transmitted(bytes);
                 }
@@ -372,9 +390,12 @@ impl Connection {
             let taken = take_frames(&mut lane, bytes, cell.limits.frame_bytes_max);
             *welcomed = *welcomed || (taken.0 > 0 && taken.1.is_ok());
             lane.take_wakers(wakers);
+            drop(lane);
+            cell.metrics.read(taken.0);
             taken
         });
         wake_all(&mut self.wakers);
+        cell.observe();
         match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(result))) => Poll::Ready(result),

@@ -18,7 +18,7 @@ use super::lock;
 use crate::context::CallContext;
 use crate::service::Answer;
 use crate::session::server::Reply;
-use crate::trace::HandlerSpan;
+use crate::watch::HandlerWatch;
 use crate::wire::header::FailedCode;
 
 /// Slots that a server keeps for reuse. LIMIT: one window; what a burst needed beyond it is freed again.
@@ -34,7 +34,7 @@ struct Slot<F> {
     wake: Arc<SlotWake>,
     waker: Waker,
     context: Option<CallContext>,
-    trace: Option<Arc<HandlerSpan>>,
+    watch: Option<HandlerWatch>,
 }
 
 /// Where to say that a slot has something to do.
@@ -106,11 +106,11 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     }
 
     /// Takes a handler in and polls it for the first time.
-    pub(super) fn start(&mut self, context: CallContext, trace: Option<Arc<HandlerSpan>>, handler: F) -> Polled {
+    pub(super) fn start(&mut self, context: CallContext, watch: HandlerWatch, handler: F) -> Polled {
         let index = self.free.pop().unwrap_or_else(|| self.add_slot());
         let slot = &mut self.slots[index];
         slot.context = Some(context);
-        slot.trace = trace;
+        slot.watch = Some(watch);
         slot.wake.queued.store(false, Ordering::Release);
         slot.future.set(Some(handler));
         self.poll(index)
@@ -133,7 +133,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
             let id = context.request_id.0;
             if !go_on(id) {
                 let reply = Reply::Failed(FailedCode::Aborted);
-                slot.trace.iter().for_each(|trace| trace.end(&reply));
+                slot.watch.iter().for_each(|watch| watch.end(&reply));
                 self.clear(index);
                 done(id, Some(reply));
             } else if let Polled::Done(reply) = self.poll(index) {
@@ -172,15 +172,15 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     fn poll(&mut self, index: usize) -> Polled {
         let slot = &mut self.slots[index];
         let Some(context) = slot.context else { return Polled::Done(None) };
-        let Slot { future, waker, trace, .. } = slot;
+        let Slot { future, waker, watch, .. } = slot;
         let mut poll = || match future.as_mut().as_pin_mut() {
             Some(future) => future.poll(&mut Context::from_waker(waker)),
             None => Poll::Ready(Answer::Deferred),
         };
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            context.scope(|| match trace {
+            context.scope(|| match watch {
                 None => poll(),
-                Some(trace) => trace.scope(poll),
+                Some(watch) => watch.scope(poll),
             })
         }));
         let reply = match polled {
@@ -192,8 +192,8 @@ impl<F: Future<Output = Answer>> Handlers<F> {
                 Some(Reply::Failed(FailedCode::Panicked))
             }
         };
-        if let (Some(trace), Some(reply)) = (&slot.trace, &reply) {
-            trace.end(reply);
+        if let (Some(watch), Some(reply)) = (&slot.watch, &reply) {
+            watch.end(reply);
         }
         self.clear(index);
         Polled::Done(reply)
@@ -202,7 +202,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     fn clear(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.context = None;
-        slot.trace = None;
+        slot.watch = None;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.future.set(None))) {
             tracing::error!(panic = panic_text(&*panic), "a handler panicked while it was dropped");
         }
@@ -213,7 +213,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
 impl<F> Slot<F> {
     fn new() -> Self {
         let wake = Arc::new(SlotWake { queued: AtomicBool::new(false), home: Mutex::new(None) });
-        Self { future: Box::pin(None), waker: Waker::from(Arc::clone(&wake)), wake, context: None, trace: None }
+        Self { future: Box::pin(None), waker: Waker::from(Arc::clone(&wake)), wake, context: None, watch: None }
     }
 }
 

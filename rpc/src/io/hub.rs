@@ -21,6 +21,7 @@ use super::timer::now;
 use super::{lock, wake_all};
 use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
+use crate::metrics::{LaneMetrics, ServerMetrics};
 use crate::peer::Peer;
 use crate::server::{Denial, Options, PeerPidfd, Policy};
 use crate::session::server::{Reply, ServerCounters, ServerLane};
@@ -47,6 +48,7 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) policy: Policy,
     pub(crate) service: ServiceInfo,
+    pub(crate) metrics: ServerMetrics,
     identity: (PeerId, Incarnation),
     lanes: Mutex<Lanes>,
     /// [`SERVING`], [`DRAINING`], [`CLOSING`].
@@ -93,6 +95,7 @@ pub(crate) struct LaneCell {
     key: LaneKey,
     _permit: Permit,
     pub(super) lane: Mutex<ServerLane>,
+    pub(crate) metrics: LaneMetrics,
     /// Wakes the driver of the present connection.
     pub(super) driver: AtomicWaker,
     /// The hub's.
@@ -118,6 +121,14 @@ impl LaneCell {
         let result = self.with(work);
         self.driver.wake();
         result
+    }
+
+    /// Tells the metrics what has become of the lane.
+    pub(super) fn observe(&self) {
+        self.metrics.observe(|| {
+            let lane = lock(&self.lane);
+            (lane.counters(), lane.running(), lane.queued_bytes())
+        });
     }
 
     /// The answer of a handler that is no longer polled here.
@@ -147,6 +158,7 @@ impl Hub {
         Self {
             limits,
             policy,
+            metrics: ServerMetrics::new(&service),
             service,
             identity: (PeerId::random(), Incarnation::random()),
             lanes: Mutex::default(),
@@ -232,6 +244,7 @@ impl Hub {
                     let cell = Arc::new(LaneCell {
                         key,
                         _permit: permit,
+                        metrics: self.metrics.lane(),
                         lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
                         driver: AtomicWaker::new(),
                         progress: Arc::clone(&self.progress),

@@ -92,6 +92,7 @@ where
         let spoken_to = hub.policy.may_speak(peer);
         let peer = hub.policy.known_as(peer);
         let serving = Serving::new(peer, hub.service.clone(), Some(Arc::clone(&hub)), start, pool);
+        hub.metrics.opened();
         let core = Core {
             hub,
             peer,
@@ -166,7 +167,11 @@ where
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let core = &mut self.core;
-        let read = ready!(self.inbound.poll_read(cx, &mut self.stream, |bytes| core.take(bytes)));
+        let read = ready!(self.inbound.poll_read(cx, &mut self.stream, |bytes| {
+            let taken = core.take(bytes);
+            core.hub.metrics.read(taken.0);
+            taken
+        }));
         let read = match read {
             Ok(Some(result)) => result,
             Ok(None) => Err(End::Closed),
@@ -233,6 +238,7 @@ where
         lane.take_wakers(&mut self.wakers);
         drop(lane);
         wake_all(&mut self.wakers);
+        cell.observe();
         Ok(due)
     }
 
@@ -241,7 +247,7 @@ where
             return Poll::Pending;
         }
         let before = self.writing.len();
-        let written = poll_write_all(cx, stream, &mut self.writing, |_| {});
+        let written = poll_write_all(cx, stream, &mut self.writing, |bytes| self.hub.metrics.wrote(bytes));
         self.stalled_at = if written.is_ready() {
             None
         } else if self.writing.len() < before {
@@ -354,7 +360,10 @@ impl<S, F> Core<S, F> {
         self.last_words = Some(code);
         match &self.lane {
             Some((cell, _)) => cell.with(|lane| lane.goodbye(code)),
-            None => put_frame(&mut self.writing, Kind::Goodbye, code.number(), 0, &[]),
+            None => {
+                self.hub.metrics.refused_connection(code);
+                put_frame(&mut self.writing, Kind::Goodbye, code.number(), 0, &[]);
+            }
         }
     }
 
@@ -367,6 +376,7 @@ impl<S, F> Core<S, F> {
     fn detach(&mut self) {
         if let Some((cell, epoch)) = &self.lane {
             cell.with(|lane| lane.detach(*epoch, now()));
+            cell.observe();
             self.hub.forget_if_over(cell);
         }
         self.hub.progress.notify_waiters();
@@ -376,6 +386,7 @@ impl<S, F> Core<S, F> {
 impl<S, F> Drop for Core<S, F> {
     fn drop(&mut self) {
         self.detach();
+        self.hub.metrics.closed();
     }
 }
 

@@ -422,7 +422,8 @@ async fn trace_context_that_cannot_be_read_is_ignored_and_counted() {
         })
     };
     let (parent, state) = (header::TLV_TRACEPARENT, header::TLV_TRACESTATE);
-    let cases: [(&[(u16, &[u8])], u64); 6] = [
+    type Fields<'a> = &'a [(u16, &'a [u8])];
+    let cases: [(Fields<'_>, u64); 6] = [
         (&[(parent, good)], 0),
         (&[(parent, good), (state, b"a=b"), (900, b"?")], 0),
         (&[(parent, b"")], 1),

@@ -26,6 +26,7 @@ use crate::service::{Answer, refuse};
 use crate::session::payload::Payload;
 use crate::session::server::{NewCall, Reply, ServerLane};
 use crate::trace::{self, HandledCall, HandlerSpan};
+use crate::watch::HandlerWatch;
 use crate::wire::header::{FailedCode, NackCode, Tlvs};
 use crate::wire::hello::ServiceInfo;
 
@@ -92,8 +93,8 @@ where
         let mut queued = std::mem::take(&mut self.queued);
         for call in queued.drain(..) {
             let tlvs = call.body.start.saturating_sub(call.tlv_bytes)..call.body.start;
-            let trace = self.trace_of(cell, &call, bytes.get(tlvs).unwrap_or_default());
-            self.start_handler(cell, &call, trace, bytes.get(call.body.clone()).unwrap_or_default());
+            let watch = self.watch(cell, &call, bytes.get(tlvs).unwrap_or_default());
+            self.start_handler(cell, &call, watch, bytes.get(call.body.clone()).unwrap_or_default());
         }
         self.queued = queued;
         self.give_replies(cell, epoch);
@@ -158,41 +159,40 @@ where
         }
     }
 
-    /// The span of a handler, if anybody wants it or the request came with a trace context.
-    fn trace_of(&self, cell: &LaneCell, call: &Queued, tlvs: &[u8]) -> Option<Arc<HandlerSpan>> {
+    /// What those who watch are told of a handler. A trace context that came with the request is continued.
+    fn watch(&self, cell: &LaneCell, call: &Queued, tlvs: &[u8]) -> HandlerWatch {
         let (parent, bad) = if tlvs.is_empty() { (None, false) } else { trace::parse_tlvs(Tlvs::of(tlvs)) };
         if bad {
             cell.with(ServerLane::ignored_trace);
         }
         let Queued { id, method, version, deadline, .. } = *call;
-        HandlerSpan::begin(parent, &self.service, &HandledCall { id, method, version, deadline })
+        let span = HandlerSpan::begin(parent, &self.service, &HandledCall { id, method, version, deadline });
+        HandlerWatch { span, metrics: cell.metrics.begin(method, version) }
     }
 
-    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, trace: Option<Arc<HandlerSpan>>, body: &[u8]) {
+    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, watch: HandlerWatch, body: &[u8]) {
         let permits = |hub: &Hub| hub.policy.permits(&self.peer, self.service.methods, (call.method, call.version));
         if let Some(Err(denial)) = self.hub.as_deref().map(permits) {
             let reason = Payload::copy(denial.reason());
-            return self.refuse(call.id, trace.as_deref(), Reply::Nack(NackCode::Unauthorized, reason));
+            return self.refuse(call.id, &watch, Reply::Nack(NackCode::Unauthorized, reason));
         }
         let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
-        let raw = RawResponder::new(Arc::clone(cell), context, trace.clone());
+        let raw = RawResponder::new(Arc::clone(cell), context, watch.clone());
         let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
         let handler = match start {
             Ok(Ok(handler)) => handler,
-            Ok(Err(fault)) => return self.refuse(call.id, trace.as_deref(), refuse(&fault)),
+            Ok(Err(fault)) => return self.refuse(call.id, &watch, refuse(&fault)),
             // A `Deserialize` of the user's panicked.
-            Err(_) => return self.refuse(call.id, trace.as_deref(), Reply::Failed(FailedCode::Panicked)),
+            Err(_) => return self.refuse(call.id, &watch, Reply::Failed(FailedCode::Panicked)),
         };
-        match self.handlers.start(context, trace, handler) {
+        match self.handlers.start(context, watch, handler) {
             Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
             Polled::Pending(waker) => cell.with(|lane| lane.on_cancel(call.id, &waker)),
         }
     }
 
-    fn refuse(&mut self, id: u64, trace: Option<&HandlerSpan>, reply: Reply) {
-        if let Some(trace) = trace {
-            trace.end(&reply);
-        }
+    fn refuse(&mut self, id: u64, watch: &HandlerWatch, reply: Reply) {
+        watch.end(&reply);
         self.replies.push((id, reply));
     }
 }

@@ -298,7 +298,7 @@ mod tests {
             assert_eq!(context.clone().with_state(good).unwrap().child().state(), good);
         }
         let (longer, more) = (format!("{long}v"), format!("{many},k=v"));
-        let longest = vec![long.as_str(); 2].join(",");
+        let longest = [long.as_str(); 2].join(",");
         for bad in ["k", "=v", "k=", "K=v", "k=v=w", "k=v,k=w", "k=\u{e9}", "k=\n", &longer, &more, &longest] {
             assert_eq!(context.clone().with_state(bad), Err(TraceError::State), "{bad}");
         }

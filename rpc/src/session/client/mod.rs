@@ -26,6 +26,7 @@ use super::window::Window;
 use crate::id::{Incarnation, PeerId};
 use crate::limits::{BULK_BYTES, Limits};
 use crate::outcome::{Cause, NotDelivered, Stage};
+use crate::request::MethodInfo;
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{self, FLAGS_AT, IGNORABLE, KIND_AT, Kind, RequestHeader};
 use crate::wire::hello::ServiceInfo;
@@ -437,6 +438,24 @@ impl ClientLane {
     /// What this lane has seen.
     pub fn counters(&self) -> LaneCounters {
         self.counters
+    }
+
+    /// Bytes that wait for the writer.
+    pub fn queued_bytes(&self) -> usize {
+        self.control.len().saturating_add(self.out.len())
+    }
+
+    /// Ids that the window covers.
+    pub fn window_ids(&self) -> usize {
+        self.window.span()
+    }
+
+    /// The methods of the service that it calls; none where that is not one service.
+    pub fn methods(&self) -> &'static [MethodInfo] {
+        match &self.role {
+            Role::Connecting { service, .. } => service.methods,
+            _ => &[],
+        }
     }
 
     /// The name of the service that it calls.

@@ -46,19 +46,61 @@ pub struct ServerCounters {
     pub repeats: u64,
     /// Requests refused before a handler saw them.
     pub refused: u64,
+    /// Why.
+    pub refusals: Refusals,
     /// Answers that came after their request had been given up.
     pub late_answers: u64,
     /// Requests whose trace context could not be read, in whole or in part; they were served all the same.
     pub bad_traces: u64,
 }
 
+/// Why requests were refused before a handler saw them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// There was too much to do.
+    pub overloaded: u64,
+    /// The server was draining.
+    pub draining: u64,
+    /// The deadline had passed.
+    pub expired: u64,
+    /// The method has another schema here.
+    pub schema_mismatch: u64,
+    /// Anything else.
+    pub other: u64,
+}
+
+impl Refusals {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            overloaded: self.overloaded.saturating_add(other.overloaded),
+            draining: self.draining.saturating_add(other.draining),
+            expired: self.expired.saturating_add(other.expired),
+            schema_mismatch: self.schema_mismatch.saturating_add(other.schema_mismatch),
+            other: self.other.saturating_add(other.other),
+        }
+    }
+}
+
 impl ServerCounters {
+    fn refuse(&mut self, code: NackCode) {
+        self.refused = self.refused.saturating_add(1);
+        let reason = match code {
+            NackCode::Overloaded => &mut self.refusals.overloaded,
+            NackCode::Draining => &mut self.refusals.draining,
+            NackCode::Expired => &mut self.refusals.expired,
+            NackCode::SchemaMismatch => &mut self.refusals.schema_mismatch,
+            _ => &mut self.refusals.other,
+        };
+        *reason = reason.saturating_add(1);
+    }
+
     /// Both together.
     pub fn plus(self, other: Self) -> Self {
         Self {
             taken: self.taken.saturating_add(other.taken),
             repeats: self.repeats.saturating_add(other.repeats),
             refused: self.refused.saturating_add(other.refused),
+            refusals: self.refusals.plus(other.refusals),
             late_answers: self.late_answers.saturating_add(other.late_answers),
             bad_traces: self.bad_traces.saturating_add(other.bad_traces),
         }

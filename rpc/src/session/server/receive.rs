@@ -125,7 +125,7 @@ impl ServerLane {
             }
         }
         if let Some(code) = self.refusal(frame, span_max) {
-            self.counters.refused = self.counters.refused.saturating_add(1);
+            self.counters.refuse(code);
             let reply = Reply::Nack(code, Payload::EMPTY);
             put_reply(&mut self.out, self.flags, id, &reply);
             if !self.window.insert(id, Entry::Answered(reply), span_max) {

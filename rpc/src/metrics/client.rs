@@ -1,0 +1,159 @@
+//! What a client counts.
+//!
+//! Handles are taken once, when the client is made. Never looks one up per call.
+//!
+//! Told by `watch`, by the client's driver and by its streams.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::{increased, moved};
+use crate::io::{lock, now};
+use crate::request::MethodInfo;
+use crate::session::client::{LaneCounters, Outcome};
+
+/// The handles of one client.
+pub(crate) struct ClientMetrics {
+    methods: Vec<Method>,
+    in_flight: Gauge,
+    queue_bytes: Gauge,
+    window_ids: Gauge,
+    connections: Counter,
+    reconnects: Counter,
+    late_answers: Counter,
+    resolved: Counter,
+    read: Counter,
+    written: Counter,
+    items: Counter,
+    told: Mutex<Told>,
+}
+
+struct Method {
+    id: u16,
+    version: u16,
+    ack: Counter,
+    rejected: Counter,
+    not_delivered: Counter,
+    unknown: Counter,
+    dropped: Counter,
+    ack_seconds: Histogram,
+}
+
+/// What the recorder knows of the lane.
+#[derive(Default)]
+struct Told {
+    counters: LaneCounters,
+    reconnects: u64,
+    queue_bytes: usize,
+    window_ids: usize,
+}
+
+/// One call that has not ended.
+#[derive(Debug)]
+pub(crate) struct CallMetrics {
+    method: usize,
+    /// `None` once it has ended.
+    started: Option<Instant>,
+}
+
+impl ClientMetrics {
+    pub(crate) fn new(name: &'static str, methods: &[MethodInfo]) -> Self {
+        let methods = methods.iter().map(|method| {
+            let calls = |outcome| counter!("rpc_client_calls_total", "service" => name, "method" => method.name, "outcome" => outcome);
+            Method {
+                id: method.id,
+                version: method.version,
+                ack: calls("ack"),
+                rejected: calls("rejected"),
+                not_delivered: calls("not_delivered"),
+                unknown: calls("unknown"),
+                dropped: calls("dropped"),
+                ack_seconds: histogram!("rpc_client_ack_seconds", "service" => name, "method" => method.name),
+            }
+        });
+        Self {
+            methods: methods.collect(),
+            in_flight: gauge!("rpc_client_in_flight", "service" => name),
+            queue_bytes: gauge!("rpc_client_queue_bytes", "service" => name),
+            window_ids: gauge!("rpc_client_window_ids", "service" => name),
+            connections: counter!("rpc_client_connections_total", "service" => name),
+            reconnects: counter!("rpc_client_reconnects_total", "service" => name),
+            late_answers: counter!("rpc_client_late_answers_total", "service" => name),
+            resolved: counter!("rpc_client_resolved_total", "service" => name),
+            read: counter!("rpc_client_bytes_total", "service" => name, "direction" => "in"),
+            written: counter!("rpc_client_bytes_total", "service" => name, "direction" => "out"),
+            items: counter!("rpc_client_stream_items_total", "service" => name),
+            told: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn read(&self, bytes: usize) {
+        self.read.increment(to_u64(bytes));
+    }
+
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.written.increment(to_u64(bytes));
+    }
+
+    pub(crate) fn item(&self) {
+        self.items.increment(1);
+    }
+
+    /// Tells what has changed of the lane: its counters, bytes that wait, ids that its window covers.
+    pub(crate) fn observe(&self, lane: impl FnOnce() -> (LaneCounters, usize, usize)) {
+        let (counters, queue_bytes, window_ids) = lane();
+        let mut told = lock(&self.told);
+        let reconnects = counters.connections.saturating_sub(1);
+        increased(&self.reconnects, &mut told.reconnects, reconnects);
+        increased(&self.connections, &mut told.counters.connections, counters.connections);
+        increased(&self.late_answers, &mut told.counters.late_answers, counters.late_answers);
+        increased(&self.resolved, &mut told.counters.resolved, counters.resolved);
+        moved(&self.queue_bytes, &mut told.queue_bytes, queue_bytes);
+        moved(&self.window_ids, &mut told.window_ids, window_ids);
+    }
+}
+
+impl Drop for ClientMetrics {
+    fn drop(&mut self) {
+        let mut told = std::mem::take(&mut *lock(&self.told));
+        moved(&self.queue_bytes, &mut told.queue_bytes, 0);
+        moved(&self.window_ids, &mut told.window_ids, 0);
+    }
+}
+
+impl CallMetrics {
+    pub(crate) fn begin(client: &ClientMetrics, id: u16, version: u16) -> Self {
+        client.in_flight.increment(1.0);
+        let method = client.methods.iter().position(|method| (method.id, method.version) == (id, version));
+        Self { method: method.unwrap_or(usize::MAX), started: Some(now()) }
+    }
+
+    /// `None`: it was dropped. The second end of a call is none.
+    pub(crate) fn end(&mut self, client: &ClientMetrics, outcome: Option<&Outcome>) {
+        let Some(started) = self.started.take() else { return };
+        client.in_flight.decrement(1.0);
+        let Some(method) = client.methods.get(self.method) else { return };
+        match outcome {
+            Some(Outcome::Ack(_)) => {
+                method.ack.increment(1);
+                method.ack_seconds.record(now().saturating_duration_since(started));
+            }
+            Some(Outcome::Rejected(_)) => method.rejected.increment(1),
+            Some(Outcome::NotDelivered(_)) => method.not_delivered.increment(1),
+            Some(Outcome::Unknown(..)) => method.unknown.increment(1),
+            None => method.dropped.increment(1),
+        }
+    }
+}
+
+impl std::fmt::Debug for ClientMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientMetrics").finish_non_exhaustive()
+    }
+}
+
+fn to_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
