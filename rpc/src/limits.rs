@@ -49,6 +49,12 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// Lanes that a server remembers, connected or not.
     pub lanes_max: usize,
+    /// Handlers of one server that have not ended. One process may have four fifths of them, and less when others have
+    /// some; beyond it requests are refused as overloaded. LIMIT: a handler costs its state, 1 KiB to be generous.
+    pub running_max: usize,
+    /// Bytes that all lanes of a server hold together for their calls: bodies of running requests, kept answers, what is
+    /// partly read and what is not yet written. Divided like `running_max`. LIMIT: what a machine can spare for one service.
+    pub held_bytes_max: usize,
     /// How long a lane without a connection is remembered. LIMIT: six default deadlines.
     pub lane_retention: Duration,
     /// The deadline of a call for which none was given.
@@ -94,6 +100,8 @@ impl Default for Limits {
             connections_max: 16_384,
             handshakes_max: 1_024,
             lanes_max: 32_768,
+            running_max: 65_536,
+            held_bytes_max: 1 << 30,
             lane_retention: Duration::from_secs(60),
             deadline_default: Duration::from_secs(10),
             deadline_max: Duration::from_secs(3600),

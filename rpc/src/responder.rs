@@ -8,11 +8,12 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::context::CallContext;
 use crate::io::hub::LaneCell;
 use crate::request::Request;
-use crate::service::{clip, reply_of};
+use crate::service::{clip, overloaded, reply_of};
 use crate::session::payload::Payload;
 use crate::session::server::Reply;
 use crate::stream::ItemSender;
@@ -78,9 +79,9 @@ impl<R: Request> Responder<R> {
         self.reply(Reply::Nack(NackCode::Unavailable, Payload::copy(clip(why).as_bytes())));
     }
 
-    /// The request was not looked at because we have too much to do.
-    pub fn overloaded(mut self) {
-        self.reply(Reply::Nack(NackCode::Overloaded, Payload::EMPTY));
+    /// The request was not looked at because we have too much to do; it may be tried again `after` that long.
+    pub fn overloaded(mut self, after: Duration) {
+        self.reply(overloaded(after));
     }
 
     /// Who called, under which id, and until when.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -158,6 +158,12 @@ pub(crate) fn refuse(fault: &DecodeFault) -> Reply {
         DecodeFault::BadBody(_) => NackCode::BadBody,
     };
     Reply::Nack(code, Payload::copy(clip(&text).as_bytes()))
+}
+
+/// The answer to a request that was not looked at for lack of room.
+pub(crate) fn overloaded(retry_after: Duration) -> Reply {
+    let ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+    Reply::Nack(NackCode::Overloaded, Payload::copy(&ms.to_le_bytes()))
 }
 
 /// The front of a text, cut at a character.

@@ -16,6 +16,7 @@ use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::load::{LaneLoad, Load};
 use super::shares::{Permit, Place, Shares};
 use super::timer::now;
 use super::{lock, wake_all};
@@ -54,6 +55,7 @@ pub(crate) struct Hub {
     /// [`SERVING`], [`DRAINING`], [`CLOSING`].
     phase: AtomicU8,
     pub(crate) shares: Arc<Shares>,
+    pub(crate) load: Arc<Load>,
     /// Something has become less: a connection, a running handler, unsent bytes. Told while draining.
     pub(crate) progress: Arc<Notify>,
     pub(crate) tasks: Mutex<JoinSet<()>>,
@@ -93,7 +95,8 @@ struct LaneKey {
 #[derive(Debug)]
 pub(crate) struct LaneCell {
     key: LaneKey,
-    _permit: Permit,
+    /// `None`: nobody else is served here.
+    pub(super) load: Option<LaneLoad>,
     pub(super) lane: Mutex<ServerLane>,
     pub(crate) metrics: LaneMetrics,
     /// Wakes the driver of the present connection.
@@ -109,11 +112,19 @@ impl LaneCell {
         let result = {
             let mut lane = lock(&self.lane);
             let result = work(&mut lane);
+            self.hold(&lane);
             lane.take_wakers(&mut wakers);
             result
         };
         wake_all(&mut wakers);
         result
+    }
+
+    /// Counts what the lane holds.
+    pub(super) fn hold(&self, lane: &ServerLane) {
+        if let Some(load) = &self.load {
+            load.hold_lane(lane.held_bytes());
+        }
     }
 
     /// Like [`with`](Self::with), from outside the driver: it has something to write now.
@@ -133,6 +144,9 @@ impl LaneCell {
 
     /// The answer of a handler that is no longer polled here.
     pub(crate) fn answer(&self, id: u64, reply: Reply) {
+        if let Some(load) = &self.load {
+            load.ended(std::iter::once(id));
+        }
         let drained = self.with_driver(|lane| {
             lane.answer(id, reply);
             lane.is_drained()
@@ -147,7 +161,7 @@ impl LaneCell {
 impl Hub {
     /// `descriptors`: whether each connection takes one.
     pub(crate) fn new(options: Options, service: ServiceInfo, descriptors: bool) -> Self {
-        let Options { limits, policy } = options;
+        let Options { limits, policy, methods } = options;
         // A connection that could only be had by taking the last descriptor from a handler is refused instead.
         let table = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let table = table.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
@@ -155,6 +169,7 @@ impl Hub {
         let connections_max =
             if descriptors { limits.connections_max.min(table - kept) } else { limits.connections_max };
         let shares = Arc::new(Shares::new(connections_max, limits.handshakes_max, limits.lanes_max));
+        let load = Arc::new(Load::new(&limits, &methods, now()));
         Self {
             limits,
             policy,
@@ -164,6 +179,7 @@ impl Hub {
             lanes: Mutex::default(),
             phase: AtomicU8::new(SERVING),
             shares,
+            load,
             progress: Arc::default(),
             tasks: Mutex::default(),
         }
@@ -243,8 +259,8 @@ impl Hub {
                     let permit = self.lane_permit(&mut lanes, peer).ok_or(GoodbyeCode::TooMany)?;
                     let cell = Arc::new(LaneCell {
                         key,
-                        _permit: permit,
                         metrics: self.metrics.lane(),
+                        load: Some(LaneLoad::new(Arc::clone(&self.load), permit)),
                         lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
                         driver: AtomicWaker::new(),
                         progress: Arc::clone(&self.progress),

@@ -48,6 +48,11 @@ impl Inbound {
         outcome.map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Bytes that are kept between two reads.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
     fn take<T>(&mut self, fresh: &[u8], take: impl FnOnce(&[u8]) -> (usize, T)) -> T {
         if self.partial.is_empty() {
             let (consumed, result) = take(fresh);

@@ -12,6 +12,7 @@ mod handlers;
 pub(crate) mod hub;
 mod inbound;
 pub(crate) mod listener;
+pub(crate) mod load;
 mod mem;
 pub(crate) mod server;
 mod serving;

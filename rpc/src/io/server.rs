@@ -21,6 +21,7 @@ use super::shares::Permit;
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
+use crate::limits::READ_BYTES;
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
@@ -68,6 +69,8 @@ struct Core<S, F> {
     hello_by: Instant,
     /// Since when the peer has taken nothing of what we wrote.
     stalled_at: Option<Instant>,
+    /// Bytes that this connection was last said to hold.
+    held_bytes: usize,
     /// The connection closes once this has been written.
     last_words: Option<GoodbyeCode>,
     wakers: Vec<Waker>,
@@ -104,6 +107,7 @@ where
             lane: None,
             hello_by,
             stalled_at: None,
+            held_bytes: 0,
             last_words: None,
             wakers: Vec::new(),
         };
@@ -133,6 +137,9 @@ where
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {
                     self.core.rest();
+                    if self.core.hold(self.inbound.held_bytes()) {
+                        continue;
+                    }
                     return Poll::Pending;
                 }
             }
@@ -282,9 +289,9 @@ where
             }
         }
         let Some((cell, epoch)) = self.lane.clone() else { return (bytes.len(), Ok(())) };
+        let now = now();
         let result = {
             let mut lane = lock(&cell.lane);
-            let now = now();
             let result = loop {
                 match cut(bytes.get(consumed..).unwrap_or_default(), self.hub.limits.frame_bytes_max) {
                     Cut::Frame { frame, consumed: frame_bytes } => {
@@ -302,11 +309,12 @@ where
                     Cut::TooLarge { .. } => break Err(End::Refused(GoodbyeCode::FrameTooLarge)),
                 }
             };
+            cell.hold(&lane);
             lane.take_wakers(&mut self.wakers);
             result
         };
         wake_all(&mut self.wakers);
-        self.serving.start_queued(&cell, epoch, bytes);
+        self.serving.start_queued(now, &cell, epoch, bytes);
         (consumed, result)
     }
 
@@ -352,6 +360,19 @@ where
 }
 
 impl<S, F> Core<S, F> {
+    /// Counts what the connection holds while it waits. A peer that fills its share with the fronts of large frames, which
+    /// it does not finish, loses its connection: `true` then, and there are last words to write.
+    fn hold(&mut self, partial: usize) -> bool {
+        let Some(load) = self.lane.as_ref().and_then(|(cell, _)| cell.load.as_ref()) else { return false };
+        self.held_bytes = load.hold_connection(self.held_bytes, partial.saturating_add(self.writing.capacity()));
+        if partial <= READ_BYTES || self.last_words.is_some() || load.has_room_for_bytes() {
+            return false;
+        }
+        tracing::warn!(peer = ?self.peer, partial, "a peer holds more than its share in frames that it does not finish");
+        self.say_goodbye(GoodbyeCode::TooMany);
+        true
+    }
+
     /// Queues the last frame of this connection, behind what is already to be written.
     fn say_goodbye(&mut self, code: GoodbyeCode) {
         if self.last_words.is_some() {
@@ -377,6 +398,9 @@ impl<S, F> Core<S, F> {
         if let Some((cell, epoch)) = &self.lane {
             cell.with(|lane| lane.detach(*epoch, now()));
             cell.observe();
+            if let Some(load) = &cell.load {
+                self.held_bytes = load.hold_connection(self.held_bytes, 0);
+            }
             self.hub.forget_if_over(cell);
         }
         self.hub.progress.notify_waiters();

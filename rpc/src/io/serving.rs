@@ -11,10 +11,11 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::handlers::{Handlers, Polled, Pool};
 use super::hub::{Hub, LaneCell};
+use super::load::LaneLoad;
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
 use crate::context::CallContext;
@@ -22,7 +23,7 @@ use crate::id::RequestId;
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
-use crate::service::{Answer, refuse};
+use crate::service::{Answer, overloaded, refuse};
 use crate::session::payload::Payload;
 use crate::session::server::{NewCall, Reply, ServerLane};
 use crate::trace::{self, HandledCall, HandlerSpan};
@@ -54,6 +55,8 @@ pub(super) struct Serving<S, F> {
     handlers: Handlers<F>,
     queued: Vec<Queued>,
     replies: Vec<(u64, Reply)>,
+    /// Calls for whose handlers there was no room.
+    shed: Vec<u64>,
     wakers: Vec<Waker>,
 }
 
@@ -64,8 +67,8 @@ where
 {
     pub(super) fn new(peer: Peer, service: ServiceInfo, hub: Option<Arc<Hub>>, start: S, pool: Arc<Pool<F>>) -> Self {
         let handlers = Handlers::new(pool);
-        let (queued, replies, wakers) = (Vec::new(), Vec::new(), Vec::new());
-        Self { peer, service, hub, start, handlers, queued, replies, wakers }
+        let (queued, replies, shed, wakers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { peer, service, hub, start, handlers, queued, replies, shed, wakers }
     }
 
     /// Who is to be woken when a handler has something to do.
@@ -86,12 +89,18 @@ where
     }
 
     /// Gives each noted request its handler and the handler its first poll. Taken is taken, however the read ended.
-    pub(super) fn start_queued(&mut self, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]) {
+    pub(super) fn start_queued(&mut self, now: Instant, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]) {
         if self.queued.is_empty() {
             return;
         }
         let mut queued = std::mem::take(&mut self.queued);
+        let mut room = cell.load.as_ref().map_or(queued.len(), |load| load.take(queued.len(), now));
         for call in queued.drain(..) {
+            if room == 0 {
+                self.shed.push(call.id);
+                continue;
+            }
+            room -= 1;
             let tlvs = call.body.start.saturating_sub(call.tlv_bytes)..call.body.start;
             let watch = self.watch(cell, &call, bytes.get(tlvs).unwrap_or_default());
             self.start_handler(cell, &call, watch, bytes.get(call.body.clone()).unwrap_or_default());
@@ -141,14 +150,24 @@ where
     }
 
     fn give_replies(&mut self, cell: &LaneCell, epoch: u64) {
-        if self.replies.is_empty() {
+        if self.replies.is_empty() && self.shed.is_empty() {
             return;
+        }
+        if let Some(load) = &cell.load {
+            load.ended(self.replies.iter().map(|(id, _)| *id));
         }
         let ours = {
             let mut lane = lock(&cell.lane);
             for (id, reply) in self.replies.drain(..) {
                 lane.answer(id, reply);
             }
+            if !self.shed.is_empty() {
+                let reply = overloaded(cell.load.as_ref().map_or(Duration::ZERO, LaneLoad::retry_after));
+                for id in self.shed.drain(..) {
+                    lane.answer(id, reply.clone());
+                }
+            }
+            cell.hold(&lane);
             lane.take_wakers(&mut self.wakers);
             lane.is_attached(epoch)
         };
@@ -175,6 +194,10 @@ where
         if let Some(Err(denial)) = self.hub.as_deref().map(permits) {
             let reason = Payload::copy(denial.reason());
             return self.refuse(call.id, &watch, Reply::Nack(NackCode::Unauthorized, reason));
+        }
+        let enter = |load: &LaneLoad| load.enter(call.id, (call.method, call.version));
+        if let Some(Err(retry_after)) = cell.load.as_ref().map(enter) {
+            return self.refuse(call.id, &watch, overloaded(retry_after));
         }
         let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
         let raw = RawResponder::new(Arc::clone(cell), context, watch.clone());

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
+use super::load::Doing;
 use super::lock;
 use crate::peer::{CertificateId, Peer, Process};
 
@@ -40,7 +41,14 @@ pub(crate) struct Shares {
 #[derive(Debug, Default)]
 struct Held {
     whole: [usize; PLACES],
-    by: HashMap<Holder, [usize; PLACES]>,
+    by: HashMap<Holder, Holding>,
+}
+
+/// What one holder has.
+#[derive(Debug, Default)]
+struct Holding {
+    places: [usize; PLACES],
+    doing: Arc<Doing>,
 }
 
 /// Whom places are counted for.
@@ -61,6 +69,14 @@ pub(crate) struct Permit {
     shares: Arc<Shares>,
     peer: Peer,
     place: Place,
+    doing: Arc<Doing>,
+}
+
+impl Permit {
+    /// What its holder is doing.
+    pub(super) fn doing(&self) -> &Doing {
+        &self.doing
+    }
 }
 
 impl Shares {
@@ -77,15 +93,19 @@ impl Shares {
         let at = place as usize;
         let mut held = lock(&self.held);
         let free = self.max[at].saturating_sub(held.whole[at]);
-        let room = |holder| held.by.get(&holder).map_or(0, |held| held[at]) < free.saturating_mul(SHARE);
-        if !self.holders(peer).all(room) {
+        let has_room = |holder| room(held.by.get(&holder).map_or(0, |holding| holding.places[at]), free) > 0;
+        if !self.holders(peer).all(has_room) {
             return None;
         }
         held.whole[at] += 1;
+        let mut doing = Arc::default();
         for holder in self.holders(peer) {
-            held.by.entry(holder).or_default()[at] += 1;
+            let holding = held.by.entry(holder).or_default();
+            holding.places[at] += 1;
+            // The last holder counts: all processes of another user together.
+            doing = Arc::clone(&holding.doing);
         }
-        Some(Permit { shares: Arc::clone(self), peer, place })
+        Some(Permit { shares: Arc::clone(self), peer, place, doing })
     }
 
     /// How many are held by all together.
@@ -105,6 +125,12 @@ impl Shares {
     }
 }
 
+/// How many more somebody may have who has `own` while `free` are left: each as long as it has fewer than [`SHARE`] times
+/// what is left then.
+pub(super) fn room(own: usize, free: usize) -> usize {
+    free.saturating_mul(SHARE).saturating_sub(own).div_ceil(SHARE + 1).min(free)
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let at = self.place as usize;
@@ -112,8 +138,9 @@ impl Drop for Permit {
         held.whole[at] = held.whole[at].saturating_sub(1);
         for holder in self.shares.holders(self.peer) {
             if let Entry::Occupied(mut entry) = held.by.entry(holder) {
-                entry.get_mut()[at] = entry.get()[at].saturating_sub(1);
-                if *entry.get() == [0; PLACES] {
+                let places = &mut entry.get_mut().places;
+                places[at] = places[at].saturating_sub(1);
+                if *places == [0; PLACES] {
                     entry.remove();
                 }
             }

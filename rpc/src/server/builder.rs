@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::io::listener::Listener;
 use crate::limits::Limits;
 use crate::peer::Peer;
-use crate::request::{MethodInfo, Protocol};
+use crate::request::{Has, MethodInfo, Protocol, Request};
 use crate::service::{Answer, Service};
 use crate::transport::Accept;
 
@@ -36,6 +36,8 @@ pub struct Actor(());
 pub(crate) struct Options {
     pub(crate) limits: Limits,
     pub(crate) policy: Policy,
+    /// Methods that may have so many running handlers only.
+    pub(crate) methods: Vec<((u16, u16), usize)>,
 }
 
 impl Server {
@@ -104,6 +106,21 @@ impl<P, H> ServerBuilder<P, H> {
     /// Without one, that is everybody who can open a connection.
     pub fn unproven(mut self) -> Self {
         self.options.policy.unproven = true;
+        self
+    }
+
+    /// Runs at most `running_max` handlers of the method `R` at once, for all clients together. Further calls end as not
+    /// delivered (overloaded), before they are decoded, and are told when to try again: the time in which as many handlers
+    /// of `R` ended lately as run now, from a millisecond to a second. Said twice, the smaller number counts.
+    pub fn method_limit<R: Request>(mut self, running_max: usize) -> Self
+    where
+        P: Has<R>,
+    {
+        let method = (R::ID, R::VERSION);
+        match self.options.methods.iter_mut().find(|(known, _)| *known == method) {
+            Some((_, known_max)) => *known_max = running_max.min(*known_max),
+            None => self.options.methods.push((method, running_max)),
+        }
         self
     }
 

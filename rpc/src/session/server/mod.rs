@@ -380,6 +380,11 @@ impl ServerLane {
         self.running
     }
 
+    /// Bytes that this lane holds for its calls: bodies of running requests, kept answers, and what is to be written.
+    pub fn held_bytes(&self) -> usize {
+        self.request_bytes.saturating_add(self.answer_bytes).saturating_add(self.out.len())
+    }
+
     /// What this lane holds in memory.
     #[cfg(feature = "testing")]
     pub fn remembered(&self) -> Remembered {
