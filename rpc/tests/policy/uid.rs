@@ -144,7 +144,7 @@ async fn listener_of_another_user_is_told_nothing() {
     }
     let result = Client::<Counter>::new(&Address::unix(&socket)).call(Count).await;
     let Err(CallError::NotDelivered(NotDelivered::Unauthorized(why))) = result else { panic!("{result:?}") };
-    assert!(why.contains("belongs to user 65534"), "{why}");
+    assert!(why.contains("of user 65534"), "{why}");
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
 }
