@@ -70,6 +70,7 @@ compile_error!("`rpc` runs on Linux only for now: it takes the identity of its p
 extern crate self as rpc;
 
 mod address;
+mod backoff;
 mod client;
 mod context;
 mod id;
@@ -90,7 +91,8 @@ mod watch;
 pub mod wire;
 
 pub use address::{Address, AddressError};
-pub use client::{Call, Client, ClientBuilder, Doubt, call};
+pub use backoff::{Backoff, Jitter};
+pub use client::{AnyRequest, Call, Client, ClientBuilder, Covers, Doubt, IdempotentOnly, Retry, call};
 pub use context::CallContext;
 pub use id::{Incarnation, PeerId, RequestId};
 pub use limits::Limits;
@@ -98,7 +100,7 @@ pub use outcome::{CallError, Cause, NotDelivered, Refusal, Stage};
 pub use peer::{CertificateId, Peer, Process};
 #[doc(hidden)]
 pub use request::__private;
-pub use request::{DecodeFault, Has, MethodInfo, Never, Protocol, Request, StreamRequest, Wire};
+pub use request::{DecodeFault, Has, Idempotent, MethodInfo, Never, Protocol, Request, StreamRequest, Wire};
 pub use responder::{RawResponder, Responder};
 pub use rpc_derive::{Protocol, Request, Wire};
 pub use server::{

@@ -78,7 +78,7 @@ pub enum NotDelivered {
     #[error("the other side of the connection does not serve this; it must be built with `serves`")]
     NotServed,
     /// The server has too much to do.
-    #[error("the server is overloaded{}", Retry(*retry_after))]
+    #[error("the server is overloaded{}", After(*retry_after))]
     Overloaded {
         /// When to try again, if the server said so.
         retry_after: Option<Duration>,
@@ -211,6 +211,91 @@ pub enum Cause {
     ClientClosed,
 }
 
+impl NotDelivered {
+    /// Whether the reason can pass: the same request, sent again to the same address, may be taken. `false` means that it
+    /// would be refused again, however often it is sent.
+    pub fn can_pass(&self) -> bool {
+        match self {
+            Self::NoListener { .. }
+            | Self::WindowFull { .. }
+            | Self::NotWritten
+            | Self::ConnectionLost
+            | Self::ClientClosed
+            | Self::Overloaded { .. }
+            | Self::Draining
+            | Self::Expired
+            | Self::NeverSeen
+            | Self::Unavailable(_) => true,
+            Self::Refused(refusal) => refusal.can_pass(),
+            Self::TooLarge { .. }
+            | Self::Encode(_)
+            | Self::NotServed
+            | Self::Handshake { .. }
+            | Self::UnknownMethod { .. }
+            | Self::SchemaMismatch { .. }
+            | Self::BadBody(_)
+            | Self::Unauthorized(_) => false,
+        }
+    }
+
+    /// The least time to wait before the request is sent again, if the server has named one.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether the reason can pass: the next connection may be taken.
+    pub fn can_pass(self) -> bool {
+        match self {
+            Self::StaleEpoch | Self::TooMany | Self::Draining | Self::HandshakeTimeout | Self::Stalled => true,
+            Self::NotThisProtocol
+            | Self::WireVersion
+            | Self::Service
+            | Self::Unauthorized
+            | Self::FrameTooLarge
+            | Self::Violation
+            | Self::Other(_) => false,
+        }
+    }
+}
+
+impl Cause {
+    /// Whether asking again may bring an answer: the server was not reached, but may still know. All other causes are
+    /// the last word on that request.
+    pub fn is_resolvable(self) -> bool {
+        match self {
+            Self::Deadline | Self::ConnectionLost | Self::ClientClosed => true,
+            Self::HandlerPanicked
+            | Self::ResponderDropped
+            | Self::Aborted
+            | Self::AnswerTooLarge
+            | Self::AnswerUnreadable
+            | Self::PeerRestarted
+            | Self::Forgotten => false,
+        }
+    }
+
+    /// Whether the reason can pass: a new request of the same kind may end otherwise. Sending one is right only where
+    /// applying it twice does no harm: see [`Idempotent`](crate::Idempotent).
+    pub fn can_pass(self) -> bool {
+        match self {
+            Self::Deadline
+            | Self::ConnectionLost
+            | Self::ResponderDropped
+            | Self::Aborted
+            | Self::PeerRestarted
+            | Self::Forgotten
+            | Self::ClientClosed => true,
+            // What made a handler panic does so again.
+            Self::HandlerPanicked | Self::AnswerTooLarge | Self::AnswerUnreadable => false,
+        }
+    }
+}
+
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -221,9 +306,9 @@ impl fmt::Display for Stage {
     }
 }
 
-struct Retry(Option<Duration>);
+struct After(Option<Duration>);
 
-impl fmt::Display for Retry {
+impl fmt::Display for After {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(after) => write!(f, "; try again after {} ms", after.as_millis()),

@@ -90,6 +90,20 @@ pub trait StreamRequest: Request {
     type Item: Wire + Serialize + DeserializeOwned + Send + 'static;
 }
 
+/// A request that does no harm when it is applied more than once: applying it twice leaves what applying it once does.
+///
+/// Say it with `#[rpc(idempotent, ..)]` on the request. It is a promise about the *service*, which the compiler cannot
+/// check; what it buys is that a request whose outcome stays unknown may be sent again as a new one
+/// ([`Retry::idempotent`](crate::Retry::idempotent)). Reading is idempotent, and so is setting a value; adding to one,
+/// or sending a message, is not, unless the request carries a key by which the handler knows it again.
+#[diagnostic::on_unimplemented(
+    message = "the request `{Self}` is not declared idempotent",
+    label = "may be applied twice if it is repeated after an unknown outcome",
+    note = "if applying it twice does no harm, say so on the request: `#[rpc(.., idempotent)]`",
+    note = "if it does, `Retry::not_delivered().and_resolve()` repeats only what was not applied"
+)]
+pub trait Idempotent: Request {}
+
 /// The enum of a service's requests. Derive it; see [`derive@crate::Protocol`].
 pub trait Protocol: Sized + Send + 'static {
     /// The service's name, checked in the handshake.

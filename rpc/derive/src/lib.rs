@@ -92,6 +92,7 @@ pub fn derive_wire(input: TokenStream) -> TokenStream {
 /// | `item` | the type of the items of the stream that the ack opens; makes it an `rpc::StreamRequest` | no stream |
 /// | `version` | the version of the method's shape (`u16`) | 1 |
 /// | `name` | what people read | the struct's name in snake_case |
+/// | `idempotent` | applying the request twice does no harm; makes it an `rpc::Idempotent`, which may be repeated in doubt | it is not |
 /// | `ack_bytes_max` | the most bytes of an encoded answer; larger ones are streams | 4096 |
 ///
 /// What it refuses is what [`derive@Wire`] refuses, and generic parameters.

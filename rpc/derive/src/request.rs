@@ -23,6 +23,7 @@ struct Attributes {
     ack: Type,
     rejection: Type,
     item: Option<Type>,
+    idempotent: bool,
     ack_bytes_max: Option<u32>,
 }
 
@@ -33,7 +34,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             "a request has no generic parameters: its id stands for one type; derive `Wire` on generic parts of it",
         ));
     }
-    let Attributes { id, version, name, ack, rejection, item, ack_bytes_max } = attributes(input)?;
+    let Attributes { id, version, name, ack, rejection, item, idempotent, ack_bytes_max } = attributes(input)?;
     let request = &input.ident;
     let declared_max = ack_bytes_max.map(|max| quote!(const ACK_BYTES_MAX: u32 = #max;));
     let too_small = format!("`{request}`: `ack_bytes_max` is less than the smallest ack needs");
@@ -47,6 +48,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             const _: u64 = <#item as ::rpc::Wire>::FINGERPRINT;
         }
     });
+    let idempotent = idempotent.then(|| quote!(#[automatically_derived] impl ::rpc::Idempotent for #request {}));
     // The assertion stands where the ack does, and evaluates the answers' constants, so that what is wrong with one of
     // them is an error here and not where the request is used.
     let checks = quote_spanned! {ack.span()=>
@@ -68,13 +70,14 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             const OPENS_STREAM: bool = #opens_stream;
         }
         #stream
+        #idempotent
         #checks
     })
 }
 
 fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
     let (mut id, mut version, mut name, mut ack_bytes_max) = (None, None, None, None);
-    let (mut ack, mut rejection, mut item) = (None, None, None);
+    let (mut ack, mut rejection, mut item, mut idempotent) = (None, None, None, None);
     attribute::each(&input.attrs, |meta| {
         let key = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
         match key.as_str() {
@@ -84,6 +87,7 @@ fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
             "ack" => attribute::once(&mut ack, &meta, meta.value()?.parse()?),
             "rejection" => attribute::once(&mut rejection, &meta, meta.value()?.parse()?),
             "item" => attribute::once(&mut item, &meta, meta.value()?.parse()?),
+            "idempotent" => attribute::once(&mut idempotent, &meta, ()),
             "ack_bytes_max" => {
                 let literal: LitInt = meta.value()?.parse()?;
                 let max = literal.base10_parse()?;
@@ -93,10 +97,9 @@ fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
                 }
                 attribute::once(&mut ack_bytes_max, &meta, max)
             }
-            _ => {
-                Err(meta
-                    .error("a request knows `id`, `ack`, `rejection`, `version`, `name`, `ack_bytes_max` and `item`"))
-            }
+            _ => Err(meta.error(
+                "a request knows `id`, `ack`, `rejection`, `version`, `name`, `ack_bytes_max`, `item` and `idempotent`",
+            )),
         }
     })?;
     let missing = |what: &str| Error::new(input.ident.span(), format!("a request needs {what}"));
@@ -110,6 +113,7 @@ fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
             .ok_or_else(|| missing("`#[rpc(ack = Type, ..)]`: what the handler's \"yes\" carries; `()` for nothing"))?,
         rejection: rejection.unwrap_or_else(|| parse_quote!(::rpc::Never)),
         item,
+        idempotent: idempotent.is_some(),
         ack_bytes_max,
     })
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Client;
 use crate::address::Address;
+use crate::backoff::Backoff;
 use crate::id::{Incarnation, PeerId};
 use crate::io::client::LaneCell;
 use crate::limits::Limits;
@@ -38,12 +39,14 @@ pub struct ClientBuilder<P> {
     address: Address,
     limits: Limits,
     secret: Option<Secret>,
+    backoff: Backoff,
     _protocol: PhantomData<fn() -> P>,
 }
 
 impl<P: Protocol> ClientBuilder<P> {
     pub(super) fn new(address: Address) -> Self {
-        Self { address, limits: Limits::default(), secret: None, _protocol: PhantomData }
+        let limits = Limits::default();
+        Self { address, limits, secret: None, backoff: Backoff::default(), _protocol: PhantomData }
     }
 
     /// The bounds of this client. The server has its own; the smaller ones of both hold.
@@ -64,6 +67,13 @@ impl<P: Protocol> ClientBuilder<P> {
         self
     }
 
+    /// The pauses before a lost connection is opened again, and between the attempts of calls whose
+    /// [`Retry`](crate::Retry) names none.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
     /// The client. It connects when it is first used.
     pub fn build(self) -> Client<P> {
         let identity = LaneIdentity { peer: PeerId::random(), incarnation: Incarnation::random(), lane: 0 };
@@ -71,7 +81,7 @@ impl<P: Protocol> ClientBuilder<P> {
         if let Some(secret) = &self.secret {
             lane.show_secret(secret.to_bytes());
         }
-        Client { cell: Arc::new(LaneCell::new(self.address, lane, self.limits)), _protocol: PhantomData }
+        Client { cell: Arc::new(LaneCell::new(self.address, lane, self.limits, self.backoff)), _protocol: PhantomData }
     }
 }
 

@@ -1,21 +1,21 @@
 //! One call: encoded, submitted, awaited; cancelled when it is dropped.
 //!
-//! Never sent before it is polled, never without a deadline.
+//! Never sent before it is polled, never without a deadline; sent again only as its `retry` allows.
 //!
 //! Made by `client`; its id and its outcome are the lane's.
 
 use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::doubt::typed;
+use super::doubt::Of;
+use super::retry::{Covers, Next, Retry, Retrying};
 use crate::io::client::LaneCell;
 use crate::io::now;
 use crate::outcome::{CallError, NotDelivered};
@@ -36,8 +36,10 @@ thread_local! {
 #[must_use = "a call is sent when it is awaited"]
 pub struct Call<R: Request> {
     open: OpenCall,
+    /// Until it needs to be sent no more.
     request: Option<R>,
-    _request: PhantomData<fn(R)>,
+    /// What it does about a failure. `None` costs nothing.
+    retrying: Option<Box<Retrying>>,
 }
 
 /// The part of a call that does not depend on its types.
@@ -47,17 +49,20 @@ struct OpenCall {
     deadline: Option<Instant>,
     id: Option<u64>,
     stream: bool,
+    attempts: u32,
     watch: CallWatch,
 }
 
 impl<R: Request> Call<R> {
     pub(super) fn new(cell: Arc<LaneCell>, request: R) -> Self {
         let timeout = cell.limits().deadline_default;
-        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false, watch: CallWatch::Unsent(None) };
-        Self { open, request: Some(request), _request: PhantomData }
+        let watch = CallWatch::Unsent(None);
+        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false, attempts: 0, watch };
+        Self { open, request: Some(request), retrying: None }
     }
 
     /// Ends the call after `timeout`, counted from its first poll. A longer one than the client's largest is cut to it.
+    /// All attempts of a call that is [retried](Self::retry) share it.
     pub fn deadline(mut self, timeout: Duration) -> Self {
         self.open.timeout = timeout.min(self.open.cell.limits().deadline_max);
         self
@@ -70,8 +75,29 @@ impl<R: Request> Call<R> {
         self
     }
 
-    /// Calls, and reads the stream that the ack opens.
-    pub(super) async fn into_stream(mut self) -> Result<(R::Ack, ItemStream<R::Item>), CallError<R>>
+    /// What to do about a failure before the deadline. A policy that may apply a request twice is taken for
+    /// [`Idempotent`](crate::Idempotent) requests only.
+    ///
+    /// A call that pauses between two attempts belongs to the runtime in which it was polled.
+    pub fn retry<S: Covers<R>>(mut self, retry: Retry<S>) -> Self {
+        self.retrying = Retrying::new(&retry, self.open.cell.backoff()).map(Box::new);
+        self
+    }
+
+    /// How many times the request was sent, or tried to be: 0 before the call is first polled, more than 1 only with a
+    /// [`Retry`].
+    pub fn attempts(&self) -> u32 {
+        self.open.attempts
+    }
+
+    /// Calls a method whose ack opens a stream, and reads the stream.
+    ///
+    /// # Errors
+    /// [`CallError`], like any call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call, like any call, and ends the stream if it was opened.
+    pub async fn open(mut self) -> Result<(R::Ack, ItemStream<R::Item>), CallError<R>>
     where
         R: StreamRequest,
     {
@@ -81,8 +107,8 @@ impl<R: Request> Call<R> {
         Ok((ack, ItemStream::new(Arc::clone(&self.open.cell), id)))
     }
 
-    fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotDelivered>> {
-        let Some(request) = &self.request else { return Poll::Ready(Ok(())) };
+    fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, NotDelivered>> {
+        let Some(request) = &self.request else { return Poll::Pending };
         self.open.watch.begin::<R>(&self.open.cell, self.open.timeout);
         let mut bytes = SCRATCH.take();
         bytes.clear();
@@ -95,9 +121,43 @@ impl<R: Request> Call<R> {
         }
         SCRATCH.set(bytes);
         if submitted.is_ready() {
-            self.request = None;
+            self.open.attempts = self.open.attempts.saturating_add(1);
+            if self.retrying.is_none() {
+                self.request = None;
+            }
         }
         submitted
+    }
+
+    /// How one attempt ended, under which id.
+    fn poll_attempt(&mut self, cx: &mut Context<'_>) -> Poll<(u64, Outcome)> {
+        let id = match self.open.id {
+            Some(id) => id,
+            None => match ready!(self.submit(cx)) {
+                Ok(id) => id,
+                Err(why) => return Poll::Ready((0, Outcome::NotDelivered(why))),
+            },
+        };
+        let outcome = ready!(self.open.cell.with(|lane| lane.poll_outcome(id, cx)));
+        let stream = self.open.stream && matches!(outcome, Outcome::Ack(_));
+        if !stream {
+            // Closed by the lane, or the doubt's from here on.
+            self.open.id = None;
+        }
+        Poll::Ready((id, outcome))
+    }
+
+    fn end(&mut self, id: u64, outcome: Outcome) -> Result<R::Ack, CallError<R>> {
+        self.request = None;
+        let lost = self.retrying.as_ref().and_then(|retrying| retrying.lost);
+        match lost {
+            Some((stage, cause)) if !matches!(outcome, Outcome::Ack(_)) => {
+                self.open.watch.end(&self.open.cell, &Outcome::Unknown(stage, cause));
+            }
+            _ => self.open.watch.end(&self.open.cell, &outcome),
+        }
+        let OpenCall { cell, timeout, attempts, .. } = &self.open;
+        Of { cell, timeout: *timeout, attempts: *attempts, lost }.typed(outcome, id)
     }
 }
 
@@ -106,26 +166,27 @@ impl<R: Request> Future for Call<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.open.id.is_none() {
-            match this.submit(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(why)) => {
-                    let outcome = Outcome::NotDelivered(why);
-                    this.open.watch.end(&this.open.cell, &outcome);
-                    return Poll::Ready(typed(outcome, 0, &this.open.cell, this.open.timeout));
-                }
-                Poll::Ready(Ok(())) => {}
+        loop {
+            if let Some(retrying) = &mut this.retrying
+                && ready!(retrying.poll_pause(cx)) == Some(Next::Resolve)
+            {
+                this.open.resolve();
             }
+            let (id, outcome) = ready!(this.poll_attempt(cx));
+            let next = match &mut this.retrying {
+                None => Next::End,
+                Some(retrying) => {
+                    let now = now();
+                    retrying.after(&outcome, this.open.attempts, now, this.open.deadline.unwrap_or(now))
+                }
+            };
+            match next {
+                Next::End => return Poll::Ready(this.end(id, outcome)),
+                Next::Resolve => this.open.id = Some(id),
+                Next::Repeat => this.open.release(id, &outcome),
+            }
+            tracing::debug!(method = R::NAME, attempt = this.open.attempts, ?outcome, ?next, "a call goes on");
         }
-        let Some(id) = this.open.id else { return Poll::Pending };
-        let outcome = std::task::ready!(this.open.cell.with(|lane| lane.poll_outcome(id, cx)));
-        this.open.watch.end(&this.open.cell, &outcome);
-        let stream = this.open.stream && matches!(outcome, Outcome::Ack(_));
-        if !stream {
-            // Closed by the lane, or the doubt's from here on.
-            this.open.id = None;
-        }
-        Poll::Ready(typed(outcome, id, &this.open.cell, this.open.timeout))
     }
 }
 
@@ -133,7 +194,7 @@ impl<R: Request> Future for Call<R> {
 impl<R: Request> Unpin for Call<R> {}
 
 impl OpenCall {
-    fn submit<R: Request>(&mut self, cx: &mut Context<'_>, body: &[u8]) -> Poll<Result<(), NotDelivered>> {
+    fn submit<R: Request>(&mut self, cx: &mut Context<'_>, body: &[u8]) -> Poll<Result<u64, NotDelivered>> {
         self.cell.ensure_driver();
         let now = now();
         let timeout = self.timeout;
@@ -151,11 +212,28 @@ impl OpenCall {
             Ok(id) => {
                 self.id = Some(id);
                 self.watch.sent_as(id);
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(id))
             }
             Err(SubmitError::Full) if now < deadline => Poll::Pending,
             Err(SubmitError::Full) => Poll::Ready(Err(NotDelivered::WindowFull { window: self.cell.limits().window })),
             Err(SubmitError::Refused(why)) => Poll::Ready(Err(why)),
+        }
+    }
+}
+
+impl OpenCall {
+    /// Asks what became of the attempt whose outcome was unknown.
+    fn resolve(&self) {
+        let (Some(id), Some(deadline)) = (self.id, self.deadline) else { return };
+        self.cell.ensure_driver();
+        self.cell.with(|lane| lane.resolve(id, deadline));
+        self.cell.nudge();
+    }
+
+    /// Nothing is left to ask about an attempt that is followed by another one.
+    fn release(&self, id: u64, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Unknown(..)) {
+            self.cell.with(|lane| lane.release(id));
         }
     }
 }
@@ -176,6 +254,10 @@ impl Drop for OpenCall {
 
 impl<R: Request> fmt::Debug for Call<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("method", &R::NAME).field("id", &self.open.id).finish_non_exhaustive()
+        f.debug_struct("Call")
+            .field("method", &R::NAME)
+            .field("id", &self.open.id)
+            .field("attempts", &self.open.attempts)
+            .finish_non_exhaustive()
     }
 }

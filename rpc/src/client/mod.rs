@@ -1,13 +1,15 @@
 //! Calling: a client, its calls, and what to do about a doubt.
 //!
-//! Types begin here: below are bytes. No call is sent twice by the client itself, and none ends without an outcome.
+//! Types begin here: below are bytes. Nothing is sent twice unless its caller has said so ([`Retry`]), and no call ends
+//! without an outcome.
 //!
 //! Above `session::client`, whose driver is `io::client`. The client is here; `builder` makes it, `call` has what is
-//! awaited, `doubt` what is left when that was not enough.
+//! awaited, `retry` what it does about its own failures, `doubt` what is left when that was not enough.
 
 mod builder;
 mod call;
 mod doubt;
+mod retry;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 pub use self::builder::ClientBuilder;
 pub use self::call::Call;
 pub use self::doubt::Doubt;
+pub use self::retry::{AnyRequest, Covers, IdempotentOnly, Retry};
 use crate::address::Address;
 use crate::io::client::LaneCell;
 use crate::limits::Limits;
@@ -80,7 +83,7 @@ impl<P: Protocol> Client<P> {
     where
         P: Has<R>,
     {
-        self.call(request).into_stream().await
+        self.call(request).open().await
     }
 
     /// Where this client connects to.

@@ -20,6 +20,8 @@ use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{dial, lock, wake_all};
 use crate::address::Address;
+use crate::backoff::Backoff;
+use crate::id::random_u64;
 use crate::limits::Limits;
 use crate::metrics::ClientMetrics;
 use crate::outcome::NotDelivered;
@@ -29,8 +31,6 @@ use crate::wire::frame::{Cut, cut};
 
 /// Turns of a driver before it lets other tasks run.
 const TURNS_MAX: usize = 32;
-/// The longest pause before a connection that keeps breaking is dialled again.
-const REDIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long a connection that cannot be written to is read on. LIMIT: the end of a closed socket is there at once; only a
 /// peer that closed nothing but its reading half makes us wait.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,10 +48,11 @@ pub(crate) struct LaneCell {
     service: &'static str,
     metrics: ClientMetrics,
     limits: Limits,
+    backoff: Backoff,
 }
 
 impl LaneCell {
-    pub(crate) fn new(address: Address, lane: ClientLane, limits: Limits) -> Self {
+    pub(crate) fn new(address: Address, lane: ClientLane, limits: Limits, backoff: Backoff) -> Self {
         Self {
             service: lane.service(),
             metrics: ClientMetrics::new(lane.service(), lane.methods()),
@@ -61,6 +62,7 @@ impl LaneCell {
             handles: AtomicUsize::new(1),
             address,
             limits,
+            backoff,
         }
     }
 
@@ -87,6 +89,10 @@ impl LaneCell {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        self.backoff
     }
 
     pub(crate) fn add_handle(&self) {
@@ -170,15 +176,15 @@ enum Dialled {
 async fn drive(guard: DriverGuard) {
     let cell = &guard.0;
     let mut timer = Timer::default();
-    let mut pause = Duration::ZERO;
+    let mut redial = Redial { backoff: cell.backoff, lost: 0, not_before: None };
     loop {
         if !poll_fn(|cx| poll_wanted(cell, cx, &mut timer)).await {
             return;
         }
-        match dial_while_wanted(cell, &mut timer, pause).await {
+        match dial_while_wanted(cell, &mut timer, redial.not_before).await {
             Dialled::Unwanted => {}
             Dialled::Failed(why) => {
-                pause = Duration::ZERO;
+                redial.not_before = None;
                 cell.with(|lane| lane.unreachable(&why));
             }
             Dialled::Connected(stream) => {
@@ -202,18 +208,33 @@ async fn drive(guard: DriverGuard) {
                 }
                 cell.with(ClientLane::disconnected);
                 if welcomed {
-                    let short = started.elapsed() < Duration::from_secs(1);
-                    pause = if short {
-                        (pause * 2).clamp(Duration::from_millis(1), REDIAL_PAUSE_MAX)
-                    } else {
-                        Duration::ZERO
-                    };
+                    redial.lost(started);
                 } else {
                     // A listener that takes connections and drops them is none; it would be dialled for ever.
                     cell.with(|lane| lane.unreachable(&NotDelivered::ConnectionLost));
                 }
             }
         }
+    }
+}
+
+/// When a lost connection may be dialled again. A service that restarts loses all its clients at one moment; they must
+/// not come back at one moment.
+struct Redial {
+    backoff: Backoff,
+    /// How many connections were lost, one soon after the other.
+    lost: u32,
+    not_before: Option<Instant>,
+}
+
+impl Redial {
+    fn lost(&mut self, started: Instant) {
+        let now = now();
+        if now.saturating_duration_since(started) >= self.backoff.max {
+            self.lost = 0;
+        }
+        self.not_before = now.checked_add(self.backoff.pause(self.lost, random_u64()));
+        self.lost = self.lost.saturating_add(1);
     }
 }
 
@@ -237,10 +258,10 @@ fn poll_wanted(cell: &LaneCell, cx: &mut Context<'_>, timer: &mut Timer) -> Poll
     }
 }
 
-async fn dial_while_wanted(cell: &LaneCell, timer: &mut Timer, pause: Duration) -> Dialled {
+async fn dial_while_wanted(cell: &LaneCell, timer: &mut Timer, not_before: Option<Instant>) -> Dialled {
     let attempt = async {
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+        if let Some(not_before) = not_before {
+            tokio::time::sleep_until(not_before.into()).await;
         }
         dial::dial(&cell.address).await
     };

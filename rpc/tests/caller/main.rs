@@ -1,0 +1,6 @@
+//! What a caller can do: repeat what is safe, watch a call, use several lanes, call from a handler, call without a
+//! runtime.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod retry;
+mod support;
