@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::client::put_frame;
 use super::client::{ClientLane, LaneIdentity, Outcome, Submit, SubmitError};
 use super::payload::Payload;
 use super::server::{Reply, ServerLane, Taken};
@@ -14,6 +15,7 @@ use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::wire::frame::{Cut, cut};
+use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ServiceInfo};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -217,6 +219,47 @@ fn never_seen_far_above_the_servers_floor_refuses_a_repeat() {
     play.server_writes();
     assert_eq!(play.outcome(id), never_seen());
     assert!(play.server_reads(&lost).is_empty(), "it was told that no handler will see it");
+}
+
+#[test]
+fn server_that_comes_back_with_a_smaller_window_is_sent_no_id_beyond_it() {
+    let mut play = Play::new();
+    play.connects();
+    for _ in 0..4 {
+        play.calls(false, SECOND);
+    }
+    play.client_writes();
+    play.loses_connection();
+    play.restarts_server();
+    play.server = ServerLane::new(Limits { window: 2, ..limits() }, play.epoch + 1);
+    play.connects();
+    let deadline = play.now + SECOND;
+    let request = Submit { method: 1, version: 1, body: b"request", deadline, stream: false, tlvs: &[] };
+    assert_eq!(play.client.submit(request), Err(SubmitError::Full), "four are open, and two may be");
+    for id in 1..=3 {
+        assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::PeerRestarted));
+        play.client.release(id);
+    }
+    let id = play.client.submit(request).unwrap();
+    assert_eq!(play.client_writes(), [id]);
+}
+
+#[test]
+fn answer_to_a_request_that_was_not_sent_is_none() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    let mut early = BytesMut::new();
+    put_frame(&mut early, Kind::Ack, 0, id, b"early");
+    for frame in frames(&early) {
+        play.client.handle_frame(&frame).unwrap();
+    }
+    assert_eq!(play.outcome(id), None);
+    assert_eq!(play.client_writes(), [id], "it waits to be sent as before");
+    play.applies(id);
+    play.server_writes();
+    assert_eq!(play.outcome(id), acked());
+    assert!(!play.client.wants_connection());
 }
 
 #[test]

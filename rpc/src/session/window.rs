@@ -122,14 +122,14 @@ impl<E> Window<E> {
     /// All entries, parked ones first.
     #[cfg(feature = "testing")]
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &E)> {
-        let ring = (self.floor..).zip(self.ring.iter()).filter_map(|(id, entry)| Some((id, entry.as_ref()?)));
+        let ring = ids_from(self.floor).zip(self.ring.iter()).filter_map(|(id, entry)| Some((id, entry.as_ref()?)));
         self.parked().chain(ring)
     }
 
     /// All entries, parked ones first, in no promised order of those.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut E)> {
         let floor = self.floor;
-        let ring = (floor..).zip(self.ring.iter_mut()).filter_map(|(id, entry)| Some((id, entry.as_mut()?)));
+        let ring = ids_from(floor).zip(self.ring.iter_mut()).filter_map(|(id, entry)| Some((id, entry.as_mut()?)));
         self.parked.iter_mut().map(|(id, entry)| (*id, entry)).chain(ring)
     }
 
@@ -137,12 +137,17 @@ impl<E> Window<E> {
     pub(super) fn ring_from(&mut self, from: u64) -> impl Iterator<Item = (u64, &mut E)> {
         let start = from.max(self.floor);
         let skip = usize::try_from(start.saturating_sub(self.floor)).unwrap_or(usize::MAX).min(self.ring.len());
-        (start..).zip(self.ring.range_mut(skip..)).filter_map(|(id, entry)| Some((id, entry.as_mut()?)))
+        ids_from(start).zip(self.ring.range_mut(skip..)).filter_map(|(id, entry)| Some((id, entry.as_mut()?)))
     }
 
     fn index(&self, id: u64) -> Option<usize> {
         usize::try_from(id.checked_sub(self.floor)?).ok()
     }
+}
+
+/// All ids from `first` on, the last one included: a peer may choose any.
+fn ids_from(first: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(first), |id| id.checked_add(1))
 }
 
 #[cfg(test)]
@@ -186,6 +191,15 @@ mod tests {
         window.park(&[], || 0, |id, entry| gone.push((id, entry)));
         assert_eq!(gone, [(1, 10)]);
         assert_eq!(window.get(1), None);
+    }
+
+    #[test]
+    fn last_id_of_all_is_an_id_like_any_other() {
+        let mut window = Window::new(1);
+        window.raise(u64::MAX, |_, ()| {});
+        assert!(window.insert(u64::MAX, (), 8) && window.get(u64::MAX).is_some());
+        assert_eq!(window.iter_mut().map(|(id, ())| id).collect::<Vec<_>>(), [u64::MAX]);
+        assert_eq!(window.ring_from(5).map(|(id, ())| id).collect::<Vec<_>>(), [u64::MAX]);
     }
 
     #[test]

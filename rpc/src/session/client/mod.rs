@@ -491,10 +491,15 @@ impl ClientLane {
         }
         // A frame that waits in `out` carries its own floor; parking it before it is sent would cross the Park frame
         // and the request.
-        let front_is_sent = self.window.floor() < self.first_queued;
-        if self.link == Link::Up && front_is_sent && self.window.park_front(self.limits.parked_max) {
+        while self.link == Link::Up
+            && self.window.floor() < self.first_queued
+            && self.window.park_front(self.limits.parked_max)
+        {
             self.park_dirty = true;
-            return Ok(());
+            // A server that has restarted may allow fewer ids than are open: one place is then not enough.
+            if self.window.span() < self.window_span() {
+                return Ok(());
+            }
         }
         Err(SubmitError::Full)
     }

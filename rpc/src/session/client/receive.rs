@@ -67,14 +67,14 @@ impl ClientLane {
             _ if matches!(self.link, Link::Opening { .. } | Link::Down) => {
                 return Err(Violation::Unexpected("before Welcome"));
             }
-            Kind::Ack => self.finish(frame.id, Outcome::Ack(Payload::copy(frame.body))),
+            Kind::Ack => self.answered(frame.id, Outcome::Ack(Payload::copy(frame.body))),
             Kind::Nack => {
                 let outcome = self.nack(frame.id, NackCode::from_number(frame.aux), frame.body);
-                self.finish(frame.id, outcome);
+                self.answered(frame.id, outcome);
             }
             Kind::Failed => {
                 let outcome = self.failed(frame.id, FailedCode::from_number(frame.aux));
-                self.finish(frame.id, outcome);
+                self.answered(frame.id, outcome);
             }
             Kind::Resolution => self.resolution(&frame)?,
             Kind::Received => self.raise_stage(frame.id, Stage::Received),
@@ -168,6 +168,15 @@ impl ClientLane {
         }
     }
 
+    /// An answer to what was not asked yet is none: its frame would be sent all the same.
+    fn answered(&mut self, id: u64, outcome: Outcome) {
+        if self.window.get(id).is_some_and(|entry| matches!(entry.state, State::Queued)) {
+            self.counters.late_answers = self.counters.late_answers.saturating_add(1);
+        } else {
+            self.finish(id, outcome);
+        }
+    }
+
     fn nack(&self, id: u64, code: NackCode, body: &[u8]) -> Outcome {
         let text = || String::from_utf8_lossy(body).into_owned();
         let (method, version) = (0, 0);
@@ -235,7 +244,7 @@ impl ClientLane {
             }
         };
         self.counters.resolved = self.counters.resolved.saturating_add(1);
-        self.finish(id, outcome);
+        self.answered(id, outcome);
         Ok(())
     }
 
