@@ -4,14 +4,20 @@
 //!
 //! Made by the server's driver for each call.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::client::Client;
 use crate::id::RequestId;
+use crate::io::hub::LaneCell;
 use crate::peer::Peer;
+use crate::request::Protocol;
 
 thread_local! {
     static CURRENT: Cell<Option<CallContext>> = const { Cell::new(None) };
+    /// The lane whose handlers are polled just now: set once for all that one turn of a driver polls.
+    static LANE: RefCell<Option<Arc<LaneCell>>> = const { RefCell::new(None) };
 }
 
 /// Who called, under which id, and until when.
@@ -32,6 +38,20 @@ impl CallContext {
         CURRENT.get()
     }
 
+    /// A client for the other side of the connection that brought this call, if it serves `Q`
+    /// ([`ClientBuilder::serves`](crate::ClientBuilder::serves)); if it does not, its calls end as
+    /// [`NotDelivered::NotServed`](crate::NotDelivered::NotServed).
+    ///
+    /// `None` outside the running handler itself: take it there and keep it. It stays valid after the handler has
+    /// returned, for as long as the server remembers the caller's lane; from then on its calls end at once. It opens no
+    /// connection: while there is none, calls wait for the other side to come back, at most until their deadlines.
+    pub fn caller<Q: Protocol>(&self) -> Option<Client<Q>> {
+        if Self::current() != Some(*self) {
+            return None;
+        }
+        LANE.with_borrow(|lane| lane.as_ref().map(|cell| Client::calling_back(cell)))
+    }
+
     /// Runs `poll` as this call.
     pub(crate) fn scope<T>(self, poll: impl FnOnce() -> T) -> T {
         struct Restore(Option<CallContext>);
@@ -43,4 +63,15 @@ impl CallContext {
         let _restore = Restore(CURRENT.replace(Some(self)));
         poll()
     }
+}
+
+/// Handlers of that lane are polled until the guard is dropped.
+pub(crate) fn enter(cell: &Arc<LaneCell>) -> impl Drop {
+    struct Restore(Option<Arc<LaneCell>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LANE.set(self.0.take());
+        }
+    }
+    Restore(LANE.replace(Some(Arc::clone(cell))))
 }

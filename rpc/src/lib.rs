@@ -49,7 +49,8 @@
 //! # Limits
 //! Every bound is a field of [`Limits`]: 1 MiB a frame, 1 024 open calls a lane, 10 s a call unless it says otherwise.
 //! Whatever is larger or longer is a stream: mark the variant `#[rpc(stream)]`, answer with an [`ItemSender`], read
-//! an [`ItemStream`].
+//! an [`ItemStream`]. A reader that does not keep up stops its producer, or loses items and is told which, or loses the
+//! stream, as the producer chooses ([`Slow`]); it never stands in another call's way.
 //!
 //! # Cancel safety
 //! Dropping a call cancels it: it is taken back if it was not written, else its handler is stopped; whether it had
@@ -110,6 +111,6 @@ pub use server::{
 pub use service::{Answer, Service};
 pub use session::client::LaneCounters;
 pub use session::server::{Refusals, ServerCounters};
-pub use stream::{ItemSender, ItemStream, SendError, StreamError};
+pub use stream::{Event, Events, Gap, ItemSender, ItemStream, SendError, Slow, StreamError, ValueError};
 pub use trace::{TraceContext, TraceError};
 pub use wire::types::{Blob, List, TooLong};

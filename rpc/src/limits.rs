@@ -39,9 +39,9 @@ pub struct Limits {
     pub out_bytes_max: usize,
     /// Open streams per lane. LIMIT: observers of one process; each costs its credit.
     pub streams_max: usize,
-    /// Credit of a stream, in items. LIMIT: keeps a local reader busy without a round trip per item.
+    /// Credit of a stream, and what a server queues of it for a reader that is slow, in items. LIMIT: keeps a local reader busy without a round trip per item.
     pub stream_items: u32,
-    /// Credit of a stream, in bytes. LIMIT: four socket buffers' worth.
+    /// Credit of a stream, and what a server queues of it for a reader that is slow, in bytes. LIMIT: four socket buffers' worth.
     pub stream_bytes: u32,
     /// Connections of one server, all users together. LIMIT: below the usual descriptor limit's hard bound.
     pub connections_max: usize,
@@ -122,6 +122,9 @@ pub(crate) const READ_BYTES: usize = 64 << 10;
 
 /// Bytes of stream items that go out in one write; answers wait for no more than these.
 pub(crate) const BULK_BYTES: usize = 64 << 10;
+
+/// Bytes of a chunk of a large value. LIMIT: two fit what one write carries of streams, so that calls go between them.
+pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 
 /// The longest text of a refusal, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 256;

@@ -88,6 +88,8 @@ pub trait Request: Wire + Serialize + DeserializeOwned + Send + 'static {
 pub trait StreamRequest: Request {
     /// One item of the stream.
     type Item: Wire + Serialize + DeserializeOwned + Send + 'static;
+    /// An item that may be lost when the reader is slow; [`Never`] if there are none.
+    type Lossy: Wire + Serialize + DeserializeOwned + Send + 'static;
 }
 
 /// A request that does no harm when it is applied more than once: applying it twice leaves what applying it once does.
@@ -176,6 +178,7 @@ impl MethodInfo {
     pub const fn of_stream<R: StreamRequest>() -> Self {
         let once = Self::of::<R>();
         let hash = __private::part(once.fingerprint, "item", R::Item::FINGERPRINT);
+        let hash = __private::part(hash, "lossy", R::Lossy::FINGERPRINT);
         Self { fingerprint: hash, stream: true, ..once }
     }
 }

@@ -10,9 +10,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::Client;
 use crate::context::CallContext;
 use crate::io::hub::LaneCell;
-use crate::request::Request;
+use crate::request::{Protocol, Request};
 use crate::service::{clip, overloaded, reply_of};
 use crate::session::payload::Payload;
 use crate::session::server::Reply;
@@ -48,8 +49,13 @@ impl RawResponder {
     }
 
     /// The sending end of the stream that this call opens.
-    pub fn items<T>(&self) -> ItemSender<T> {
+    pub fn items<T, L>(&self) -> ItemSender<T, L> {
         ItemSender::new(Arc::clone(&self.cell), self.context.request_id.0)
+    }
+
+    /// A client for the other side of the connection that brought this call; see [`CallContext::caller`].
+    pub fn caller<Q: Protocol>(&self) -> Client<Q> {
+        Client::calling_back(&self.cell)
     }
 
     /// Who called, under which id, and until when.
@@ -92,6 +98,12 @@ impl<R: Request> Responder<R> {
     /// The trace that the call belongs to, for whoever answers it elsewhere; see [`TraceContext::scope`].
     pub fn trace(&self) -> Option<&TraceContext> {
         self.raw.as_ref()?.watch.span.as_deref().map(HandlerSpan::context)
+    }
+
+    /// A client for the other side of the connection that brought this call; see [`CallContext::caller`]. `None` once
+    /// answered.
+    pub fn caller<Q: Protocol>(&self) -> Option<Client<Q>> {
+        self.raw.as_ref().map(RawResponder::caller)
     }
 
     /// Whether nobody waits for the answer any more: the call was cancelled or its deadline has passed.

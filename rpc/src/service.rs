@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use crate::io::Pool;
 use crate::io::hub::Hub;
 use crate::io::server::Connection;
+use crate::io::serving::{Answering, Serving};
 use crate::io::shares::Permit;
 use crate::io::stream::Stream;
 use crate::peer::Peer;
@@ -44,6 +45,9 @@ pub(crate) trait Connect: Send + Sync {
         hello_by: Instant,
         places: (Permit, Permit),
     ) -> BoxFuture<'static, ()>;
+
+    /// The handlers for the calls that come back on a connection of our own.
+    fn answering(&self, peer: Peer, service: ServiceInfo) -> Box<dyn Answering>;
 }
 
 /// What a handler's future ends with.
@@ -76,6 +80,7 @@ impl<P: Protocol> Service<P> {
     }
 
     pub(crate) const INFO: ServiceInfo = ServiceInfo { name: P::NAME, version: P::VERSION, methods: P::METHODS };
+    pub(crate) const INFO_REF: &'static ServiceInfo = &Self::INFO;
 }
 
 impl<P> fmt::Debug for Service<P> {
@@ -98,12 +103,23 @@ where
         hello_by: Instant,
         places: (Permit, Permit),
     ) -> BoxFuture<'static, ()> {
-        let dispatch = Arc::clone(&self.dispatch);
-        let start = move |method, version, body: &[u8], raw: RawResponder| {
-            P::decode(method, version, body).map(|request| dispatch(request, raw))
-        };
+        let start = start::<P, D, F>(Arc::clone(&self.dispatch));
         Box::pin(Connection::run(hub, stream, peer, hello_by, places, start, Arc::clone(&self.pool)))
     }
+
+    fn answering(&self, peer: Peer, service: ServiceInfo) -> Box<dyn Answering> {
+        let start = start::<P, D, F>(Arc::clone(&self.dispatch));
+        Box::new(Serving::new(peer, service, None, start, Arc::clone(&self.pool)))
+    }
+}
+
+/// How bytes become a handler.
+fn start<P, D, F>(dispatch: Arc<D>) -> impl Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault>
+where
+    P: Protocol,
+    D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
+{
+    move |method, version, body, raw| P::decode(method, version, body).map(|request| dispatch(request, raw))
 }
 
 impl Answer {

@@ -29,10 +29,10 @@ pub(crate) enum CallWatch {
 
 impl CallWatch {
     /// The call of an `R` is polled for the first time; said again, it changes nothing.
-    pub(crate) fn begin<R: Request>(&mut self, cell: &LaneCell, timeout: Duration) {
+    pub(crate) fn begin<R: Request>(&mut self, cell: &LaneCell, service: &'static str, timeout: Duration) {
         if let Self::Unsent(given) = self {
             let given = given.take().map(|given| *given);
-            let span = CallSpan::begin(given, cell.service(), R::NAME, timeout);
+            let span = CallSpan::begin(given, service, R::NAME, timeout);
             *self = Self::Sent { span, metrics: CallMetrics::begin(cell.metrics(), R::ID, R::VERSION) };
         }
     }

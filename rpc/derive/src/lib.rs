@@ -90,6 +90,7 @@ pub fn derive_wire(input: TokenStream) -> TokenStream {
 /// | `ack` | the type of the handler's "yes" | required; `()` for nothing |
 /// | `rejection` | the type of the handler's "no"; it has `Debug` | `rpc::Never` |
 /// | `item` | the type of the items of the stream that the ack opens; makes it an `rpc::StreamRequest` | no stream |
+/// | `lossy` | the type of items that may be dropped when the reader is slow, beside `item` | none |
 /// | `version` | the version of the method's shape (`u16`) | 1 |
 /// | `name` | what people read | the struct's name in snake_case |
 /// | `idempotent` | applying the request twice does no harm; makes it an `rpc::Idempotent`, which may be repeated in doubt | it is not |

@@ -188,7 +188,10 @@ fn handler(input: &DeriveInput, methods: &[Method<'_>]) -> TokenStream {
     let handler = handler_name(protocol);
     let summary = format!("What answers the requests of [`{protocol}`].");
     let functions = methods.iter().map(|Method { docs, request, function, stream, .. }| {
-        let items = stream.then(|| quote!(, items: ::rpc::ItemSender<<#request as ::rpc::StreamRequest>::Item>));
+        let items = stream.then(|| {
+            let sender = sender(request);
+            quote!(, items: #sender)
+        });
         let docs = docs_or(docs, || format!("Answers [`{}`].", path(request)));
         quote! {
             #docs
@@ -267,7 +270,10 @@ fn call(input: &DeriveInput, methods: &[Method<'_>]) -> TokenStream {
     let summary =
         format!("A request of [`{protocol}`] with what answers it, for actors that answer later or elsewhere.");
     let variants = methods.iter().map(|Method { variant, docs, request, stream, .. }| {
-        let items = stream.then(|| quote!(, ::rpc::ItemSender<<#request as ::rpc::StreamRequest>::Item>));
+        let items = stream.then(|| {
+            let sender = sender(request);
+            quote!(, #sender)
+        });
         let docs = docs_or(docs, || format!("[`{}`].", path(request)));
         quote! {
             #docs
@@ -295,6 +301,13 @@ fn call(input: &DeriveInput, methods: &[Method<'_>]) -> TokenStream {
                 })
             }
         }
+    }
+}
+
+/// The sending end of the stream that `request` opens.
+fn sender(request: &Type) -> TokenStream {
+    quote! {
+        ::rpc::ItemSender<<#request as ::rpc::StreamRequest>::Item, <#request as ::rpc::StreamRequest>::Lossy>
     }
 }
 

@@ -24,6 +24,7 @@ struct Attributes {
     rejection: Type,
     item: Option<Type>,
     idempotent: bool,
+    lossy: Type,
     ack_bytes_max: Option<u32>,
 }
 
@@ -34,7 +35,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             "a request has no generic parameters: its id stands for one type; derive `Wire` on generic parts of it",
         ));
     }
-    let Attributes { id, version, name, ack, rejection, item, idempotent, ack_bytes_max } = attributes(input)?;
+    let Attributes { id, version, name, ack, rejection, item, lossy, idempotent, ack_bytes_max } = attributes(input)?;
     let request = &input.ident;
     let declared_max = ack_bytes_max.map(|max| quote!(const ACK_BYTES_MAX: u32 = #max;));
     let too_small = format!("`{request}`: `ack_bytes_max` is less than the smallest ack needs");
@@ -44,8 +45,9 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             #[automatically_derived]
             impl ::rpc::StreamRequest for #request {
                 type Item = #item;
+                type Lossy = #lossy;
             }
-            const _: u64 = <#item as ::rpc::Wire>::FINGERPRINT;
+            const _: u64 = <#item as ::rpc::Wire>::FINGERPRINT ^ <#lossy as ::rpc::Wire>::FINGERPRINT;
         }
     });
     let idempotent = idempotent.then(|| quote!(#[automatically_derived] impl ::rpc::Idempotent for #request {}));
@@ -78,6 +80,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
 fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
     let (mut id, mut version, mut name, mut ack_bytes_max) = (None, None, None, None);
     let (mut ack, mut rejection, mut item, mut idempotent) = (None, None, None, None);
+    let mut lossy: Option<Type> = None;
     attribute::each(&input.attrs, |meta| {
         let key = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
         match key.as_str() {
@@ -88,6 +91,7 @@ fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
             "rejection" => attribute::once(&mut rejection, &meta, meta.value()?.parse()?),
             "item" => attribute::once(&mut item, &meta, meta.value()?.parse()?),
             "idempotent" => attribute::once(&mut idempotent, &meta, ()),
+            "lossy" => attribute::once(&mut lossy, &meta, meta.value()?.parse()?),
             "ack_bytes_max" => {
                 let literal: LitInt = meta.value()?.parse()?;
                 let max = literal.base10_parse()?;
@@ -98,10 +102,14 @@ fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
                 attribute::once(&mut ack_bytes_max, &meta, max)
             }
             _ => Err(meta.error(
-                "a request knows `id`, `ack`, `rejection`, `version`, `name`, `ack_bytes_max`, `item` and `idempotent`",
+                "a request knows `id`, `ack`, `rejection`, `version`, `name`, `ack_bytes_max`, `item`, `lossy` and `idempotent`",
             )),
         }
     })?;
+    if let (Some(lossy), None) = (&lossy, &item) {
+        let message = "`lossy` is the second type of a stream; say what its lossless items are with `item = Type`";
+        return Err(Error::new(lossy.span(), message));
+    }
     let missing = |what: &str| Error::new(input.ident.span(), format!("a request needs {what}"));
     Ok(Attributes {
         id: id.ok_or_else(|| {
@@ -114,6 +122,7 @@ fn attributes(input: &DeriveInput) -> Result<Attributes, Error> {
         rejection: rejection.unwrap_or_else(|| parse_quote!(::rpc::Never)),
         item,
         idempotent: idempotent.is_some(),
+        lossy: lossy.unwrap_or_else(|| parse_quote!(::rpc::Never)),
         ack_bytes_max,
     })
 }

@@ -248,8 +248,12 @@ impl Play {
         let mut cx = Context::from_waker(Waker::noop());
         if self.lane.poll_stream_ready(id, &mut cx).is_ready() {
             let body = vec![1; usize::from(choices.byte()) * 4];
-            if let Ok(frame) = ServerLane::item_frame(id, &body, self.lane.item_format()) {
-                let _ = self.lane.push_item(id, frame, body.len());
+            let put = |out: &mut BytesMut| {
+                out.extend_from_slice(&body);
+                Ok::<(), rpc::wire::frame::Oversized>(())
+            };
+            if let Ok(frame) = ServerLane::item_frame(id, false, self.lane.item_format(), put) {
+                let _ = self.lane.push_item(id, frame, body.len(), false);
             }
         }
         if choices.byte() & 1 == 0 {

@@ -13,12 +13,14 @@ use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::id::{Incarnation, PeerId};
 use crate::io::client::LaneCell;
+use crate::io::reverse::Offered;
 use crate::limits::Limits;
 use crate::request::Protocol;
 use crate::server::Secret;
-use crate::service::Service;
+use crate::service::{Connect, Service};
 use crate::session::client::{ClientLane, LaneIdentity};
 use crate::transport::Connector;
+use crate::wire::hello::ServiceInfo;
 
 /// Makes a [`Client`]. Whatever is not said has its default.
 ///
@@ -40,13 +42,14 @@ pub struct ClientBuilder<P> {
     limits: Limits,
     secret: Option<Secret>,
     backoff: Backoff,
+    serves: Option<(ServiceInfo, Arc<dyn Connect>)>,
     _protocol: PhantomData<fn() -> P>,
 }
 
 impl<P: Protocol> ClientBuilder<P> {
     pub(super) fn new(address: Address) -> Self {
-        let limits = Limits::default();
-        Self { address, limits, secret: None, backoff: Backoff::default(), _protocol: PhantomData }
+        let (limits, backoff) = (Limits::default(), Backoff::default());
+        Self { address, limits, secret: None, backoff, serves: None, _protocol: PhantomData }
     }
 
     /// The bounds of this client. The server has its own; the smaller ones of both hold.
@@ -74,6 +77,19 @@ impl<P: Protocol> ClientBuilder<P> {
         self
     }
 
+    /// Answers the calls of the other side: whoever this client calls may call `Q` back, on the same connection, with
+    /// [`CallContext::caller`](crate::CallContext::caller).
+    ///
+    /// From its first connection on such a client stays reachable: while it lives it opens a lost connection again, for as
+    /// long as the server may remember it ([`Limits::lane_retention`]). Losing a connection stops no handler. When the last
+    /// handle of the client is dropped, no further call is taken, the handlers that run may end and answer, and then the
+    /// connection is closed.
+    pub fn serves<Q: Protocol>(mut self, handler: impl Into<Q::Service>) -> Self {
+        let service: Service<Q> = handler.into().into();
+        self.serves = Some((Service::<Q>::INFO, service.connect));
+        self
+    }
+
     /// The client. It connects when it is first used.
     pub fn build(self) -> Client<P> {
         let identity = LaneIdentity { peer: PeerId::random(), incarnation: Incarnation::random(), lane: 0 };
@@ -81,7 +97,12 @@ impl<P: Protocol> ClientBuilder<P> {
         if let Some(secret) = &self.secret {
             lane.show_secret(secret.to_bytes());
         }
-        Client { cell: Arc::new(LaneCell::new(self.address, lane, self.limits, self.backoff)), _protocol: PhantomData }
+        let offered = self.serves.map(|(info, connect)| {
+            lane.offer(info.clone());
+            Offered::new(info, connect, self.limits.clone())
+        });
+        let cell = LaneCell::new(self.address, lane, self.limits, self.backoff, offered);
+        Client { cell: Arc::new(cell), _protocol: PhantomData }
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::Opened;
 use super::doubt::Of;
 use super::retry::{Covers, Next, Retry, Retrying};
 use crate::io::client::LaneCell;
@@ -25,6 +26,7 @@ use crate::stream::ItemStream;
 use crate::trace::TraceContext;
 use crate::watch::CallWatch;
 use crate::wire::body;
+use crate::wire::hello::ServiceInfo;
 
 thread_local! {
     /// Where requests are encoded before the lane is locked. Taken out while it is in use: a `Serialize` that calls is
@@ -45,6 +47,7 @@ pub struct Call<R: Request> {
 /// The part of a call that does not depend on its types.
 struct OpenCall {
     cell: Arc<LaneCell>,
+    service: &'static ServiceInfo,
     timeout: Duration,
     deadline: Option<Instant>,
     id: Option<u64>,
@@ -54,10 +57,10 @@ struct OpenCall {
 }
 
 impl<R: Request> Call<R> {
-    pub(super) fn new(cell: Arc<LaneCell>, request: R) -> Self {
+    pub(super) fn new(cell: Arc<LaneCell>, service: &'static ServiceInfo, request: R) -> Self {
         let timeout = cell.limits().deadline_default;
         let watch = CallWatch::Unsent(None);
-        let open = OpenCall { cell, timeout, deadline: None, id: None, stream: false, attempts: 0, watch };
+        let open = OpenCall { cell, service, timeout, deadline: None, id: None, stream: false, attempts: 0, watch };
         Self { open, request: Some(request), retrying: None }
     }
 
@@ -97,7 +100,7 @@ impl<R: Request> Call<R> {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call, like any call, and ends the stream if it was opened.
-    pub async fn open(mut self) -> Result<(R::Ack, ItemStream<R::Item>), CallError<R>>
+    pub async fn open(mut self) -> Opened<R>
     where
         R: StreamRequest,
     {
@@ -109,7 +112,7 @@ impl<R: Request> Call<R> {
 
     fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, NotDelivered>> {
         let Some(request) = &self.request else { return Poll::Pending };
-        self.open.watch.begin::<R>(&self.open.cell, self.open.timeout);
+        self.open.watch.begin::<R>(&self.open.cell, self.open.service.name, self.open.timeout);
         let mut bytes = SCRATCH.take();
         bytes.clear();
         let submitted = match body::encode(request, &mut bytes) {
@@ -202,6 +205,7 @@ impl OpenCall {
         let tlvs = self.watch.tlvs();
         let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
         let submitted = self.cell.with(|lane| {
+            lane.check_offer(self.service, R::ID, R::VERSION).map_err(SubmitError::Refused)?;
             let submitted = lane.submit(request);
             if submitted == Err(SubmitError::Full) && now < deadline {
                 lane.wait_for_room(deadline, cx.waker());

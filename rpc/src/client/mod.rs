@@ -21,9 +21,11 @@ pub use self::doubt::Doubt;
 pub use self::retry::{AnyRequest, Covers, IdempotentOnly, Retry};
 use crate::address::Address;
 use crate::io::client::LaneCell;
+use crate::io::hub::LaneCell as ServingCell;
 use crate::limits::Limits;
 use crate::outcome::CallError;
 use crate::request::{Has, Protocol, Request, StreamRequest};
+use crate::service::Service;
 use crate::session::client::LaneCounters;
 use crate::stream::ItemStream;
 
@@ -48,6 +50,10 @@ pub async fn call<P: Has<R>, R: Request>(client: &Client<P>, request: R) -> Resu
     client.call(request).await
 }
 
+/// How [`Client::open`] ends: the ack and the stream, or why there is none.
+pub type Opened<R> =
+    Result<(<R as Request>::Ack, ItemStream<<R as StreamRequest>::Item, <R as StreamRequest>::Lossy>), CallError<R>>;
+
 impl<P: Protocol> Client<P> {
     /// A client with the default limits. Connects when it is first used.
     pub fn new(address: &Address) -> Self {
@@ -69,7 +75,7 @@ impl<P: Protocol> Client<P> {
     where
         P: Has<R>,
     {
-        Call::new(Arc::clone(&self.cell), request)
+        Call::new(Arc::clone(&self.cell), Service::<P>::INFO_REF, request)
     }
 
     /// Calls a method whose ack opens a stream.
@@ -79,14 +85,22 @@ impl<P: Protocol> Client<P> {
     ///
     /// # Cancel safety
     /// Dropping the future cancels the call, like any call, and ends the stream if it was opened.
-    pub async fn open<R: StreamRequest>(&self, request: R) -> Result<(R::Ack, ItemStream<R::Item>), CallError<R>>
+    pub async fn open<R: StreamRequest>(&self, request: R) -> Opened<R>
     where
         P: Has<R>,
     {
         self.call(request).open().await
     }
 
-    /// Where this client connects to.
+    /// A client for the other side of a connection that `cell` has a lane of.
+    pub(crate) fn calling_back(cell: &ServingCell) -> Self {
+        let cell = cell.back(Service::<P>::INFO_REF);
+        cell.add_handle();
+        Self { cell, _protocol: PhantomData }
+    }
+
+    /// Where this client connects to; `mem:caller` if it calls [back](crate::CallContext::caller) on the connection of
+    /// somebody else.
     pub fn address(&self) -> &Address {
         self.cell.address()
     }

@@ -8,7 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use bytes::BytesMut;
 use futures::task::AtomicWaker;
 
 use super::inbound::{Inbound, is_end, poll_write_all};
+use super::reverse::{Offered, Serving};
+use super::serving::TURNS_MAX;
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{dial, lock, wake_all};
@@ -25,12 +27,13 @@ use crate::id::random_u64;
 use crate::limits::Limits;
 use crate::metrics::ClientMetrics;
 use crate::outcome::NotDelivered;
+use crate::peer::Peer;
 use crate::session::client::{ClientLane, Next};
 use crate::transport::HandshakeFault;
 use crate::wire::frame::{Cut, cut};
+use crate::wire::header;
+use crate::wire::hello::ServiceInfo;
 
-/// Turns of a driver before it lets other tasks run.
-const TURNS_MAX: usize = 32;
 /// How long a connection that cannot be written to is read on. LIMIT: the end of a closed socket is there at once; only a
 /// peer that closed nothing but its reading half makes us wait.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +46,10 @@ pub(crate) struct LaneCell {
     driver: AtomicWaker,
     driver_runs: AtomicBool,
     handles: AtomicUsize,
+    /// Wakes what watches over calls of the accepting side while they have no connection; `None` where we connect.
+    watch: Option<AtomicWaker>,
+    /// What we answer when the other side calls.
+    offered: Option<Offered>,
     address: Address,
     /// The service's name.
     service: &'static str,
@@ -52,7 +59,13 @@ pub(crate) struct LaneCell {
 }
 
 impl LaneCell {
-    pub(crate) fn new(address: Address, lane: ClientLane, limits: Limits, backoff: Backoff) -> Self {
+    pub(crate) fn new(
+        address: Address,
+        lane: ClientLane,
+        limits: Limits,
+        backoff: Backoff,
+        offered: Option<Offered>,
+    ) -> Self {
         Self {
             service: lane.service(),
             metrics: ClientMetrics::new(lane.service(), lane.methods()),
@@ -60,19 +73,60 @@ impl LaneCell {
             driver: AtomicWaker::new(),
             driver_runs: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
+            watch: None,
+            offered,
             address,
             limits,
             backoff,
         }
     }
 
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
+    /// The calls of the accepting side. Their driver is that of the connection which the other side has opened.
+    pub(super) fn reverse(limits: Limits) -> Self {
+        let lane = ClientLane::reverse(limits.clone());
+        let watch = Some(AtomicWaker::new());
+        Self {
+            watch,
+            handles: AtomicUsize::new(0),
+            ..Self::new(Address::mem("caller"), lane, limits, Backoff::default(), None)
+        }
     }
 
-    /// The name of the service that it calls.
-    pub(crate) fn service(&self) -> &'static str {
-        self.service
+    pub(super) fn lock(&self) -> MutexGuard<'_, ClientLane> {
+        lock(&self.lane)
+    }
+
+    /// Whether it calls that service.
+    pub(super) fn calls(&self, service: &ServiceInfo) -> bool {
+        self.service == service.name && lock(&self.lane).calls(service)
+    }
+
+    /// Who is to be woken when there is something for the driver.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.driver.register(waker);
+    }
+
+    /// Who watches while there is no driver.
+    pub(super) fn register_watch(&self, waker: &Waker) {
+        if let Some(watch) = &self.watch {
+            watch.register(waker);
+        }
+    }
+
+    pub(super) fn wake_watch(&self) {
+        if let Some(watch) = &self.watch {
+            watch.wake();
+        }
+    }
+
+    /// The lane of the accepting side's calls is over: each of them gets its outcome.
+    pub(super) fn end(&self) {
+        self.with(ClientLane::end_reverse);
+        self.wake_watch();
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     pub(crate) fn metrics(&self) -> &ClientMetrics {
@@ -108,18 +162,22 @@ impl LaneCell {
     /// Works on the lane, then wakes whoever has something to do because of it.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ClientLane) -> T) -> T {
         let mut wakers = Vec::new();
-        let (result, transmit) = {
+        let (result, transmit, watched) = {
             let mut lane = lock(&self.lane);
             let (before, due) = (lane.wants_driver(), lane.poll_deadline());
             let result = work(&mut lane);
             lane.take_wakers(&mut wakers);
             // The driver looks at everything when it runs: it needs a wake only for what is new.
             let sooner = lane.poll_deadline().is_some_and(|now| due.is_none_or(|due| now < due));
-            (result, sooner || (!before && lane.wants_driver()))
+            let watched = self.watch.is_some() && !lane.is_connected();
+            (result, sooner || (!before && lane.wants_driver()), watched)
         };
         wake_all(&mut wakers);
         if transmit {
             self.driver.wake();
+            if watched {
+                self.wake_watch();
+            }
         }
         result
     }
@@ -141,7 +199,7 @@ impl LaneCell {
     /// # Panics
     /// Outside a tokio runtime, like every tokio function that needs one.
     pub(crate) fn ensure_driver(self: &Arc<Self>) {
-        if self.driver_runs.load(Ordering::Acquire) {
+        if self.driver_runs.load(Ordering::Acquire) || self.watch.is_some() {
             return;
         }
         let runtime = tokio::runtime::Handle::current();
@@ -175,28 +233,34 @@ enum Dialled {
 
 async fn drive(guard: DriverGuard) {
     let cell = &guard.0;
-    let mut timer = Timer::default();
     let mut redial = Redial { backoff: cell.backoff, lost: 0, not_before: None };
+    let mut idle = Idle { cell, timer: Timer::default(), serving: None, stay: None };
     loop {
-        if !poll_fn(|cx| poll_wanted(cell, cx, &mut timer)).await {
+        if !poll_fn(|cx| idle.poll_wanted(cx)).await {
+            // Handlers outlive the client.
+            idle.serving.into_iter().for_each(Serving::run_out);
             return;
         }
-        match dial_while_wanted(cell, &mut timer, redial.not_before).await {
+        match idle.dial_while_wanted(redial.not_before).await {
             Dialled::Unwanted => {}
             Dialled::Failed(why) => {
                 redial.not_before = None;
+                if idle.stay.is_some() {
+                    // Calls fail at once and pause nobody; only a client that others call dials again by itself.
+                    redial.again();
+                }
                 cell.with(|lane| lane.unreachable(&why));
             }
             Dialled::Connected(stream) => {
                 cell.with(ClientLane::connected);
                 cell.observe();
                 let started = now();
-                let mut connection = Connection::new(stream);
+                let mut connection = Connection::new(stream, idle.serving.take());
                 let end = poll_fn(|cx| connection.poll(cx, cell)).await;
-                let welcomed = connection.welcomed;
                 tracing::debug!(address = %cell.address, ?end, "connection ended");
-                // Both halves are closed before the lane draws conclusions from it.
-                drop(connection);
+                let Connection { stream, welcomed, serving, .. } = connection;
+                // Both halves are closed before the lanes draw conclusions from it.
+                drop(stream);
                 let fault = match &end {
                     End::Broken(error) if !welcomed => HandshakeFault::of(error),
                     _ => None,
@@ -207,10 +271,16 @@ async fn drive(guard: DriverGuard) {
                     cell.with(|lane| lane.never_admitted(&why));
                 }
                 cell.with(ClientLane::disconnected);
+                serving.iter().for_each(Serving::detach);
+                idle.serving = serving;
                 if welcomed {
                     redial.lost(started);
+                    idle.stay = cell.offered.as_ref().and_then(|_| now().checked_add(cell.limits.lane_retention));
                 } else {
                     // A listener that takes connections and drops them is none; it would be dialled for ever.
+                    if idle.stay.is_some() {
+                        redial.again();
+                    }
                     cell.with(|lane| lane.unreachable(&NotDelivered::ConnectionLost));
                 }
             }
@@ -228,66 +298,99 @@ struct Redial {
 }
 
 impl Redial {
-    fn lost(&mut self, started: Instant) {
-        let now = now();
-        if now.saturating_duration_since(started) >= self.backoff.max {
-            self.lost = 0;
-        }
-        self.not_before = now.checked_add(self.backoff.pause(self.lost, random_u64()));
+    /// It was lost, or could not be made, and somebody waits for it all the same.
+    fn again(&mut self) {
+        self.not_before = now().checked_add(self.backoff.pause(self.lost, random_u64()));
         self.lost = self.lost.saturating_add(1);
     }
-}
 
-/// `true`: a connection is wanted. `false`: the client is gone.
-fn poll_wanted(cell: &LaneCell, cx: &mut Context<'_>, timer: &mut Timer) -> Poll<bool> {
-    cell.driver.register(cx.waker());
-    loop {
-        let (wanted, open, deadline) = cell.with(|lane| {
-            lane.handle_timeout(now());
-            (lane.wants_connection(), lane.has_open(), lane.poll_deadline())
-        });
-        if wanted {
-            return Poll::Ready(true);
+    fn lost(&mut self, started: Instant) {
+        if now().saturating_duration_since(started) >= self.backoff.max {
+            self.lost = 0;
         }
-        if !open && cell.handles.load(Ordering::Acquire) == 0 {
-            return Poll::Ready(false);
-        }
-        if timer.poll(cx, deadline).is_pending() {
-            return Poll::Pending;
-        }
+        self.again();
     }
 }
 
-async fn dial_while_wanted(cell: &LaneCell, timer: &mut Timer, not_before: Option<Instant>) -> Dialled {
-    let attempt = async {
-        if let Some(not_before) = not_before {
-            tokio::time::sleep_until(not_before.into()).await;
-        }
-        dial::dial(&cell.address).await
-    };
-    let mut attempt = std::pin::pin!(attempt);
-    poll_fn(|cx| {
-        if let Poll::Ready(dialled) = attempt.as_mut().poll(cx) {
-            return Poll::Ready(match dialled {
-                Ok(stream) => Dialled::Connected(stream),
-                Err(why) => Dialled::Failed(why),
-            });
-        }
-        cell.driver.register(cx.waker());
+/// A driver without a connection.
+struct Idle<'a> {
+    cell: &'a Arc<LaneCell>,
+    timer: Timer,
+    /// Handlers that the other side has called; they run on.
+    serving: Option<Serving>,
+    /// Until when the other side may remember us, and we want to be reachable for it.
+    stay: Option<Instant>,
+}
+
+impl Idle<'_> {
+    /// `true`: a connection is wanted. `false`: the client is gone.
+    fn poll_wanted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
-            let (wanted, deadline) = cell.with(|lane| {
-                lane.handle_timeout(now());
-                (lane.wants_connection(), lane.poll_deadline())
-            });
-            if !wanted {
-                return Poll::Ready(Dialled::Unwanted);
+            let (wanted, open, due) = self.poll_turn(cx);
+            if wanted {
+                return Poll::Ready(true);
             }
-            if timer.poll(cx, deadline).is_pending() {
+            if !open && self.cell.handles.load(Ordering::Acquire) == 0 {
+                return Poll::Ready(false);
+            }
+            if self.timer.poll(cx, due).is_pending() {
                 return Poll::Pending;
             }
         }
-    })
-    .await
+    }
+
+    async fn dial_while_wanted(&mut self, not_before: Option<Instant>) -> Dialled {
+        let address = &self.cell.address;
+        let attempt = async {
+            if let Some(not_before) = not_before {
+                tokio::time::sleep_until(not_before.into()).await;
+            }
+            dial::dial(address).await
+        };
+        let mut attempt = std::pin::pin!(attempt);
+        poll_fn(|cx| {
+            if let Poll::Ready(dialled) = attempt.as_mut().poll(cx) {
+                return Poll::Ready(match dialled {
+                    Ok(stream) => Dialled::Connected(stream),
+                    Err(why) => Dialled::Failed(why),
+                });
+            }
+            loop {
+                let (wanted, _, due) = self.poll_turn(cx);
+                if !wanted {
+                    return Poll::Ready(Dialled::Unwanted);
+                }
+                if self.timer.poll(cx, due).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Timers, and the handlers that run. Whether a connection is wanted, whether anything is open, and what falls due next.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> (bool, bool, Option<Instant>) {
+        self.cell.driver.register(cx.waker());
+        let mut of_handlers = None;
+        if let Some(serving) = &mut self.serving {
+            serving.register(cx.waker());
+            if serving.poll_woken() {
+                cx.waker().wake_by_ref();
+            }
+            of_handlers = serving.expire();
+        }
+        let now = now();
+        if self.stay.is_some_and(|until| until <= now) {
+            self.stay = None;
+        }
+        let (needed, open, due) = self.cell.with(|lane| {
+            lane.handle_timeout(now);
+            (lane.wants_connection(), lane.has_open(), lane.poll_deadline())
+        });
+        let reachable = self.stay.is_some() && self.cell.handles.load(Ordering::Acquire) > 0;
+        let due = [due, of_handlers, self.stay].into_iter().flatten().min();
+        (needed || reachable, open, due)
+    }
 }
 
 /// Why a connection ended.
@@ -298,6 +401,8 @@ enum End {
     Goodbye,
     Drained,
     Unused,
+    /// Our answers were left unread.
+    Stalled,
     Broken(io::Error),
     Violation(crate::session::Violation),
     FrameTooLarge(usize),
@@ -306,6 +411,9 @@ enum End {
 /// CANCEL SAFETY: all state is in the struct; a poll that is not repeated loses nothing but the connection.
 struct Connection {
     stream: Stream,
+    peer: Peer,
+    /// What answers the other side's calls, if it has been here before; it is the present connection's from the Welcome on.
+    serving: Option<Serving>,
     inbound: Inbound,
     writing: BytesMut,
     timer: Timer,
@@ -316,9 +424,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Stream, serving: Option<Serving>) -> Self {
         Self {
+            peer: stream.peer().unwrap_or(Peer::Unproven),
             stream,
+            serving,
             inbound: Inbound::default(),
             writing: BytesMut::new(),
             timer: Timer::default(),
@@ -328,24 +438,34 @@ impl Connection {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<End> {
         cell.driver.register(cx.waker());
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx, cell) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.serving.iter_mut().for_each(Serving::rest);
+                    return Poll::Pending;
+                }
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// One write and one read. `Ready(Ok)`: there may be more to do.
-    fn poll_turn(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<Result<(), End>> {
+    /// Handlers, one write and one read. `Ready(Ok)`: there may be more to do.
+    fn poll_turn(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
         let mut deadline = None;
         let mut finished = None;
+        let mut polled = false;
+        let fresh = self.writing.is_empty();
+        if let Some(serving) = &mut self.serving {
+            serving.register(cx.waker());
+            polled = serving.poll_woken();
+        }
         let unused = cell.handles.load(Ordering::Acquire) == 0;
+        let answered = unused && self.answers_are_over();
         {
             let mut lane = lock(&cell.lane);
             if lane.poll_deadline().is_some() || lane.wants_transmit() {
@@ -360,11 +480,12 @@ impl Connection {
                 }
                 deadline = lane.poll_deadline();
             }
-            // A Cancel of the last call goes out first: the server waits for that handler.
+            // A Cancel of the last call goes out first: the server waits for that handler. One that may call us ends the
+            // connection itself.
             let all_sent = self.writing.is_empty() && !self.stream.wants_flush();
-            if lane.is_drained() && all_sent {
+            if lane.is_drained() && all_sent && self.serving.is_none() {
                 finished = Some(End::Drained);
-            } else if unused && !lane.has_open() && all_sent {
+            } else if unused && !lane.has_open() && all_sent && answered {
                 lane.say_done();
                 lane.poll_transmit(now(), &mut self.writing);
                 finished = Some(End::Unused);
@@ -372,12 +493,20 @@ impl Connection {
             lane.take_wakers(&mut self.wakers);
         }
         wake_all(&mut self.wakers);
+        if let Some(serving) = &mut self.serving {
+            let due = serving.expire();
+            deadline = [deadline, due].into_iter().flatten().min();
+            if fresh && finished.is_none() {
+                serving.transmit(&mut self.writing);
+            }
+        }
         if let Some(end) = finished {
             // Best effort: a server that is not told forgets the lane later.
             let _ = poll_write_all(cx, &mut self.stream, &mut self.writing, |_| {});
             return Poll::Ready(Err(end));
         }
-        if self.broken.is_none() && (!self.writing.is_empty() || self.stream.wants_flush()) {
+        let writes = !self.writing.is_empty() || self.stream.wants_flush();
+        if self.broken.is_none() && writes {
             let exact = self.stream.proves_unsent();
             let transmitted = |bytes| {
                 cell.metrics.wrote(bytes);
@@ -400,22 +529,38 @@ impl Connection {
             return Poll::Ready(Err(self.broken.take().map_or(End::PeerClosed, |(error, _)| End::Broken(error))));
         }
         let due = [deadline, broken_by].into_iter().flatten().min();
-        let more = wrote && lock(&cell.lane).wants_transmit();
-        if more || self.timer.poll(cx, due).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let answers = || self.serving.as_ref().is_some_and(Serving::wants_transmit);
+        // What was written may have been the last thing that an unused client waited for.
+        let more = wrote && ((unused && writes) || lock(&cell.lane).wants_transmit() || answers());
+        if more || polled || self.timer.poll(cx, due).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, cell: &LaneCell) -> Poll<Result<(), End>> {
+    /// Whether nobody waits for what we answer any longer; once nobody uses this client, no further call is taken.
+    fn answers_are_over(&self) -> bool {
+        self.serving.as_ref().is_none_or(|serving| {
+            serving.drain();
+            serving.is_drained()
+        })
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
         let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
+        let (serving, peer) = (&mut self.serving, self.peer);
         let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
-            let mut lane = lock(&cell.lane);
-            let taken = take_frames(&mut lane, bytes, cell.limits.frame_bytes_max);
-            *welcomed = *welcomed || (taken.0 > 0 && taken.1.is_ok());
-            lane.take_wakers(wakers);
-            drop(lane);
+            let taken = {
+                let mut lane = lock(&cell.lane);
+                let taken = take_frames(cell, &mut lane, serving, peer, bytes);
+                *welcomed = *welcomed || (taken.0 > 0 && taken.1.is_ok());
+                lane.take_wakers(wakers);
+                taken
+            };
+            wake_all(wakers);
             cell.metrics.read(taken.0);
+            if let Some(serving) = serving {
+                serving.taken(bytes);
+            }
             taken
         });
-        wake_all(&mut self.wakers);
         cell.observe();
         match read {
             Poll::Pending => Poll::Pending,
@@ -427,20 +572,45 @@ impl Connection {
     }
 }
 
-fn take_frames(lane: &mut ClientLane, bytes: &[u8], frame_bytes_max: usize) -> (usize, Result<(), End>) {
-    let mut rest = bytes;
-    loop {
-        match cut(rest, frame_bytes_max) {
-            Cut::Frame { frame, consumed } => {
-                rest = rest.get(consumed..).unwrap_or_default();
+fn take_frames(
+    cell: &Arc<LaneCell>,
+    lane: &mut ClientLane,
+    serving: &mut Option<Serving>,
+    peer: Peer,
+    bytes: &[u8],
+) -> (usize, Result<(), End>) {
+    let mut consumed = 0;
+    let end = loop {
+        match cut(bytes.get(consumed..).unwrap_or_default(), cell.limits.frame_bytes_max) {
+            Cut::Frame { frame, consumed: frame_bytes } => {
+                consumed += frame_bytes;
+                if let (true, Some(serving), true) =
+                    (header::is_reverse(frame), serving.as_mut(), lane.memory().is_some())
+                {
+                    match serving.take(now(), frame, consumed) {
+                        Ok(()) => continue,
+                        Err(violation) => break Err(End::Violation(violation)),
+                    }
+                }
                 match lane.handle_frame(frame) {
-                    Ok(Next::Continue | Next::Welcomed) => {}
-                    Ok(Next::Close) => return (bytes.len() - rest.len(), Err(End::Goodbye)),
-                    Err(violation) => return (bytes.len() - rest.len(), Err(End::Violation(violation))),
+                    Ok(Next::Continue) => {}
+                    Ok(Next::Welcomed) => {
+                        if let (Some(offered), Some(memory)) = (&cell.offered, lane.memory()) {
+                            let back = Arc::downgrade(cell);
+                            *serving = Some(offered.welcomed(serving.take(), memory, lane.epoch(), peer, &back));
+                        }
+                    }
+                    Ok(Next::Close) => break Err(End::Goodbye),
+                    Err(violation) => break Err(End::Violation(violation)),
                 }
             }
-            Cut::Incomplete { .. } => return (bytes.len() - rest.len(), Ok(())),
-            Cut::TooLarge { announced } => return (bytes.len() - rest.len(), Err(End::FrameTooLarge(announced))),
+            Cut::Incomplete { .. } => break Ok(()),
+            Cut::TooLarge { announced } => break Err(End::FrameTooLarge(announced)),
         }
+    };
+    if end.is_ok() && serving.as_ref().is_some_and(|serving| serving.queued_bytes() >= cell.limits.answer_bytes_max * 2)
+    {
+        return (consumed, Err(End::Stalled));
     }
+    (consumed, end)
 }

@@ -14,8 +14,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures::task::AtomicWaker;
 
+use super::hub::LaneCell;
 use super::lock;
-use crate::context::CallContext;
+use crate::context::{self, CallContext};
 use crate::service::Answer;
 use crate::session::server::Reply;
 use crate::watch::HandlerWatch;
@@ -120,11 +121,15 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     /// dropped. `done` hears of each that ended.
     pub(super) fn poll_woken(
         &mut self,
+        lane: &Arc<LaneCell>,
         mut go_on: impl FnMut(u64) -> bool,
         mut done: impl FnMut(u64, Option<Reply>),
     ) -> bool {
         std::mem::swap(&mut *lock(&self.ready.indices), &mut self.woken);
-        let any = !self.woken.is_empty();
+        if self.woken.is_empty() {
+            return false;
+        }
+        let _lane = context::enter(lane);
         let mut woken = std::mem::take(&mut self.woken);
         for index in woken.drain(..) {
             let Some(slot) = self.slots.get_mut(index) else { continue };
@@ -141,7 +146,17 @@ impl<F: Future<Output = Answer>> Handlers<F> {
             }
         }
         self.woken = woken;
-        any
+        true
+    }
+
+    /// Drops every handler; `stopped` hears of each.
+    pub(super) fn abort(&mut self, mut stopped: impl FnMut(u64)) {
+        for index in 0..self.slots.len() {
+            if let Some(context) = self.slots[index].context {
+                self.clear(index);
+                stopped(context.request_id.0);
+            }
+        }
     }
 
     /// Gives the slots back when no handler runs.

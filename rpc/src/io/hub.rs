@@ -9,14 +9,16 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::client::LaneCell as CallingCell;
 use super::load::{LaneLoad, Load};
+use super::reverse;
 use super::shares::{Permit, Place, Shares};
 use super::timer::now;
 use super::{lock, wake_all};
@@ -25,6 +27,7 @@ use crate::limits::Limits;
 use crate::metrics::{LaneMetrics, ServerMetrics};
 use crate::peer::Peer;
 use crate::server::{Denial, Options, PeerPidfd, Policy};
+use crate::session::client::Offer;
 use crate::session::server::{Reply, ServerCounters, ServerLane};
 use crate::wire::header::GoodbyeCode;
 use crate::wire::hello::{Hello, ServiceInfo};
@@ -94,18 +97,63 @@ struct LaneKey {
 /// A lane, shared by its connections' drivers and its handlers.
 #[derive(Debug)]
 pub(crate) struct LaneCell {
-    key: LaneKey,
+    /// Its place in the hub; a client's lane, on which it answers, has none.
+    key: Option<LaneKey>,
     /// `None`: nobody else is served here.
     pub(super) load: Option<LaneLoad>,
     pub(super) lane: Mutex<ServerLane>,
     pub(crate) metrics: LaneMetrics,
+    /// On which calls go the other way.
+    back: Back,
     /// Wakes the driver of the present connection.
     pub(super) driver: AtomicWaker,
     /// The hub's.
     progress: Arc<Notify>,
 }
 
+/// Where the handlers of a lane call the other side.
+#[derive(Debug)]
+enum Back {
+    /// The other side has connected to us. Filled by the first Hello that offers a service.
+    Accepted(OnceLock<Arc<CallingCell>>),
+    /// We have connected to it, with this lane.
+    Connected(Weak<CallingCell>),
+}
+
 impl LaneCell {
+    fn new(
+        place: Option<(LaneKey, LaneLoad)>,
+        lane: ServerLane,
+        metrics: LaneMetrics,
+        progress: Arc<Notify>,
+        back: Back,
+    ) -> Self {
+        let (key, load) = place.unzip();
+        Self { key, load, lane: Mutex::new(lane), metrics, back, driver: AtomicWaker::new(), progress }
+    }
+
+    /// The lane on which a client answers the calls that come back on its connection.
+    pub(super) fn of_client(lane: ServerLane, metrics: LaneMetrics, connected: Weak<CallingCell>) -> Self {
+        Self::new(None, lane, metrics, Arc::default(), Back::Connected(connected))
+    }
+
+    /// The lane on which the accepting side calls, if the other side has ever offered anything.
+    pub(super) fn reverse(&self) -> Option<&Arc<CallingCell>> {
+        match &self.back {
+            Back::Accepted(back) => back.get(),
+            Back::Connected(_) => None,
+        }
+    }
+
+    /// What calls `service` at the other side of the connection. It says itself when that is not served there.
+    pub(crate) fn back(&self, service: &ServiceInfo) -> Arc<CallingCell> {
+        let back = match &self.back {
+            Back::Accepted(back) => back.get().cloned(),
+            Back::Connected(back) => back.upgrade().filter(|back| back.calls(service)),
+        };
+        back.unwrap_or_else(|| Arc::new(CallingCell::reverse(Limits::default())))
+    }
+
     /// Works on the lane, then wakes whoever has something to do because of it.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ServerLane) -> T) -> T {
         let mut wakers = Vec::new();
@@ -140,6 +188,13 @@ impl LaneCell {
             let lane = lock(&self.lane);
             (lane.counters(), lane.running(), lane.queued_bytes())
         });
+    }
+
+    /// The lane is over, and with it the calls in the other direction.
+    fn end_reverse(&self) {
+        if let Some(reverse) = self.reverse() {
+            reverse.end();
+        }
     }
 
     /// The answer of a handler that is no longer polled here.
@@ -194,6 +249,9 @@ impl Hub {
         self.phase.store(phase, Ordering::Release);
         for cell in self.lanes() {
             cell.with_driver(ServerLane::drain);
+            if phase == CLOSING {
+                cell.end_reverse();
+            }
         }
     }
 
@@ -204,7 +262,8 @@ impl Hub {
 
     /// Forgets lanes that have been without a connection for long enough.
     pub(crate) fn sweep(&self, now: Instant) {
-        lock(&self.lanes).sweep(now);
+        let gone = lock(&self.lanes).sweep(now);
+        gone.iter().for_each(|cell| cell.end_reverse());
     }
 
     /// Forgets this lane, if it may be forgotten by now.
@@ -213,8 +272,13 @@ impl Hub {
         if over() {
             let mut lanes = lock(&self.lanes);
             // Again, and under the lock of all lanes: a new connection may just have been attached.
-            if over() {
+            let forgotten = over();
+            if forgotten {
                 lanes.forget(cell);
+            }
+            drop(lanes);
+            if forgotten {
+                cell.end_reverse();
             }
         }
     }
@@ -257,14 +321,11 @@ impl Hub {
                 Some(cell) => cell,
                 None => {
                     let permit = self.lane_permit(&mut lanes, peer).ok_or(GoodbyeCode::TooMany)?;
-                    let cell = Arc::new(LaneCell {
-                        key,
-                        metrics: self.metrics.lane(),
-                        load: Some(LaneLoad::new(Arc::clone(&self.load), permit)),
-                        lane: Mutex::new(ServerLane::new(self.limits.clone(), hello.epoch)),
-                        driver: AtomicWaker::new(),
-                        progress: Arc::clone(&self.progress),
-                    });
+                    let load = LaneLoad::new(Arc::clone(&self.load), permit);
+                    let lane = ServerLane::new(self.limits.clone(), hello.epoch);
+                    let (progress, back) = (Arc::clone(&self.progress), Back::Accepted(OnceLock::new()));
+                    let metrics = self.metrics.lane();
+                    let cell = Arc::new(LaneCell::new(Some((key, load)), lane, metrics, progress, back));
                     lanes.by_key.insert(key, Arc::clone(&cell));
                     cell
                 }
@@ -274,6 +335,7 @@ impl Hub {
             let attached = lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity);
             if attached.is_some() {
                 lane.set_mismatched(mismatched);
+                self.attach_reverse(&cell, hello);
             }
             drop(lane);
             (cell, attached)
@@ -285,7 +347,25 @@ impl Hub {
                 lane.drain();
             }
         });
+        if let Some(calling) = cell.reverse() {
+            // Wakes whoever learns something by the new connection.
+            calling.with(|_| ());
+        }
         attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch.into())
+    }
+
+    /// The lane of our own calls has the connections of the other one. Called under its lock, so that no two Hellos cross.
+    fn attach_reverse(&self, cell: &LaneCell, hello: &Hello<'_>) {
+        let Back::Accepted(back) = &cell.back else { return };
+        let offer: Option<Offer> = hello.serves().map(Offer::from);
+        if offer.is_some() && back.get().is_none() {
+            let calling = Arc::new(CallingCell::reverse(self.limits.clone()));
+            lock(&self.tasks).spawn(reverse::watch(Arc::clone(&calling)));
+            let _ = back.set(calling);
+        }
+        if let Some(calling) = back.get() {
+            calling.lock().attach_reverse(hello.epoch, hello.window, hello.frame_bytes_max, offer);
+        }
     }
 
     /// A place for one more lane of `peer`; looks for lanes that are over before it refuses.
@@ -298,7 +378,10 @@ impl Hub {
             return None;
         }
         lanes.swept_at = Some(now);
-        lanes.sweep(now);
+        let gone = lanes.sweep(now);
+        gone.iter().for_each(|cell| cell.end_reverse());
+        // Their places are free from here on.
+        drop(gone);
         self.shares.take(peer, Place::Lane)
     }
 
@@ -317,20 +400,24 @@ impl Hub {
 }
 
 impl Lanes {
-    fn sweep(&mut self, now: Instant) {
+    /// Returns the lanes that it has forgotten; their calls in the other direction are to be ended.
+    fn sweep(&mut self, now: Instant) -> Vec<Arc<LaneCell>> {
+        let mut gone = Vec::new();
         let forgotten = &mut self.forgotten;
         self.by_key.retain(|_, cell| {
             let lane = lock(&cell.lane);
             let keep = lane.expires_at().is_none_or(|at| now < at);
             if !keep {
                 *forgotten = forgotten.plus(lane.counters());
+                gone.push(Arc::clone(cell));
             }
             keep
         });
+        gone
     }
 
     fn forget(&mut self, cell: &LaneCell) {
-        if self.by_key.remove(&cell.key).is_some() {
+        if cell.key.as_ref().is_some_and(|key| self.by_key.remove(key).is_some()) {
             self.forgotten = self.forgotten.plus(lock(&cell.lane).counters());
         }
     }

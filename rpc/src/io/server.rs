@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
 use super::inbound::{Inbound, is_end, poll_write_all};
+use super::reverse::Calling;
 use super::serving::{Serving, TURNS_MAX};
 use super::shares::Permit;
 use super::stream::Stream;
@@ -66,6 +67,10 @@ struct Core<S, F> {
     serving: Serving<S, F>,
     writing: BytesMut,
     lane: Option<(Arc<LaneCell>, u64)>,
+    /// Our calls, if the peer offers to answer any.
+    calling: Option<Calling>,
+    /// Whether bytes that the transport has not taken cannot have left.
+    exact: bool,
     hello_by: Instant,
     /// Since when the peer has taken nothing of what we wrote.
     stalled_at: Option<Instant>,
@@ -105,6 +110,8 @@ where
             serving,
             writing: BytesMut::new(),
             lane: None,
+            calling: None,
+            exact: stream.proves_unsent(),
             hello_by,
             stalled_at: None,
             held_bytes: 0,
@@ -238,7 +245,8 @@ where
         if lane.poll_deadline().is_some() {
             lane.handle_timeout(now());
         }
-        if self.writing.is_empty() {
+        let fresh = self.writing.is_empty();
+        if fresh {
             lane.poll_transmit(*epoch, &mut self.writing);
         }
         let due = lane.poll_deadline();
@@ -246,7 +254,9 @@ where
         drop(lane);
         wake_all(&mut self.wakers);
         cell.observe();
-        Ok(due)
+        let Some(calling) = &mut self.calling else { return Ok(due) };
+        let theirs = calling.transmit(waker, &mut self.writing, fresh);
+        Ok([due, theirs].into_iter().flatten().min())
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<io::Result<()>> {
@@ -254,7 +264,12 @@ where
             return Poll::Pending;
         }
         let before = self.writing.len();
-        let written = poll_write_all(cx, stream, &mut self.writing, |bytes| self.hub.metrics.wrote(bytes));
+        let written = poll_write_all(cx, stream, &mut self.writing, |bytes| {
+            self.hub.metrics.wrote(bytes);
+            if let Some(calling) = &mut self.calling {
+                calling.transmitted(bytes);
+            }
+        });
         self.stalled_at = if written.is_ready() {
             None
         } else if self.writing.len() < before {
@@ -267,7 +282,8 @@ where
 
     fn wants_write(&self) -> bool {
         self.writing.is_empty()
-            && self.lane.as_ref().is_some_and(|(cell, epoch)| lock(&cell.lane).wants_transmit(*epoch))
+            && (self.lane.as_ref().is_some_and(|(cell, epoch)| lock(&cell.lane).wants_transmit(*epoch))
+                || self.calling.as_ref().is_some_and(Calling::wants_transmit))
     }
 
     /// A peer that leaves its answers unread first loses intake.
@@ -296,6 +312,13 @@ where
                 match cut(bytes.get(consumed..).unwrap_or_default(), self.hub.limits.frame_bytes_max) {
                     Cut::Frame { frame, consumed: frame_bytes } => {
                         let end = consumed + frame_bytes;
+                        if let (true, Some(calling)) = (header::is_reverse(frame), &mut self.calling) {
+                            match calling.take(frame, &mut self.wakers) {
+                                Ok(()) => consumed = end,
+                                Err(violation) => break Err(End::Violation(violation)),
+                            }
+                            continue;
+                        }
                         match lane.handle_frame(now, epoch, frame) {
                             Ok(Taken::Nothing) => {}
                             Ok(Taken::Call(call)) => self.serving.queue(&call, end),
@@ -345,7 +368,9 @@ where
             Refused::Code(code) => End::Refused(code),
             Refused::Denied(denial) => End::Denied(denial),
         });
-        self.lane = Some(admitted?);
+        let (cell, epoch) = admitted?;
+        self.calling = cell.reverse().map(|cell| Calling::new(Arc::clone(cell), epoch, self.exact));
+        self.lane = Some((cell, epoch));
         self.handshake = None;
         Ok(consumed)
     }
@@ -395,6 +420,9 @@ impl<S, F> Core<S, F> {
     }
 
     fn detach(&mut self) {
+        if let Some(calling) = &mut self.calling {
+            calling.detach();
+        }
         if let Some((cell, epoch)) = &self.lane {
             cell.with(|lane| lane.detach(*epoch, now()));
             cell.observe();

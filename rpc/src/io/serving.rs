@@ -13,12 +13,14 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use super::handlers::{Handlers, Polled, Pool};
 use super::hub::{Hub, LaneCell};
 use super::load::LaneLoad;
 use super::timer::{Timer, now};
 use super::{lock, wake_all};
-use crate::context::CallContext;
+use crate::context::{self, CallContext};
 use crate::id::RequestId;
 use crate::peer::Peer;
 use crate::request::DecodeFault;
@@ -46,7 +48,7 @@ struct Queued {
 }
 
 /// The handlers of one connection, and what they were given and have answered.
-pub(super) struct Serving<S, F> {
+pub(crate) struct Serving<S, F> {
     peer: Peer,
     service: ServiceInfo,
     /// Whose rules hold; a client that serves on its own connection has none.
@@ -60,12 +62,70 @@ pub(super) struct Serving<S, F> {
     wakers: Vec<Waker>,
 }
 
+/// A [`Serving`] of whatever service, for a driver that does not know its types.
+pub(crate) trait Answering: Send {
+    /// [`Serving::register`].
+    fn register(&self, waker: &Waker);
+    /// [`Serving::queue`].
+    fn queue(&mut self, call: &NewCall<'_>, end: usize);
+    /// [`Serving::start_queued`].
+    fn start_queued(&mut self, now: Instant, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]);
+    /// [`Serving::poll_woken`].
+    fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool;
+    /// Handlers that have not ended.
+    fn running(&self) -> usize;
+    /// [`Serving::rest`].
+    fn rest(&mut self);
+    /// [`Serving::run_out`].
+    fn run_out<'a>(&'a mut self, cell: &'a Arc<LaneCell>, epoch: u64) -> BoxFuture<'a, ()>;
+    /// Stops all handlers and answers in their place.
+    fn abort(&mut self, cell: &LaneCell);
+}
+
+impl<S, F> Answering for Serving<S, F>
+where
+    S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    fn register(&self, waker: &Waker) {
+        self.register(waker);
+    }
+
+    fn queue(&mut self, call: &NewCall<'_>, end: usize) {
+        self.queue(call, end);
+    }
+
+    fn start_queued(&mut self, now: Instant, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]) {
+        self.start_queued(now, cell, epoch, bytes);
+    }
+
+    fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool {
+        self.poll_woken(cell, epoch)
+    }
+
+    fn running(&self) -> usize {
+        self.handlers.running()
+    }
+
+    fn rest(&mut self) {
+        self.rest();
+    }
+
+    fn run_out<'a>(&'a mut self, cell: &'a Arc<LaneCell>, epoch: u64) -> BoxFuture<'a, ()> {
+        Box::pin(self.run_out(cell, epoch, Timer::default()))
+    }
+
+    fn abort(&mut self, cell: &LaneCell) {
+        self.handlers.abort(|id| cell.answer(id, Reply::Failed(FailedCode::Aborted)));
+    }
+}
+
 impl<S, F> Serving<S, F>
 where
     S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    pub(super) fn new(peer: Peer, service: ServiceInfo, hub: Option<Arc<Hub>>, start: S, pool: Arc<Pool<F>>) -> Self {
+    pub(crate) fn new(peer: Peer, service: ServiceInfo, hub: Option<Arc<Hub>>, start: S, pool: Arc<Pool<F>>) -> Self {
         let handlers = Handlers::new(pool);
         let (queued, replies, shed, wakers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { peer, service, hub, start, handlers, queued, replies, shed, wakers }
@@ -93,6 +153,7 @@ where
         if self.queued.is_empty() {
             return;
         }
+        let _lane = context::enter(cell);
         let mut queued = std::mem::take(&mut self.queued);
         let mut room = cell.load.as_ref().map_or(queued.len(), |load| load.take(queued.len(), now));
         for call in queued.drain(..) {
@@ -113,6 +174,7 @@ where
     pub(super) fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool {
         let replies = &mut self.replies;
         let any = self.handlers.poll_woken(
+            cell,
             |id| lock(&cell.lane).is_running(id),
             |id, reply| replies.extend(reply.map(|reply| (id, reply))),
         );

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use super::payload::Payload;
-use crate::wire::header::EndCode;
+use crate::wire::header::{EndCode, Gap};
 
 /// How a stream came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +19,25 @@ pub enum StreamEnd {
     Lost,
 }
 
+/// What the reader of a stream gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// An item of the lossless type.
+    Item(Payload),
+    /// An item of the lossy type.
+    Lossy(Payload),
+    /// Items were dropped here; the number of the next one, and what is missing.
+    Resync {
+        /// The number of the next item: items of this stream before it, dropped ones included.
+        cursor: u64,
+        /// What was dropped since the last item.
+        missed: Gap,
+    },
+}
+
 #[derive(Debug)]
 pub(super) struct StreamIn {
-    items: VecDeque<Payload>,
+    arrived: VecDeque<Arrival>,
     granted_items: u32,
     granted_bytes: i64,
     taken_items: u32,
@@ -33,7 +49,7 @@ pub(super) struct StreamIn {
 impl StreamIn {
     pub(super) fn new(items: u32, bytes: u32) -> Self {
         Self {
-            items: VecDeque::new(),
+            arrived: VecDeque::new(),
             granted_items: items,
             granted_bytes: i64::from(bytes),
             taken_items: 0,
@@ -45,14 +61,26 @@ impl StreamIn {
 
     /// An item has arrived. `false`: the peer had no credit for it. The last item within the credit may be larger
     /// than what was left of it.
-    pub(super) fn push(&mut self, body: &[u8]) -> bool {
+    pub(super) fn push(&mut self, body: &[u8], lossy: bool) -> bool {
         if self.granted_items == 0 || self.granted_bytes <= 0 {
             return false;
         }
         self.granted_items = self.granted_items.saturating_sub(1);
         self.granted_bytes = self.granted_bytes.saturating_sub(i64::try_from(body.len()).unwrap_or(i64::MAX));
-        self.items.push_back(Payload::copy(body));
+        let item = Payload::copy(body);
+        self.arrived.push_back(if lossy { Arrival::Lossy(item) } else { Arrival::Item(item) });
         true
+    }
+
+    /// Items were dropped before the next one. It costs no credit, so that two in a row become one.
+    pub(super) fn resync(&mut self, cursor: u64, gap: Gap) {
+        match self.arrived.back_mut() {
+            Some(Arrival::Resync { cursor: last, missed }) => {
+                *last = cursor;
+                missed.add(gap);
+            }
+            _ => self.arrived.push_back(Arrival::Resync { cursor, missed: gap }),
+        }
     }
 
     pub(super) fn end(&mut self, end: StreamEnd) {
@@ -63,13 +91,15 @@ impl StreamIn {
         self.waker.take()
     }
 
-    pub(super) fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Payload, StreamEnd>> {
-        match (self.items.pop_front(), self.end) {
-            (Some(item), _) => {
-                let bytes = u32::try_from(item.as_slice().len()).unwrap_or(u32::MAX);
-                self.taken_items = self.taken_items.saturating_add(1);
-                self.taken_bytes = self.taken_bytes.saturating_add(bytes);
-                Poll::Ready(Ok(item))
+    pub(super) fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrival, StreamEnd>> {
+        match (self.arrived.pop_front(), self.end) {
+            (Some(arrival), _) => {
+                if let Arrival::Item(item) | Arrival::Lossy(item) = &arrival {
+                    let bytes = u32::try_from(item.as_slice().len()).unwrap_or(u32::MAX);
+                    self.taken_items = self.taken_items.saturating_add(1);
+                    self.taken_bytes = self.taken_bytes.saturating_add(bytes);
+                }
+                Poll::Ready(Ok(arrival))
             }
             (None, Some(end)) => Poll::Ready(Err(end)),
             (None, None) => {

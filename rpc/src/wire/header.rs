@@ -25,6 +25,8 @@ pub(crate) const DEADLINE_AT: usize = 4;
 pub const IGNORABLE: u8 = 0b0000_0001;
 /// The frame belongs to the calls that the accepting side makes: its requests, and the answers to them.
 pub const REVERSE: u8 = 0b0000_0010;
+/// On an Item: it is of the stream's lossy type.
+pub const LOSSY: u8 = 0b0000_0100;
 
 /// TLV: the first credit of the stream that a request opens; items u32, bytes u32.
 pub const TLV_CREDIT: u16 = 1;
@@ -96,6 +98,8 @@ kinds! {
     Void = 18,
     /// The ids, besides those at or above the floor, that the client still holds. `id`: the floor.
     Park = 19,
+    /// Items of the stream that `id` opened were dropped here. The body: [`Gap`].
+    Resync = 20,
 }
 
 macro_rules! codes {
@@ -218,6 +222,8 @@ codes! {
         Finished = 1,
         /// The handler gave it up.
         Aborted = 2,
+        /// The reader did not keep up, and the stream's policy is to close then.
+        TooSlow = 3,
     }
 }
 
@@ -418,6 +424,53 @@ impl<'a> Iterator for Tlvs<'a> {
         })();
         self.0 = if field.is_some() { reader.0 } else { &[] };
         Some(field.ok_or(HeaderError::Tlv))
+    }
+}
+
+/// Items of a stream that were dropped, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gap {
+    /// Dropped items of the stream's lossless type.
+    pub lossless: u64,
+    /// Dropped items of its lossy type.
+    pub lossy: u64,
+}
+
+impl Gap {
+    /// One item.
+    pub fn of(lossy: bool) -> Self {
+        Self { lossless: u64::from(!lossy), lossy: u64::from(lossy) }
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// All dropped items.
+    pub fn items(self) -> u64 {
+        self.lossless.saturating_add(self.lossy)
+    }
+
+    /// Both gaps in one.
+    pub fn add(&mut self, other: Self) {
+        self.lossless = self.lossless.saturating_add(other.lossless);
+        self.lossy = self.lossy.saturating_add(other.lossy);
+    }
+
+    /// The body of a Resync: the number of the next item, then what is missing before it.
+    pub fn to_bytes(self, cursor: u64) -> [u8; 24] {
+        let mut body = [0; 24];
+        for (place, number) in body.as_chunks_mut::<8>().0.iter_mut().zip([cursor, self.lossless, self.lossy]) {
+            *place = number.to_le_bytes();
+        }
+        body
+    }
+
+    /// Reads the body of a Resync: the number of the next item, and what is missing before it.
+    pub fn parse(body: &[u8]) -> Option<(u64, Self)> {
+        let mut reader = Reader(body);
+        Some((reader.u64()?, Self { lossless: reader.u64()?, lossy: reader.u64()? }))
     }
 }
 

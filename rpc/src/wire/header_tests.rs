@@ -24,6 +24,7 @@ const GOLDEN: &[(Kind, &str)] = &[
     (Kind::Goodbye, "11 00 0000 04030201 0807060504030201"),
     (Kind::Void, "12 01 0c00 e8030000 0201000000000000 0101000000000000 0700 0200 00000000 0100 0800 05000000 00040000"),
     (Kind::Park, "13 00 0000 04030201 0807060504030201"),
+    (Kind::Resync, "14 00 0000 04030201 0807060504030201"),
 ];
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -110,6 +111,7 @@ fn numbers_of_kinds_are_stable() {
         "Goodbye",
         "Void",
         "Park",
+        "Resync",
     ];
     for number in 0..=u8::MAX {
         let name = number.checked_sub(1).and_then(|at| kinds.get(usize::from(at)).copied());
@@ -163,7 +165,18 @@ fn numbers_of_codes_are_stable() {
         "Stalled",
     ];
     check(GoodbyeCode::from_number, GoodbyeCode::number, &goodbye);
-    check(EndCode::from_number, EndCode::number, &["Finished", "Aborted"]);
+    check(EndCode::from_number, EndCode::number, &["Finished", "Aborted", "TooSlow"]);
+}
+
+#[test]
+fn gap_has_its_golden_bytes_and_is_not_read_from_fewer() {
+    let gap = Gap { lossless: 2, lossy: 3 };
+    let bytes = unhex("0100000000000000 0200000000000000 0300000000000000");
+    assert_eq!(gap.to_bytes(1)[..], bytes);
+    assert_eq!(Gap::parse(&bytes), Some((1, gap)));
+    for end in 0..bytes.len() {
+        assert_eq!(Gap::parse(&bytes[..end]), None);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rpc::session::client::{ClientLane, Outcome, StreamEnd, Submit, SubmitError};
+use rpc::session::client::{Arrival, ClientLane, Outcome, StreamEnd, Submit, SubmitError};
 use rpc::wire::header::EndCode;
 use rpc::{Cause, NotDelivered};
 
@@ -251,7 +251,11 @@ fn read_items(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
     let waker = call.woken.waker();
     match lane.poll_item(call.id, &mut Context::from_waker(&waker)) {
         Poll::Pending => {}
-        Poll::Ready(Ok(item)) => {
+        Poll::Ready(Ok(Arrival::Lossy(_) | Arrival::Resync { .. })) => {
+            let text = format!("call {}: a stream that drops nothing said that it did", call.token);
+            env.ledger.violate(env.now, "P2 honest", text);
+        }
+        Poll::Ready(Ok(Arrival::Item(item))) => {
             let expected = [(call.token as u64).to_le_bytes(), call.items.to_le_bytes()].concat();
             if item.as_slice().get(..16) != Some(&expected[..]) {
                 let text = format!("call {}: item {} is lost or another", call.token, call.items);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rpc::session::payload::Payload;
-use rpc::session::server::{NewCall, Reply, ServerLane};
+use rpc::session::server::{NewCall, Pushed, Reply, ServerLane};
+use rpc::wire::frame::Oversized;
 use rpc::wire::header::{EndCode, FailedCode, NackCode};
 
 use super::callers::stream_items;
@@ -222,8 +223,12 @@ impl Producer {
             self.waits = false;
             let mut body = [(self.token as u64).to_le_bytes(), self.next.to_le_bytes()].concat();
             body.resize(16 + env.random.choose(&[(3, 0), (2, 60), (1, 200)]), 7);
-            let Ok(frame) = ServerLane::item_frame(self.id, &body, lane.item_format()) else { return false };
-            if lane.push_item(self.id, frame, body.len()).is_err() {
+            let frame = ServerLane::item_frame(self.id, false, lane.item_format(), |out| {
+                out.extend_from_slice(&body);
+                Ok::<(), Oversized>(())
+            });
+            let Ok(frame) = frame else { return false };
+            if lane.push_item(self.id, frame, body.len(), false) != Ok(Pushed::Queued) {
                 return false;
             }
             self.next += 1;

@@ -20,8 +20,8 @@ pub use self::receive::{Memory, Next};
 pub use self::reverse::Offer;
 use super::payload::Payload;
 use super::planted::{Bug, Planted};
-pub use super::stream_in::StreamEnd;
 use super::stream_in::StreamIn;
+pub use super::stream_in::{Arrival, StreamEnd};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
 use crate::limits::{BULK_BYTES, Limits};
@@ -402,8 +402,8 @@ impl ClientLane {
         self.close(id);
     }
 
-    /// The next item of the stream that `id` opened.
-    pub fn poll_item(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Result<Payload, StreamEnd>> {
+    /// The next item of the stream that `id` opened, or word that some are missing.
+    pub fn poll_item(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Result<Arrival, StreamEnd>> {
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamEnd::Lost)) };
         let item = stream.poll_item(cx);
         if let Some((items, bytes)) = stream.refill(self.limits.stream_items, self.limits.stream_bytes) {
@@ -463,7 +463,7 @@ impl ClientLane {
         match &self.role {
             Role::Connecting { service, .. } => service.name,
             // Whoever calls names it.
-            Role::Accepting(_) => "",
+            Role::Accepting(_) => "reverse",
         }
     }
 

@@ -14,7 +14,7 @@ use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::session::Violation;
 use crate::session::planted::Bug;
 use crate::wire::header::{
-    self, EndCode, FailedCode, Frame, GoodbyeCode, Kind, NackCode, REVERSE, ResolutionCode, split_u32,
+    self, EndCode, FailedCode, Frame, Gap, GoodbyeCode, Kind, LOSSY, NackCode, REVERSE, ResolutionCode, split_u32,
 };
 use crate::wire::hello::Welcome;
 
@@ -80,9 +80,16 @@ impl ClientLane {
             Kind::Received => self.raise_stage(frame.id, Stage::Received),
             Kind::Item => {
                 if let Some(stream) = self.streams.get_mut(&frame.id) {
-                    if !stream.push(frame.body) {
+                    if !stream.push(frame.body, frame.flags & LOSSY != 0) {
                         return Err(Violation::Impossible("item without credit"));
                     }
+                    self.wakers.extend(stream.waker());
+                }
+            }
+            Kind::Resync => {
+                let (cursor, missed) = Gap::parse(frame.body).ok_or(Violation::Malformed("Resync"))?;
+                if let Some(stream) = self.streams.get_mut(&frame.id) {
+                    stream.resync(cursor, missed);
                     self.wakers.extend(stream.waker());
                 }
             }

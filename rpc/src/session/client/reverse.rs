@@ -68,6 +68,11 @@ impl ClientLane {
         self.epoch == epoch && self.link != Link::Down
     }
 
+    /// Whether it takes no further calls.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether it has a connection.
     pub fn is_connected(&self) -> bool {
         self.link != Link::Down
@@ -82,8 +87,18 @@ impl ClientLane {
 
     /// The server's memory of the connecting lane ends, and this lane with it: every open call gets its outcome.
     pub fn end_reverse(&mut self) {
+        // What a writer still holds may yet reach the other side.
+        self.written = self.out_base;
         self.disconnected();
         self.close_all();
+    }
+
+    /// Whether it was made to call that service.
+    pub fn calls(&self, called: &ServiceInfo) -> bool {
+        match &self.role {
+            Role::Connecting { service, .. } => service.name == called.name && service.version == called.version,
+            Role::Accepting(_) => false,
+        }
     }
 
     /// Whether the other side answers that method of `service`, by its Hello. Always, where it was us who said Hello: then the

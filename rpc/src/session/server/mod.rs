@@ -19,11 +19,14 @@ use super::client::{put_frame, put_frame_with};
 use super::payload::Payload;
 use super::planted::{Bug, Planted};
 use super::stream_out::StreamOut;
+pub use super::stream_out::{Pushed, Slow};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
 use crate::limits::{BULK_BYTES, Limits, TICK};
 use crate::wire::frame::{self, Oversized};
-use crate::wire::header::{self, EndCode, FailedCode, GoodbyeCode, Kind, NackCode, REVERSE, ResolutionCode};
+use crate::wire::header::{
+    self, EndCode, FailedCode, Gap, GoodbyeCode, Kind, LOSSY, NackCode, REVERSE, ResolutionCode,
+};
 use crate::wire::hello::Welcome;
 
 /// What became of a request.
@@ -484,20 +487,30 @@ impl ServerLane {
         }
     }
 
-    /// Room for one more item of the stream `id`? `Err`: its reader has gone.
+    /// Room for one more lossless item of the stream `id`? `Err`: nobody can be given it.
     pub fn poll_stream_ready(&mut self, id: u64, cx: &mut Context<'_>) -> Poll<Result<(), StreamGone>> {
         match self.streams.get_mut(&id) {
             Some(_) if self.planted.is(Bug::ItemWithoutCredit) => Poll::Ready(Ok(())),
-            Some(stream) if !stream.out.is_done() => stream.out.poll_ready(cx).map(Ok),
+            Some(stream) if !stream.out.is_over() => stream.out.poll_ready(cx).map(Ok),
             _ => Poll::Ready(Err(StreamGone)),
         }
     }
 
-    /// Queues an item: a whole frame made by [`item_frame`](Self::item_frame).
-    pub fn push_item(&mut self, id: u64, frame: Bytes, body_bytes: usize) -> Result<(), StreamGone> {
+    /// Queues an item: a whole frame made by [`item_frame`](Self::item_frame). A stream that closes because its reader
+    /// is too slow ends here.
+    pub fn push_item(&mut self, id: u64, frame: Bytes, body_bytes: usize, lossy: bool) -> Result<Pushed, StreamGone> {
         let stream = self.streams.get_mut(&id).ok_or(StreamGone)?;
-        stream.out.push(frame, body_bytes);
-        Ok(())
+        let over = stream.out.is_over();
+        if self.planted.is(Bug::ItemWithoutCredit) {
+            stream.out.grant(1, u32::try_from(body_bytes).unwrap_or(u32::MAX));
+        }
+        let pushed = stream.out.push(frame, body_bytes, lossy);
+        match pushed {
+            Pushed::Closed if over => return Err(StreamGone),
+            Pushed::Closed => self.end_stream(id, EndCode::TooSlow),
+            Pushed::Queued | Pushed::Dropped => {}
+        }
+        Ok(pushed)
     }
 
     /// What [`item_frame`](Self::item_frame) must know of this lane: the flags of its frames, and the largest size.
@@ -505,16 +518,32 @@ impl ServerLane {
         (self.flags, self.frame_bytes_max)
     }
 
-    /// An item as a frame.
+    /// What happens when the reader of the stream `id` does not keep up.
+    pub fn set_slow(&mut self, id: u64, policy: Slow) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.out.set_policy(policy);
+        }
+    }
+
+    /// Items of the stream `id` so far, dropped ones included, and those dropped; `None` once it is gone.
+    pub fn stream_position(&self, id: u64) -> Option<(u64, Gap)> {
+        self.streams.get(&id).map(|stream| (stream.out.cursor(), stream.out.missed()))
+    }
+
+    /// An item as a frame; `put` appends its bytes.
     ///
     /// # Errors
-    /// It is larger than both sides agreed on.
-    pub fn item_frame(id: u64, body: &[u8], (flags, frame_bytes_max): (u8, usize)) -> Result<Bytes, Oversized> {
-        let mut out = BytesMut::with_capacity(body.len().saturating_add(32));
+    /// What `put` fails with; or the frame is larger than both sides agreed on.
+    pub fn item_frame<E: From<Oversized>>(
+        id: u64,
+        lossy: bool,
+        (flags, frame_bytes_max): (u8, usize),
+        put: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<Bytes, E> {
+        let mut out = BytesMut::new();
         frame::append(&mut out, frame_bytes_max, |out| {
-            header::put_common(out, Kind::Item, flags, 0, id);
-            out.extend_from_slice(body);
-            Ok::<(), Oversized>(())
+            header::put_common(out, Kind::Item, flags | if lossy { LOSSY } else { 0 }, 0, id);
+            put(out)
         })?;
         Ok(out.freeze())
     }
@@ -613,6 +642,7 @@ impl ServerLane {
             if let Some(frame) = stream.out.next_frame() {
                 into.extend_from_slice(&frame);
             }
+            self.wakers.extend(stream.out.ready_waker());
             if stream.out.is_done() {
                 self.streams.remove(&id);
             }

@@ -141,7 +141,9 @@ impl ServerLane {
             return Err(Violation::Impossible("id beyond the window"));
         }
         if let Some((items, bytes)) = frame.tlvs.credit() {
-            self.streams.insert(id, Stream { out: StreamOut::new(items, bytes), acked: false });
+            let queue_max = (self.limits.stream_items, self.limits.stream_bytes);
+            self.streams
+                .insert(id, Stream { out: StreamOut::new(id, self.flags, (items, bytes), queue_max), acked: false });
         }
         self.taken_last = self.taken_last.max(id);
         self.request_bytes = self.request_bytes.saturating_add(bytes);
