@@ -1,4 +1,4 @@
-//! `rpc` beside its peers: bare sockets and tarpc, in one run.
+//! `rpc` beside its peers: bare sockets, tarpc, ttrpc, zlink, capnp-rpc, tonic and remoc, in one run.
 //!
 //! Each contender's client and server are processes of their own (this program again), connected by a Unix socket. For
 //! each workload all of them take turns, round by round: absolute figures move with the machine, ratios of neighbours
@@ -15,6 +15,7 @@ mod plan;
 mod process;
 mod report;
 mod run;
+mod schema;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -5,9 +5,14 @@
 //!
 //! Run by `process`, in a server process and a client process of its own for each workload.
 
+mod capnp;
 mod floor;
 mod ours;
+mod remoc;
 mod tarpc;
+pub(crate) mod tonic;
+mod ttrpc;
+mod zlink;
 
 use std::future::Future;
 use std::path::Path;
@@ -95,7 +100,17 @@ pub(crate) trait Driver {
 }
 
 /// All of them, in the order of the tables.
-pub(crate) const CONTENDERS: &[&dyn Contender] = &[&floor::Raw, &floor::Tokio, &ours::Rpc, &tarpc::Tarpc];
+pub(crate) const CONTENDERS: &[&dyn Contender] = &[
+    &floor::Raw,
+    &floor::Tokio,
+    &ours::Rpc,
+    &tarpc::Tarpc,
+    &ttrpc::Ttrpc,
+    &zlink::Zlink,
+    &capnp::Capnp,
+    &tonic::Tonic,
+    &remoc::Remoc,
+];
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Contender> {
     CONTENDERS.iter().copied().find(|contender| contender.name() == name)

@@ -1,0 +1,147 @@
+//! capnp-rpc: Cap'n Proto's own encoding and level one of its protocol. Its objects stay on one thread, so that its
+//! calls are tasks of a `LocalSet`.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use capnp_rpc::{RpcSystem, rpc_twoparty_capnp, twoparty};
+use futures::io::{BufReader, BufWriter};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::spawn_local;
+use tokio_util::compat::{Compat, TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
+
+use super::{Contender, Driver, Failure, Load, LocalFuture, Role, Shape, check_echo, payload};
+use crate::measure::lap::Lap;
+use crate::schema::echo_capnp::echo;
+
+struct Mirror;
+
+impl echo::Server for Mirror {
+    async fn say(self: Rc<Self>, request: echo::SayParams, mut answer: echo::SayResults) -> Result<(), capnp::Error> {
+        answer.get().set_payload(request.get()?.get_payload()?);
+        Ok(())
+    }
+}
+
+pub(super) struct Capnp;
+
+impl Contender for Capnp {
+    fn name(&self) -> &'static str {
+        "capnp-rpc"
+    }
+
+    fn role(&self) -> Role {
+        Role::Peer
+    }
+
+    fn notes(&self) -> &'static str {
+        "two-party RPC with buffered reads and writes as in its examples; it has no deadlines"
+    }
+
+    fn serve<'a>(&'a self, path: &'a Path, _: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let listener = UnixListener::bind(path)?;
+            let client: echo::Client = capnp_rpc::new_client(Mirror);
+            loop {
+                let network = network(listener.accept().await?.0, rpc_twoparty_capnp::Side::Server);
+                spawn_local(RpcSystem::new(Box::new(network), Some(client.clone().client)));
+            }
+        })
+    }
+
+    fn connect<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<Box<dyn Driver>, Failure>> {
+        Box::pin(async move {
+            let payload = payload(load);
+            if load.shape == Shape::Connect {
+                return Ok(Box::new(Reconnect { path: path.to_owned(), payload }) as Box<dyn Driver>);
+            }
+            let mut callers = Vec::with_capacity(load.connections * load.in_flight);
+            for _ in 0..load.connections {
+                let client = open(path).await?;
+                callers.extend((0..load.in_flight).map(|_| client.clone()));
+            }
+            Ok(Box::new(LocalTasks { callers, payload }) as Box<dyn Driver>)
+        })
+    }
+}
+
+type Network = twoparty::VatNetwork<BufReader<Compat<tokio::net::unix::OwnedReadHalf>>>;
+
+fn network(stream: UnixStream, side: rpc_twoparty_capnp::Side) -> Network {
+    let (input, output) = stream.into_split();
+    let (input, output) = (BufReader::new(input.compat()), BufWriter::new(output.compat_write()));
+    twoparty::VatNetwork::new(input, output, side, capnp::message::ReaderOptions::default())
+}
+
+async fn open(path: &Path) -> Result<echo::Client, Failure> {
+    let network = network(UnixStream::connect(path).await?, rpc_twoparty_capnp::Side::Client);
+    let mut system = RpcSystem::new(Box::new(network), None);
+    let client = system.bootstrap(rpc_twoparty_capnp::Side::Server);
+    spawn_local(system);
+    Ok(client)
+}
+
+async fn call(client: &echo::Client, payload: &Bytes) -> Result<(), Failure> {
+    let mut request = client.say_request();
+    request.get().set_payload(payload);
+    let answer = request.send().promise.await?;
+    check_echo(payload.len(), answer.get()?.get_payload()?.len())
+}
+
+/// Like `Tasks`, on one thread.
+struct LocalTasks {
+    callers: Vec<echo::Client>,
+    payload: Bytes,
+}
+
+impl Driver for LocalTasks {
+    fn run<'a>(&'a mut self, lap: &'a Arc<Lap>) -> LocalFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let mut tasks = Vec::with_capacity(self.callers.len());
+            for client in self.callers.iter().cloned() {
+                let (lap, payload) = (Arc::clone(lap), self.payload.clone());
+                tasks.push(spawn_local(async move {
+                    while lap.another() {
+                        let started = lap.start();
+                        call(&client, &payload).await?;
+                        lap.done(started);
+                    }
+                    Ok::<_, Failure>(())
+                }));
+            }
+            for task in tasks {
+                task.await??;
+            }
+            Ok(())
+        })
+    }
+
+    fn call_each(&mut self, payload: Bytes) -> LocalFuture<'_, Result<(), Failure>> {
+        Box::pin(async move {
+            for client in &self.callers {
+                call(client, &payload).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Reconnect {
+    path: PathBuf,
+    payload: Bytes,
+}
+
+impl Driver for Reconnect {
+    fn run<'a>(&'a mut self, lap: &'a Arc<Lap>) -> LocalFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            while lap.another() {
+                let started = lap.start();
+                call(&open(&self.path).await?, &self.payload).await?;
+                lap.done(started);
+            }
+            Ok(())
+        })
+    }
+}
