@@ -93,7 +93,7 @@ pub mod wire;
 
 pub use address::{Address, AddressError};
 pub use backoff::{Backoff, Jitter};
-pub use client::{AnyRequest, Call, Client, ClientBuilder, Covers, Doubt, IdempotentOnly, Retry, call};
+pub use client::{AnyRequest, Call, Client, ClientBuilder, Covers, Doubt, IdempotentOnly, Opened, Retry, call};
 pub use context::CallContext;
 pub use id::{Incarnation, PeerId, RequestId};
 pub use limits::Limits;

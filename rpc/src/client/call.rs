@@ -17,9 +17,10 @@ use bytes::BytesMut;
 use super::Opened;
 use super::doubt::Of;
 use super::retry::{Covers, Next, Retry, Retrying};
+use crate::context::CallContext;
 use crate::io::client::LaneCell;
 use crate::io::now;
-use crate::outcome::{CallError, NotDelivered};
+use crate::outcome::{CallError, NotDelivered, Stage};
 use crate::request::{Request, StreamRequest};
 use crate::session::client::{Outcome, Submit, SubmitError};
 use crate::stream::ItemStream;
@@ -42,6 +43,8 @@ pub struct Call<R: Request> {
     request: Option<R>,
     /// What it does about a failure. `None` costs nothing.
     retrying: Option<Box<Retrying>>,
+    /// The end that [`reached`](Self::reached) has met, for the caller who awaits the call.
+    ended: Option<Box<(u64, Outcome)>>,
 }
 
 /// The part of a call that does not depend on its types.
@@ -49,10 +52,14 @@ struct OpenCall {
     cell: Arc<LaneCell>,
     service: &'static ServiceInfo,
     timeout: Duration,
+    /// The call that is being served where this one was made ends by then, and so does this one.
+    until: Option<Instant>,
     deadline: Option<Instant>,
     id: Option<u64>,
     stream: bool,
     attempts: u32,
+    /// How far it had come when it ended.
+    stage: Option<Stage>,
     watch: CallWatch,
 }
 
@@ -60,14 +67,44 @@ impl<R: Request> Call<R> {
     pub(super) fn new(cell: Arc<LaneCell>, service: &'static ServiceInfo, request: R) -> Self {
         let timeout = cell.limits().deadline_default;
         let watch = CallWatch::Unsent(None);
-        let open = OpenCall { cell, service, timeout, deadline: None, id: None, stream: false, attempts: 0, watch };
-        Self { open, request: Some(request), retrying: None }
+        let until = CallContext::current().map(|context| context.deadline);
+        let stage = None;
+        let open = OpenCall {
+            cell,
+            service,
+            timeout,
+            until,
+            deadline: None,
+            id: None,
+            stream: false,
+            attempts: 0,
+            stage,
+            watch,
+        };
+        Self { open, request: Some(request), retrying: None, ended: None }
     }
 
     /// Ends the call after `timeout`, counted from its first poll. A longer one than the client's largest is cut to it.
     /// All attempts of a call that is [retried](Self::retry) share it.
+    ///
+    /// A call that is made while a handler is polled ends by the handler's own deadline at the latest: whoever waits for the
+    /// handler waits no longer than that, so nothing behind it should. That holds through every further hop. A task that
+    /// a handler spawns says it with [`within`](Self::within); [`detached`](Self::detached) opts out.
     pub fn deadline(mut self, timeout: Duration) -> Self {
         self.open.timeout = timeout.min(self.open.cell.limits().deadline_max);
+        self
+    }
+
+    /// Ends the call by the deadline of `context` at the latest, as if it were made by the handler that serves that call.
+    pub fn within(mut self, context: &CallContext) -> Self {
+        self.open.until = Some(context.deadline);
+        self
+    }
+
+    /// The call outlives the handler that makes it: only its own deadline ends it. Dropped with its handler, it is
+    /// cancelled all the same; spawn it to let it go on.
+    pub fn detached(mut self) -> Self {
+        self.open.until = None;
         self
     }
 
@@ -91,6 +128,44 @@ impl<R: Request> Call<R> {
     /// [`Retry`].
     pub fn attempts(&self) -> u32 {
         self.open.attempts
+    }
+
+    /// How far the request is known to have come; `None` while it has not been handed to the writer. Of a call that is
+    /// [retried](Self::retry), the present attempt.
+    ///
+    /// Learnt from what arrives anyway, at no further system call, and therefore sometimes late: nothing is sent only
+    /// to tell it.
+    pub fn stage(&self) -> Option<Stage> {
+        match self.open.id {
+            Some(id) => self.open.cell.with(|lane| lane.progress(id)).or(self.open.stage),
+            None => self.open.stage,
+        }
+    }
+
+    /// Sends the call, and waits until the request is known to have come to `stage`, or the call has ended. `false`:
+    /// it has ended and had not come that far. The outcome is still there for whoever awaits the call then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing: the call goes on when it is polled next.
+    pub async fn reached(&mut self, stage: Stage) -> bool {
+        poll_fn(|cx| {
+            if self.has_ended() {
+                return Poll::Ready(self.open.stage >= Some(stage));
+            }
+            if let Poll::Ready(end) = self.poll_end(cx) {
+                self.ended = Some(Box::new(end));
+                return Poll::Ready(self.open.stage >= Some(stage));
+            }
+            let Some(id) = self.open.id else { return Poll::Pending };
+            self.open.cell.with(|lane| {
+                if lane.progress(id) >= Some(stage) {
+                    return Poll::Ready(true);
+                }
+                lane.watch_stage(id, stage);
+                Poll::Pending
+            })
+        })
+        .await
     }
 
     /// Calls a method whose ack opens a stream, and reads the stream.
@@ -150,8 +225,44 @@ impl<R: Request> Call<R> {
         Poll::Ready((id, outcome))
     }
 
+    /// How the last attempt ended, under which id.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<(u64, Outcome)> {
+        loop {
+            if let Some(retrying) = &mut self.retrying
+                && ready!(retrying.poll_pause(cx)) == Some(Next::Resolve)
+            {
+                self.open.resolve();
+            }
+            let (id, outcome) = ready!(self.poll_attempt(cx));
+            self.open.stage = stage_of(&outcome);
+            let next = match &mut self.retrying {
+                None => Next::End,
+                Some(retrying) => {
+                    let now = now();
+                    retrying.after(&outcome, self.open.attempts, now, self.open.deadline.unwrap_or(now))
+                }
+            };
+            match next {
+                Next::End => {
+                    self.request = None;
+                    return Poll::Ready((id, outcome));
+                }
+                Next::Resolve => self.open.id = Some(id),
+                Next::Repeat => {
+                    self.open.release(id, &outcome);
+                    self.open.stage = None;
+                }
+            }
+            tracing::debug!(method = R::NAME, attempt = self.open.attempts, ?outcome, ?next, "a call goes on");
+        }
+    }
+
+    /// Its outcome is there, or was already taken.
+    fn has_ended(&self) -> bool {
+        self.ended.is_some() || (self.request.is_none() && self.open.id.is_none())
+    }
+
     fn end(&mut self, id: u64, outcome: Outcome) -> Result<R::Ack, CallError<R>> {
-        self.request = None;
         let lost = self.retrying.as_ref().and_then(|retrying| retrying.lost);
         match lost {
             Some((stage, cause)) if !matches!(outcome, Outcome::Ack(_)) => {
@@ -169,27 +280,11 @@ impl<R: Request> Future for Call<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        loop {
-            if let Some(retrying) = &mut this.retrying
-                && ready!(retrying.poll_pause(cx)) == Some(Next::Resolve)
-            {
-                this.open.resolve();
-            }
-            let (id, outcome) = ready!(this.poll_attempt(cx));
-            let next = match &mut this.retrying {
-                None => Next::End,
-                Some(retrying) => {
-                    let now = now();
-                    retrying.after(&outcome, this.open.attempts, now, this.open.deadline.unwrap_or(now))
-                }
-            };
-            match next {
-                Next::End => return Poll::Ready(this.end(id, outcome)),
-                Next::Resolve => this.open.id = Some(id),
-                Next::Repeat => this.open.release(id, &outcome),
-            }
-            tracing::debug!(method = R::NAME, attempt = this.open.attempts, ?outcome, ?next, "a call goes on");
-        }
+        let (id, outcome) = match this.ended.take() {
+            Some(ended) => *ended,
+            None => ready!(this.poll_end(cx)),
+        };
+        Poll::Ready(this.end(id, outcome))
     }
 }
 
@@ -200,8 +295,10 @@ impl OpenCall {
     fn submit<R: Request>(&mut self, cx: &mut Context<'_>, body: &[u8]) -> Poll<Result<u64, NotDelivered>> {
         self.cell.ensure_driver();
         let now = now();
-        let timeout = self.timeout;
-        let deadline = *self.deadline.get_or_insert_with(|| now.checked_add(timeout).unwrap_or(now));
+        let deadline = *self.deadline.get_or_insert_with(|| {
+            let deadline = now.checked_add(self.timeout).unwrap_or(now);
+            self.until.map_or(deadline, |until| until.min(deadline))
+        });
         let tlvs = self.watch.tlvs();
         let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
         let submitted = self.cell.with(|lane| {
@@ -239,6 +336,15 @@ impl OpenCall {
         if matches!(outcome, Outcome::Unknown(..)) {
             self.cell.with(|lane| lane.release(id));
         }
+    }
+}
+
+/// How far a request has come that ended so.
+fn stage_of(outcome: &Outcome) -> Option<Stage> {
+    match outcome {
+        Outcome::Ack(_) | Outcome::Rejected(_) => Some(Stage::Started),
+        Outcome::Unknown(stage, _) => Some(*stage),
+        Outcome::NotDelivered(_) => None,
     }
 }
 

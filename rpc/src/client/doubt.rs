@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::context::CallContext;
 use crate::io::client::LaneCell;
 use crate::io::now;
 use crate::outcome::{CallError, Cause, NotDelivered, Stage};
@@ -61,7 +62,7 @@ impl<R: Request> Doubt<R> {
     }
 
     /// Asks the server what became of the request: connects again if need be, and waits for the handler if it still
-    /// runs, at most as long as the call was given.
+    /// runs, at most as long as the call was given; in a handler, until the handler's own deadline at the latest.
     ///
     /// # Errors
     /// `NotDelivered` is the server's word that it never saw the request and now never will take it; `Unknown` again
@@ -74,6 +75,7 @@ impl<R: Request> Doubt<R> {
         self.cell.ensure_driver();
         let now = now();
         let deadline = now.checked_add(self.timeout).unwrap_or(now);
+        let deadline = CallContext::current().map_or(deadline, |context| context.deadline.min(deadline));
         self.cell.with(|lane| lane.resolve(id, deadline));
         self.cell.nudge();
         let outcome = poll_fn(|cx| self.cell.with(|lane| lane.poll_outcome(id, cx))).await;

@@ -2,5 +2,7 @@
 //! runtime.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod nested;
 mod retry;
+mod stages;
 mod support;

@@ -298,6 +298,7 @@ impl ClientLane {
             }
             entry.state = State::Sent;
             entry.epoch = epoch;
+            self.wakers.extend(entry.raise(Stage::Written));
         }
         self.first_queued = first_queued;
         self.queued = queued;
@@ -328,7 +329,7 @@ impl ClientLane {
     pub(super) fn raise_stage(&mut self, upto: u64, stage: Stage) {
         for (id, entry) in self.window.iter_mut() {
             if id <= upto && matches!(entry.state, State::Sent) {
-                entry.stage = entry.stage.max(stage);
+                self.wakers.extend(entry.raise(stage));
             }
         }
     }

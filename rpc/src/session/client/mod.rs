@@ -177,6 +177,8 @@ struct Claim {
 struct Entry {
     state: State,
     stage: Stage,
+    /// The task waits for this stage too, not only for the outcome.
+    watched: Option<Stage>,
     waker: Option<Waker>,
     deadline: Instant,
     /// Where its frame begins and ends among all request bytes of this lane.
@@ -200,6 +202,18 @@ enum State {
     Doubt(Option<Outcome>),
     /// Resolving is useless: that server is gone or has forgotten.
     Lost(Cause),
+}
+
+impl Entry {
+    /// It has come to `stage` at least. Gives the task that waited for that.
+    fn raise(&mut self, stage: Stage) -> Option<Waker> {
+        self.stage = self.stage.max(stage);
+        if self.watched.is_some_and(|watched| watched <= self.stage) {
+            self.watched = None;
+            return self.waker.take();
+        }
+        None
+    }
 }
 
 impl ClientLane {
@@ -296,6 +310,7 @@ impl ClientLane {
         let entry = Entry {
             state: State::Queued,
             stage: Stage::Written,
+            watched: None,
             waker: None,
             deadline: request.deadline,
             start,
@@ -344,6 +359,19 @@ impl ClientLane {
             }
         }
         Poll::Ready(outcome)
+    }
+
+    /// How far `id`, whose outcome is not known yet, has come; `None` while its frame waits for the writer.
+    pub fn progress(&self, id: u64) -> Option<Stage> {
+        let entry = self.window.get(id)?;
+        (!matches!(entry.state, State::Queued)).then_some(entry.stage)
+    }
+
+    /// The task that waits for the outcome of `id` is woken also when it has come to `stage`.
+    pub fn watch_stage(&mut self, id: u64, stage: Stage) {
+        if let Some(entry) = self.window.get_mut(id) {
+            entry.watched = Some(stage);
+        }
     }
 
     /// Waits for room in the window, until `deadline`.

@@ -239,7 +239,7 @@ impl ClientLane {
                     && matches!(entry.state, State::InDoubt)
                 {
                     entry.state = State::Sent;
-                    entry.stage = Stage::Started;
+                    self.wakers.extend(entry.raise(Stage::Started));
                     // Its bytes are long written; what the next connection writes says nothing about it.
                     entry.end = 0;
                 }
