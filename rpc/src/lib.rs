@@ -86,6 +86,8 @@ mod server;
 mod service;
 pub mod session;
 mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod trace;
 pub mod transport;
 mod watch;

@@ -37,7 +37,8 @@
 //! # }
 //! ```
 //!
-//! Neighbours: `io::dial` and `io::accept` use what is made here.
+//! Neighbours: `io::dial` and `io::accept` use what is made here; `tls` (with the feature of that name) is one such
+//! transport.
 
 use std::fmt;
 use std::future::Future;
@@ -91,7 +92,20 @@ impl HandshakeFault {
     /// What a transport's error says, if it speaks of a handshake.
     pub(crate) fn of(error: &io::Error) -> Option<Self> {
         let inner = error.get_ref()?;
-        inner.downcast_ref::<Self>().cloned()
+        if let Some(fault) = inner.downcast_ref::<Self>() {
+            return Some(fault.clone());
+        }
+        #[cfg(feature = "tls")]
+        if let Some(error) = inner.downcast_ref::<rustls::Error>() {
+            return Some(crate::tls::fault(error));
+        }
+        None
+    }
+
+    /// Whether it is the server's own word that it let us not through. Everything else may be the doing of somebody in the
+    /// middle, after the server has read what we sent.
+    pub(crate) fn is_the_servers_word(&self) -> bool {
+        matches!(self, Self::CertificateRequired | Self::CertificateRefused(_))
     }
 }
 

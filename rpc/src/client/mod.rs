@@ -24,6 +24,7 @@ use crate::io::client::LaneCell;
 use crate::io::hub::LaneCell as ServingCell;
 use crate::limits::Limits;
 use crate::outcome::CallError;
+use crate::peer::Peer;
 use crate::request::{Has, Protocol, Request, StreamRequest};
 use crate::service::Service;
 use crate::session::client::LaneCounters;
@@ -103,6 +104,11 @@ impl<P: Protocol> Client<P> {
     /// somebody else.
     pub fn address(&self) -> &Address {
         self.cell.address()
+    }
+
+    /// Who is at the other end of its connection, or was at that of its last one; `None` before the first.
+    pub fn server(&self) -> Option<Peer> {
+        self.cell.server()
     }
 
     /// What its lane has seen.

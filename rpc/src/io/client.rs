@@ -54,6 +54,8 @@ pub(crate) struct LaneCell {
     /// The service's name.
     service: &'static str,
     metrics: ClientMetrics,
+    /// Who was last connected to.
+    server: Mutex<Option<Peer>>,
     limits: Limits,
     backoff: Backoff,
 }
@@ -75,6 +77,7 @@ impl LaneCell {
             handles: AtomicUsize::new(1),
             watch: None,
             offered,
+            server: Mutex::default(),
             address,
             limits,
             backoff,
@@ -123,6 +126,11 @@ impl LaneCell {
     pub(super) fn end(&self) {
         self.with(ClientLane::end_reverse);
         self.wake_watch();
+    }
+
+    /// Who is, or last was, at the other end.
+    pub(crate) fn server(&self) -> Option<Peer> {
+        *lock(&self.server)
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -252,6 +260,7 @@ async fn drive(guard: DriverGuard) {
                 cell.with(|lane| lane.unreachable(&why));
             }
             Dialled::Connected(stream) => {
+                *lock(&cell.server) = stream.peer().ok();
                 cell.with(ClientLane::connected);
                 cell.observe();
                 let started = now();
@@ -262,7 +271,9 @@ async fn drive(guard: DriverGuard) {
                 // Both halves are closed before the lanes draw conclusions from it.
                 drop(stream);
                 let fault = match &end {
-                    End::Broken(error) if !welcomed => HandshakeFault::of(error),
+                    End::Broken(error) if !welcomed => {
+                        HandshakeFault::of(error).filter(HandshakeFault::is_the_servers_word)
+                    }
                     _ => None,
                 };
                 if let Some(fault) = fault {
