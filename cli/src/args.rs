@@ -69,6 +69,14 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Stop a running pod and wait until its process is gone
     Stop(StopArgs),
+    /// Print in words what is said on a connection: from a recording, or while it is said
+    ///
+    /// With --listen and --to it stands between: whoever connects to the one socket is passed on to the other. The server
+    /// then sees this process, not its client's, so a pod does not take it for its child. A recording holds everything
+    /// that was said, and can be read by its owner only.
+    ///
+    /// Example: pod frames --listen /tmp/me/tap.sock --to $XDG_RUNTIME_DIR/pods/run.sock --out talk.rec
+    Frames(FramesArgs),
 }
 
 /// `pod run`.
@@ -144,6 +152,23 @@ pub(crate) struct StopArgs {
     /// How long to wait until its process is gone
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub(crate) timeout: Duration,
+}
+
+/// `pod frames`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("from").args(["recording", "listen"]).required(true))]
+pub(crate) struct FramesArgs {
+    /// A recording, made with --out
+    pub(crate) recording: Option<PathBuf>,
+    /// Listen on this socket, and pass on what comes
+    #[arg(long, value_name = "SOCKET", requires = "to")]
+    pub(crate) listen: Option<PathBuf>,
+    /// To the server at this socket
+    #[arg(long, value_name = "SOCKET", requires = "listen")]
+    pub(crate) to: Option<PathBuf>,
+    /// Record into this new file as well, up to 256 MiB
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// A child as it is typed: `NAME=WHAT`.

@@ -75,6 +75,7 @@ mod backoff;
 mod client;
 mod context;
 mod id;
+pub mod inspect;
 mod io;
 mod limits;
 pub mod metrics;

@@ -141,6 +141,25 @@ pub(crate) const SECRET_BYTES_MIN: usize = 16;
 /// The longest secret, in bytes. LIMIT: leaves a Hello of 4 KiB its method list.
 pub(crate) const SECRET_BYTES_MAX: usize = 256;
 
+/// How many bytes of a body the inspector shows. LIMIT: what fits a line.
+pub(crate) const INSPECT_BYTES_SHOWN_MAX: usize = 32;
+
+/// The largest frame that the inspector puts together, in bytes. LIMIT: above what anybody sets a frame to; it holds one
+/// of each direction, of bytes that are there.
+pub(crate) const INSPECT_FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// Requests of a connection whose methods the inspector remembers, to name them with their answers. LIMIT: four windows.
+pub(crate) const INSPECT_IDS_MAX: usize = 4096;
+
+/// The most bytes of one record of a recording.
+pub(crate) const INSPECT_RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// The size at which a recording ends, in bytes. LIMIT: a forgotten proxy must not fill a disk.
+pub(crate) const INSPECT_RECORDING_BYTES_MAX: u64 = 256 << 20;
+
+/// Connections that a recording proxy passes on at a time. LIMIT: two descriptors each.
+pub(crate) const INSPECT_CONNECTIONS_MAX: usize = 1024;
+
 /// The wire versions that this crate speaks.
 pub(crate) const WIRE_VERSION: u16 = 1;
 

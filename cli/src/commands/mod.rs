@@ -1,6 +1,7 @@
 //! One file for each command, and what they have in common: finding the roots and a pod below them.
 
 mod demo;
+mod frames;
 mod log;
 mod ls;
 mod run;
@@ -32,6 +33,7 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Ls => ls::ls(global, output).await,
         Command::Send(args) => send::send(args, global, output).await,
         Command::Stop(args) => stop::stop(args, global, output).await,
+        Command::Frames(args) => frames::frames(args, output).await,
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod demo;
+mod frames;
 mod looking;
 mod running;
 mod talking;

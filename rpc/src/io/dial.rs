@@ -21,7 +21,7 @@ use crate::transport::HandshakeFault;
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Connects. CANCEL SAFETY: nothing is sent; a dropped dial leaves no trace but a closed connection.
-pub(super) async fn dial(address: &Address) -> Result<Stream, NotDelivered> {
+pub(crate) async fn dial(address: &Address) -> Result<Stream, NotDelivered> {
     let mut pause = TICK;
     loop {
         let no_listener = |reason: String| NotDelivered::NoListener { address: address.clone(), reason };

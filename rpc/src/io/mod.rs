@@ -21,6 +21,7 @@ pub(crate) mod shares;
 pub(crate) mod stream;
 mod timer;
 
+pub(crate) use dial::dial;
 pub(crate) use handlers::Pool;
 pub(crate) use timer::now;
 
