@@ -45,7 +45,8 @@ pub struct Limits {
     pub stream_bytes: u32,
     /// Connections of one server, all users together. LIMIT: below the usual descriptor limit's hard bound.
     pub connections_max: usize,
-    /// Connections of one server whose handshake is not done. LIMIT: the rest wait in the kernel's backlog.
+    /// Connections of one server whose handshake is not done. LIMIT: a backlog of 4 096 that one process has filled at once
+    /// is within its share.
     pub handshakes_max: usize,
     /// Lanes that a server remembers, connected or not.
     pub lanes_max: usize,
@@ -83,6 +84,23 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// The most memory, in bytes, that all peers together can make a server hold: what its lanes may hold for their calls,
+    /// and the fixed cost of as many connections, lanes and running handlers as there may be. Beside it stands what the
+    /// handlers of the user hold; a decoded request is one, and may be larger than its body: each of its lists by the size
+    /// of an element in memory, doubled.
+    pub fn server_bytes_max(&self) -> usize {
+        // Between two looks at what is held each connection may take one read or one frame, copied once, and answer it.
+        let overshoot = READ_BYTES.max(self.frame_bytes_max).saturating_mul(2);
+        let connections = self.connections_max.saturating_mul(CONNECTION_BYTES);
+        let lanes = self.lanes_max.saturating_mul(LANE_BYTES);
+        let running = self.running_max.saturating_mul(HANDLER_BYTES);
+        [self.held_bytes_max, overshoot.saturating_mul(THREADS_MAX), connections, lanes, running]
+            .into_iter()
+            .fold(0_usize, usize::saturating_add)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -98,7 +116,7 @@ impl Default for Limits {
             stream_items: 256,
             stream_bytes: 256 << 10,
             connections_max: 16_384,
-            handshakes_max: 1_024,
+            handshakes_max: 8_192,
             lanes_max: 32_768,
             running_max: 65_536,
             held_bytes_max: 1 << 30,
@@ -113,6 +131,20 @@ impl Default for Limits {
 
 /// Bytes of bookkeeping per id in a window, counted generously (asserted in `session`).
 pub(crate) const ENTRY_BYTES: usize = 512;
+
+/// Bytes of a connection that is idle: its task, its timer, and what is too little to be counted. LIMIT: measured at 4.7
+/// KiB, and two pages.
+const CONNECTION_BYTES: usize = 13 << 10;
+
+/// Bytes of a lane without calls. LIMIT: measured at 1 KiB, and a page.
+const LANE_BYTES: usize = 5 << 10;
+
+/// Bytes of a running handler without what it holds itself. LIMIT: its slot, measured at 0.5 KiB, its place in a window,
+/// and an answer of the default largest size, kept and queued.
+const HANDLER_BYTES: usize = 10 << 10;
+
+/// Threads that may be between two looks at once.
+const THREADS_MAX: usize = 16;
 
 /// The grain of timers. LIMIT: a deadline is met to within this; finer costs wakes and helps nobody.
 pub(crate) const TICK: Duration = Duration::from_millis(1);

@@ -59,7 +59,8 @@ pub(crate) struct Connection<S, F> {
 struct Core<S, F> {
     hub: Arc<Hub>,
     peer: Peer,
-    _connection: Permit,
+    /// Until the socket is closed: handlers that outlive it are counted as such.
+    connection: Option<Permit>,
     /// Until the Hello has been accepted.
     handshake: Option<Permit>,
     /// Of the peer, where the policy wants to see it, until the Hello has been judged.
@@ -104,7 +105,7 @@ where
         let core = Core {
             hub,
             peer,
-            _connection: connection,
+            connection: Some(connection),
             handshake: Some(handshake),
             pidfd: None,
             serving,
@@ -130,6 +131,7 @@ where
         tracing::debug!(?peer, ?end, "connection ended");
         let Self { stream, timer, mut core, .. } = connection;
         drop(stream);
+        core.connection = None;
         core.detach();
         if let Some((cell, epoch)) = core.lane.clone() {
             core.serving.run_out(&cell, epoch, timer).await;

@@ -385,7 +385,8 @@ impl ServerLane {
 
     /// Bytes that this lane holds for its calls: bodies of running requests, kept answers, and what is to be written.
     pub fn held_bytes(&self) -> usize {
-        self.request_bytes.saturating_add(self.answer_bytes).saturating_add(self.out.len())
+        let entries = self.window.span().saturating_mul(size_of::<Option<Entry>>());
+        self.request_bytes.saturating_add(self.answer_bytes).saturating_add(self.out.len()).saturating_add(entries)
     }
 
     /// What this lane holds in memory.

@@ -1,0 +1,147 @@
+//! Connections in numbers: without a Hello, all at once, and one lane after the other.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use rpc::wire::header::Kind;
+use rpc::{Blob, Client, Limits};
+
+use crate::figure;
+use crate::raw::{RawPeer, hello};
+use crate::world::{Echo, SOON, World, hears, process, wait_for_the_end};
+
+/// Connects and closes, ten thousand times a second, for two seconds.
+#[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
+pub fn connect_and_leave(path: &Path) {
+    println!("connecting");
+    let start = Instant::now();
+    let mut connects = 0_u32;
+    while start.elapsed() < Duration::from_secs(2) {
+        for _ in 0..100 {
+            drop(UnixStream::connect(path));
+        }
+        connects += 100;
+        let due = Duration::from_micros(u64::from(connects) * 100);
+        std::thread::park_timeout(due.saturating_sub(start.elapsed()));
+    }
+    println!("{connects} connects in {:?}.", start.elapsed());
+    wait_for_the_end();
+}
+
+/// Fills what the server has for handshakes, and says nothing.
+#[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
+pub fn connect_and_stay(path: &Path) {
+    let silent: Vec<_> = (0..8_000).map(|_| UnixStream::connect(path)).collect();
+    println!("{} are silent.", silent.len());
+    wait_for_the_end();
+}
+
+/// Opens lanes and leaves them without a word until it gets no more.
+#[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
+pub fn leave_lanes(path: &Path) {
+    let start = Instant::now();
+    for lanes in 0.. {
+        let mut peer = RawPeer::connect(path);
+        peer.stream.write_all(&hello()).unwrap();
+        if !matches!(peer.next(), Some((Kind::Welcome, ..))) {
+            println!("{lanes} lanes in {:?}.", start.elapsed());
+            break;
+        }
+    }
+    wait_for_the_end();
+}
+
+/// A new client, one call, and the client is gone.
+async fn one_call(w: &World) {
+    let client = w.client();
+    client.call(Echo(Blob::from(vec![1]))).deadline(SOON).await.unwrap();
+}
+
+#[test]
+fn ten_thousand_connects_a_second_without_a_hello_leave_room_for_new_clients() {
+    let w = World::new(Limits::default());
+    let client = w.client();
+    let quiet = w.honest(&client, Duration::from_millis(500));
+    let mut other = process("connects", &w.path);
+    hears(&mut other, "connecting");
+    let mut fresh = 0;
+    let during = w.block_on(async {
+        let end = Instant::now() + Duration::from_millis(1_500);
+        let mut all = crate::world::honest(&client, Duration::from_millis(20)).await;
+        while Instant::now() < end {
+            one_call(&w).await;
+            fresh += 1;
+            all = all.merge(crate::world::honest(&client, Duration::from_millis(20)).await);
+        }
+        all
+    });
+    let said = hears(&mut other, ".");
+    let said = said + &hears(&mut other, "\n");
+    figure!(
+        "connects without a Hello: {}; {fresh} new clients served meanwhile; honest p99 {:?}, without {:?}",
+        said.trim(),
+        during.p99(),
+        quiet.p99()
+    );
+    assert!(fresh >= 5, "{fresh} new clients were served");
+    assert!(during.p99() < Duration::from_millis(250), "{:?}", during.p99());
+    w.until("the empty connections are gone", |w| w.server.connections() <= 2);
+    drop(other.stdin.take());
+    assert!(other.wait().unwrap().success());
+}
+
+#[test]
+fn silent_connections_of_one_process_leave_handshakes_to_others() {
+    let w = World::new(Limits { handshake_timeout: Duration::from_secs(60), ..Limits::default() });
+    let mut other = process("silent", &w.path);
+    hears(&mut other, "are silent.");
+    w.until("they have their share", |w| w.server.connections() >= 6_000);
+    let start = Instant::now();
+    for _ in 0..100 {
+        w.block_on(one_call(&w));
+    }
+    figure!(
+        "8000 silent connections: {} are kept, a new client of another process needs {:?} for its first call",
+        w.server.connections(),
+        start.elapsed() / 100
+    );
+    assert!(w.server.connections() <= 6_554 + 100, "{} are kept", w.server.connections());
+    drop(other.stdin.take());
+    assert!(other.wait().unwrap().success());
+}
+
+#[test]
+fn process_that_leaves_lanes_behind_leaves_some_to_others() {
+    let w = World::new(Limits::default());
+    let mut other = process("lanes", &w.path);
+    let said = hears(&mut other, "lanes in") + &hears(&mut other, "\n");
+    let start = Instant::now();
+    for _ in 0..200 {
+        w.block_on(one_call(&w));
+    }
+    figure!(
+        "lanes left behind: {}; a new client of another process needs {:?} for its first call",
+        said.lines().last().unwrap_or_default(),
+        start.elapsed() / 200
+    );
+    assert!(w.server.lanes() > 26_000, "it has its share: {}", w.server.lanes());
+    drop(other.stdin.take());
+    assert!(other.wait().unwrap().success());
+}
+
+#[test]
+fn five_thousand_that_connect_at_once_are_all_answered() {
+    const AT_ONCE: usize = 5_000;
+    let w = World::new(Limits::default());
+    let clients: Vec<Client<_>> = (0..AT_ONCE).map(|_| w.client()).collect();
+    let start = Instant::now();
+    let calls = clients.iter().map(|client| client.call(Echo(Blob::from(vec![1; 64]))).deadline(SOON));
+    let results = w.block_on(join_all(calls));
+    let took = start.elapsed();
+    let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    figure!("{AT_ONCE} connects at once: {} answered in {took:?}, {} not", AT_ONCE - failed.len(), failed.len());
+    assert!(failed.is_empty(), "{} of them, such as: {}", failed.len(), failed[0]);
+}
