@@ -152,6 +152,21 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 /// Bytes of a read, shared by all connections of a thread. LIMIT: what one read of a Unix socket can return at best.
 pub(crate) const READ_BYTES: usize = 64 << 10;
 
+/// From this size on a body is written from where it was encoded instead of being copied behind the others. LIMIT: below,
+/// one more piece of a vectored write and an allocation of its own cost more than the copy.
+pub(crate) const LARGE_BODY_BYTES: usize = 4 << 10;
+
+/// From this size on a frame is read into a buffer of its own, which its body is not copied out of. LIMIT: of smaller ones
+/// several come with one read of [`READ_BYTES`].
+pub(crate) const LARGE_FRAME_BYTES: usize = 16 << 10;
+
+/// The largest buffer that a thread keeps for the next large frame or body. LIMIT: above, what the allocator does about it
+/// is small beside the copying of the kernel.
+pub(crate) const KEPT_BUFFER_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+
+/// Empty write buffers that a thread keeps. LIMIT: two for each of the few connections that are served between two polls.
+pub(crate) const POOLED_BUFFERS_MAX: usize = 8;
+
 /// Bytes of stream items that go out in one write; answers wait for no more than these.
 pub(crate) const BULK_BYTES: usize = 64 << 10;
 

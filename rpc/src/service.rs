@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
+use serde::Serialize;
 
 use crate::io::Pool;
 use crate::io::hub::Hub;
@@ -22,7 +22,7 @@ use crate::io::stream::Stream;
 use crate::peer::Peer;
 use crate::request::{DecodeFault, Protocol, Request};
 use crate::responder::RawResponder;
-use crate::session::payload::Payload;
+use crate::session::payload::{INLINE_BYTES, Payload};
 use crate::session::server::Reply;
 use crate::wire::body;
 use crate::wire::header::{FailedCode, NackCode};
@@ -137,33 +137,29 @@ impl Answer {
 /// Encodes a handler's result. An ack that is too large or cannot be encoded was applied all the same: the caller
 /// learns that the outcome is in doubt, and why.
 pub(crate) fn reply_of<R: Request>(result: Result<R::Ack, R::Rejection>) -> Reply {
-    let mut bytes = BytesMut::new();
-    let encoded = match &result {
-        Ok(ack) => body::encode(ack, &mut bytes),
-        Err(rejection) => body::encode(rejection, &mut bytes),
-    };
-    let max = usize::try_from(R::ACK_BYTES_MAX).unwrap_or(usize::MAX);
-    if let Err(error) = &encoded {
-        tracing::error!(method = R::NAME, %error, "an answer cannot be encoded");
-    } else if bytes.len() > max {
-        tracing::error!(method = R::NAME, bytes = bytes.len(), max, "an answer is larger than its method declares");
-    }
-    if encoded.is_err() || bytes.len() > max {
-        return Reply::Failed(FailedCode::AnswerTooLarge);
-    }
-    let payload = payload_of(bytes);
     match result {
-        Ok(_) => Reply::Ack(payload),
-        Err(_) => Reply::Nack(NackCode::Rejected, payload),
+        Ok(ack) => encoded::<R, _>(&ack).map_or_else(Reply::Failed, Reply::Ack),
+        Err(rejection) => {
+            encoded::<R, _>(&rejection).map_or_else(Reply::Failed, |payload| Reply::Nack(NackCode::Rejected, payload))
+        }
     }
 }
 
-fn payload_of(bytes: BytesMut) -> Payload {
-    if bytes.len() <= crate::session::payload::INLINE_BYTES {
-        Payload::copy(&bytes)
-    } else {
-        Payload::Shared(Bytes::from(bytes))
-    }
+fn encoded<R: Request, T: Serialize>(value: &T) -> Result<Payload, FailedCode> {
+    let max = usize::try_from(R::ACK_BYTES_MAX).unwrap_or(usize::MAX);
+    body::encode_in_scratch(value, |encoded| match encoded {
+        Ok(bytes) if bytes.len() <= INLINE_BYTES.min(max) => Ok(Payload::copy(bytes)),
+        Ok(bytes) if bytes.len() <= max => Ok(Payload::Shared(body::keep_encoded(bytes))),
+        Ok(bytes) => {
+            let bytes = bytes.len();
+            tracing::error!(method = R::NAME, bytes, max, "an answer is larger than its method declares");
+            Err(FailedCode::AnswerTooLarge)
+        }
+        Err(error) => {
+            tracing::error!(method = R::NAME, %error, "an answer cannot be encoded");
+            Err(FailedCode::AnswerTooLarge)
+        }
+    })
 }
 
 /// The answer to a request that was not understood: no handler sees it.

@@ -4,7 +4,6 @@
 //!
 //! Made by `client`; its id and its outcome are the lane's.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 
 use super::Opened;
 use super::doubt::Of;
@@ -20,6 +19,7 @@ use super::retry::{Covers, Next, Retry, Retrying};
 use crate::context::CallContext;
 use crate::io::client::LaneCell;
 use crate::io::now;
+use crate::limits::LARGE_BODY_BYTES;
 use crate::outcome::{CallError, NotDelivered, Stage};
 use crate::request::{Request, StreamRequest};
 use crate::session::client::{Outcome, Submit, SubmitError};
@@ -28,12 +28,6 @@ use crate::trace::TraceContext;
 use crate::watch::CallWatch;
 use crate::wire::body;
 use crate::wire::hello::ServiceInfo;
-
-thread_local! {
-    /// Where requests are encoded before the lane is locked. Taken out while it is in use: a `Serialize` that calls is
-    /// given another one.
-    static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
-}
 
 /// A call that has been prepared. It is sent when it is first polled; dropped before its end, it is cancelled.
 #[must_use = "a call is sent when it is awaited"]
@@ -188,16 +182,15 @@ impl<R: Request> Call<R> {
     fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, NotDelivered>> {
         let Some(request) = &self.request else { return Poll::Pending };
         self.open.watch.begin::<R>(&self.open.cell, self.open.service.name, self.open.timeout);
-        let mut bytes = SCRATCH.take();
-        bytes.clear();
-        let submitted = match body::encode(request, &mut bytes) {
-            Ok(()) => self.open.submit::<R>(cx, &bytes),
+        let open = &mut self.open;
+        let submitted = body::encode_in_scratch(request, |encoded| match encoded {
+            Ok(bytes) if bytes.len() >= LARGE_BODY_BYTES => {
+                let body = body::keep_encoded(bytes);
+                open.submit::<R>(cx, &[], Some(body))
+            }
+            Ok(bytes) => open.submit::<R>(cx, bytes, None),
             Err(error) => Poll::Ready(Err(NotDelivered::Encode(error.to_string()))),
-        };
-        if bytes.capacity() > crate::limits::READ_BYTES {
-            bytes = BytesMut::new();
-        }
-        SCRATCH.set(bytes);
+        });
         if submitted.is_ready() {
             self.open.attempts = self.open.attempts.saturating_add(1);
             if self.retrying.is_none() {
@@ -292,7 +285,13 @@ impl<R: Request> Future for Call<R> {
 impl<R: Request> Unpin for Call<R> {}
 
 impl OpenCall {
-    fn submit<R: Request>(&mut self, cx: &mut Context<'_>, body: &[u8]) -> Poll<Result<u64, NotDelivered>> {
+    /// Submits `body`, or the `large` one in its place.
+    fn submit<R: Request>(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &[u8],
+        large: Option<Bytes>,
+    ) -> Poll<Result<u64, NotDelivered>> {
         self.cell.ensure_driver();
         let now = now();
         let deadline = *self.deadline.get_or_insert_with(|| {
@@ -303,7 +302,7 @@ impl OpenCall {
         let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
         let submitted = self.cell.with(|lane| {
             lane.check_offer(self.service, R::ID, R::VERSION).map_err(SubmitError::Refused)?;
-            let submitted = lane.submit(request);
+            let submitted = lane.submit_body(request, large);
             if submitted == Err(SubmitError::Full) && now < deadline {
                 lane.wait_for_room(deadline, cx.waker());
             }

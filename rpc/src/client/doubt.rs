@@ -131,8 +131,8 @@ impl Of<'_> {
         // The answer is here and cannot be read: asking again would bring the same bytes.
         let unreadable = || self.doubt(None, Stage::Started, Cause::AnswerUnreadable);
         match outcome {
-            Outcome::Ack(payload) => body::decode(payload.as_slice()).map_err(|_| unreadable()),
-            Outcome::Rejected(payload) => Err(match body::decode(payload.as_slice()) {
+            Outcome::Ack(payload) => payload.read(body::decode).map_err(|_| unreadable()),
+            Outcome::Rejected(payload) => Err(match payload.read(body::decode) {
                 Ok(rejection) => self.unless_lost(CallError::Rejected(rejection)),
                 Err(_) => unreadable(),
             }),

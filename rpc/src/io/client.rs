@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use futures::task::AtomicWaker;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::{Offered, Serving};
@@ -33,6 +33,7 @@ use crate::transport::HandshakeFault;
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header;
 use crate::wire::hello::ServiceInfo;
+use crate::wire::outgoing::Outgoing;
 
 /// How long a connection that cannot be written to is read on. LIMIT: the end of a closed socket is there at once; only a
 /// peer that closed nothing but its reading half makes us wait.
@@ -426,12 +427,16 @@ struct Connection {
     /// What answers the other side's calls, if it has been here before; it is the present connection's from the Welcome on.
     serving: Option<Serving>,
     inbound: Inbound,
-    writing: BytesMut,
+    writing: Outgoing,
     timer: Timer,
     wakers: Vec<Waker>,
     welcomed: bool,
     /// A write has failed, and until when the end of what the peer wrote is waited for.
     broken: Option<(io::Error, Instant)>,
+    /// On a runtime with many threads a woken task runs right behind the one that woke it: without a turn at the back of
+    /// the queue every request would be a write of its own.
+    gathers: bool,
+    gathered: bool,
 }
 
 impl Connection {
@@ -441,16 +446,30 @@ impl Connection {
             stream,
             serving,
             inbound: Inbound::default(),
-            writing: BytesMut::new(),
+            writing: Outgoing::default(),
             timer: Timer::default(),
             wakers: Vec::new(),
             welcomed: false,
             broken: None,
+            gathers: Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread,
+            gathered: false,
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<End> {
         cell.driver.register(cx.waker());
+        if self.gathers && !std::mem::replace(&mut self.gathered, true) {
+            let gather = {
+                let lane = lock(&cell.lane);
+                lane.wants_transmit() && lane.has_company()
+            };
+            if gather {
+                // To the back of the queue, once: callers that are ready now put their requests into the same write.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.gathered = false;
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx, cell) {
                 Poll::Ready(Ok(())) => {}
@@ -483,7 +502,7 @@ impl Connection {
                 let now = now();
                 lane.handle_timeout(now);
                 if self.writing.is_empty() {
-                    lane.poll_transmit(now, &mut self.writing);
+                    lane.poll_frames(now, &mut self.writing);
                     if !self.stream.proves_unsent() {
                         // It may send in part what it will say that it did not take. SPEC: PROTOCOL §4.3.
                         lane.transmitted(self.writing.len());
@@ -498,7 +517,7 @@ impl Connection {
                 finished = Some(End::Drained);
             } else if unused && !lane.has_open() && all_sent && answered {
                 lane.say_done();
-                lane.poll_transmit(now(), &mut self.writing);
+                lane.poll_frames(now(), &mut self.writing);
                 finished = Some(End::Unused);
             }
             lane.take_wakers(&mut self.wakers);

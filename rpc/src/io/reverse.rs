@@ -12,8 +12,6 @@ use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::BytesMut;
-
 use super::client::LaneCell as CallingCell;
 use super::hub::LaneCell as ServingCell;
 use super::lock;
@@ -28,6 +26,7 @@ use crate::session::Violation;
 use crate::session::client::{ClientLane, Memory};
 use crate::session::server::{ServerLane, Taken};
 use crate::wire::hello::ServiceInfo;
+use crate::wire::outgoing::Outgoing;
 
 /// The service that a client answers on its own connection, and what it knows of whom it has answered.
 pub(crate) struct Offered {
@@ -50,7 +49,6 @@ pub(super) struct Serving {
     cell: Arc<ServingCell>,
     half: Box<dyn Answering>,
     epoch: u64,
-    out: BytesMut,
 }
 
 impl Offered {
@@ -93,7 +91,7 @@ impl Offered {
                     former.run_out();
                 }
                 let half = self.connect.answering(peer, self.info.clone());
-                Serving { cell, half, epoch, out: BytesMut::new() }
+                Serving { cell, half, epoch }
             }
         }
     }
@@ -122,13 +120,8 @@ impl Serving {
     }
 
     /// Appends what is to be written to `writing`.
-    pub(super) fn transmit(&mut self, writing: &mut BytesMut) {
-        if writing.is_empty() {
-            lock(&self.cell.lane).poll_transmit(self.epoch, writing);
-        } else if lock(&self.cell.lane).poll_transmit(self.epoch, &mut self.out) {
-            writing.extend_from_slice(&self.out);
-            self.out.clear();
-        }
+    pub(super) fn transmit(&mut self, writing: &mut Outgoing) {
+        lock(&self.cell.lane).poll_frames(self.epoch, writing);
     }
 
     pub(super) fn wants_transmit(&self) -> bool {
@@ -226,7 +219,6 @@ fn poll_watch(cell: &CallingCell, cx: &mut Context<'_>, timer: &mut Timer) -> Po
 pub(super) struct Calling {
     pub(super) cell: Arc<CallingCell>,
     epoch: u64,
-    out: BytesMut,
     /// Bytes of the batch being written that are not these calls', and go first.
     ahead: usize,
     /// Whether bytes that the transport has not taken cannot have left.
@@ -236,11 +228,11 @@ pub(super) struct Calling {
 
 impl Calling {
     pub(super) fn new(cell: Arc<CallingCell>, epoch: u64, exact: bool) -> Self {
-        Self { cell, epoch, out: BytesMut::new(), ahead: 0, exact, wakers: Vec::new() }
+        Self { cell, epoch, ahead: 0, exact, wakers: Vec::new() }
     }
 
     /// Timers, and what goes behind `writing`, if that is `fresh`. Returns when something falls due next.
-    pub(super) fn transmit(&mut self, waker: &Waker, writing: &mut BytesMut, fresh: bool) -> Option<Instant> {
+    pub(super) fn transmit(&mut self, waker: &Waker, writing: &mut Outgoing, fresh: bool) -> Option<Instant> {
         self.present(|calling, lane| {
             // Under the lock: a connection that has been superseded must not take the place of its successor's waker.
             calling.cell.register(waker);
@@ -249,12 +241,7 @@ impl Calling {
                 lane.handle_timeout(now);
                 if fresh {
                     calling.ahead = writing.len();
-                    if writing.is_empty() {
-                        lane.poll_transmit(now, writing);
-                    } else if lane.poll_transmit(now, &mut calling.out) {
-                        writing.extend_from_slice(&calling.out);
-                        calling.out.clear();
-                    }
+                    lane.poll_frames(now, writing);
                     if !calling.exact {
                         lane.transmitted(writing.len() - calling.ahead);
                     }

@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use bytes::BytesMut;
-
 use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
 use super::inbound::{Inbound, is_end, poll_write_all};
@@ -34,6 +32,7 @@ use crate::session::server::Taken;
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header::{self, GoodbyeCode, Kind};
 use crate::wire::hello::{Hello, HelloError};
+use crate::wire::outgoing::Outgoing;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -66,7 +65,7 @@ struct Core<S, F> {
     /// Of the peer, where the policy wants to see it, until the Hello has been judged.
     pidfd: Option<PeerPidfd>,
     serving: Serving<S, F>,
-    writing: BytesMut,
+    writing: Outgoing,
     lane: Option<(Arc<LaneCell>, u64)>,
     /// Our calls, if the peer offers to answer any.
     calling: Option<Calling>,
@@ -109,7 +108,7 @@ where
             handshake: Some(handshake),
             pidfd: None,
             serving,
-            writing: BytesMut::new(),
+            writing: Outgoing::default(),
             lane: None,
             calling: None,
             exact: stream.proves_unsent(),
@@ -249,7 +248,7 @@ where
         }
         let fresh = self.writing.is_empty();
         if fresh {
-            lane.poll_transmit(*epoch, &mut self.writing);
+            lane.poll_frames(*epoch, &mut self.writing);
         }
         let due = lane.poll_deadline();
         lane.take_wakers(&mut self.wakers);
@@ -391,7 +390,7 @@ impl<S, F> Core<S, F> {
     /// it does not finish, loses its connection: `true` then, and there are last words to write.
     fn hold(&mut self, partial: usize) -> bool {
         let Some(load) = self.lane.as_ref().and_then(|(cell, _)| cell.load.as_ref()) else { return false };
-        self.held_bytes = load.hold_connection(self.held_bytes, partial.saturating_add(self.writing.capacity()));
+        self.held_bytes = load.hold_connection(self.held_bytes, partial.saturating_add(self.writing.held_bytes()));
         if partial <= READ_BYTES || self.last_words.is_some() || load.has_room_for_bytes() {
             return false;
         }

@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::client::put_frame;
 use super::client::{ClientLane, LaneIdentity, Outcome, Submit, SubmitError};
 use super::payload::Payload;
 use super::server::{Reply, ServerLane, Taken};
 use crate::id::{Incarnation, PeerId};
-use crate::limits::Limits;
+use crate::limits::{LARGE_BODY_BYTES, Limits};
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header::Kind;
 use crate::wire::hello::{Hello, ServiceInfo};
+use crate::wire::outgoing::{Outgoing, SLICES_MAX};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -334,6 +335,49 @@ fn doubt_asked_about_while_the_server_drains_is_resolved() {
     play.client_writes();
     play.server_writes();
     assert_eq!(play.outcome(id), acked());
+}
+
+#[test]
+fn large_bodies_travel_uncopied_and_one_that_is_taken_back_is_skipped() {
+    let mut play = Play::new();
+    play.connects();
+    let deadline = play.now + SECOND;
+    let request = Submit { method: 1, version: 1, body: &[], deadline, stream: false, tlvs: &[] };
+    let body = |n: u8| Bytes::from(vec![n; 50]);
+    let first = play.client.submit_body(request, Some(body(1))).unwrap();
+    let taken_back = play.client.submit_body(request, Some(body(2))).unwrap();
+    let last = play.client.submit_body(request, Some(body(3))).unwrap();
+    play.client.abandon(taken_back);
+    let sent = play.client_writes_into_the_void();
+    assert_eq!(sent.iter().map(|frame| frame.ends_with(&[2; 50])).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(play.server_reads(&sent), [first, last]);
+    let answer = Bytes::from(vec![4; LARGE_BODY_BYTES]);
+    play.server.answer(first, Reply::Ack(Payload::Shared(answer.clone())));
+    play.server.answer(last, Reply::Ack(Payload::copy(b"done")));
+    let mut frames = Outgoing::default();
+    assert!(play.server.poll_frames(play.epoch, &mut frames));
+    let mut slices = [std::io::IoSlice::new(&[]); SLICES_MAX];
+    let count = frames.slices(&mut slices);
+    assert!(
+        slices[..count].iter().any(|slice| slice.as_ptr() == answer.as_ptr()),
+        "the kept answer is what is written"
+    );
+}
+
+#[test]
+fn large_body_that_the_kernel_took_all_but_a_byte_of_is_not_delivered() {
+    for (missing, expected) in [(1, Some(Outcome::NotDelivered(NotDelivered::ConnectionLost))), (0, None)] {
+        let mut play = Play::new();
+        play.connects();
+        let request =
+            Submit { method: 1, version: 1, body: &[], deadline: play.now + SECOND, stream: false, tlvs: &[] };
+        let id = play.client.submit_body(request, Some(Bytes::from(vec![1; 300]))).unwrap();
+        let mut written = Outgoing::default();
+        play.client.poll_frames(play.now, &mut written);
+        play.client.transmitted(written.len() - missing);
+        play.loses_connection();
+        assert_eq!(play.outcome(id), expected);
+    }
 }
 
 #[test]

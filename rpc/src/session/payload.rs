@@ -6,6 +6,8 @@
 
 use bytes::Bytes;
 
+use crate::wire::shared;
+
 /// The largest body that is kept without an allocation, in bytes. LIMIT: a 64 B payload with its lengths and tags,
 /// and room for small structs; two cache lines with the tag.
 pub const INLINE_BYTES: usize = 118;
@@ -23,7 +25,7 @@ impl Payload {
     /// No bytes.
     pub const EMPTY: Self = Self::Inline(0, [0; INLINE_BYTES]);
 
-    /// A copy of `bytes`.
+    /// `bytes`, kept: copied, unless they are most of a buffer that is counted (see `wire::shared`).
     pub fn copy(bytes: &[u8]) -> Self {
         let mut inline = [0; INLINE_BYTES];
         match (inline.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
@@ -31,7 +33,15 @@ impl Payload {
                 place.copy_from_slice(bytes);
                 Self::Inline(length, inline)
             }
-            _ => Self::Shared(Bytes::copy_from_slice(bytes)),
+            _ => Self::Shared(shared::keep(bytes)),
+        }
+    }
+
+    /// Gives the bytes to `read`, during which large pieces of them can be kept without a copy.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Self::Inline(..) => read(self.as_slice()),
+            Self::Shared(bytes) => shared::within(bytes, bytes.len(), || read(bytes)),
         }
     }
 

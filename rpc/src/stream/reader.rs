@@ -87,7 +87,7 @@ impl<T, L> ItemStream<T, L> {
 
     /// Reads an item. One that cannot be read ends the stream: what follows it would be misread too.
     fn read<I: Wire + DeserializeOwned>(&mut self, payload: &Payload) -> Result<I, StreamError> {
-        body::decode(payload.as_slice()).map_err(|error| {
+        payload.read(body::decode).map_err(|error| {
             self.ended = true;
             StreamError::BadItem(error.to_string())
         })

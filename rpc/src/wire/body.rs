@@ -22,12 +22,15 @@
 //! occupy. So a body of n bytes never claims more than 8 n, and with a limit of 8 times the largest body whatever a
 //! sender could encode within a frame decodes. A smaller limit would refuse valid bodies, such as a list of small `u64`.
 
+use std::cell::Cell;
+
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
 use bincode::enc::write::Writer;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::limits::KEPT_BUFFER_BYTES_MAX;
 use crate::request::Wire;
 
 mod guard;
@@ -42,6 +45,11 @@ const CLAIMS_MAX: usize = 8 * BODY_BYTES_MAX;
 const REASON_CHARS_MAX: usize = 200;
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<CLAIMS_MAX>> = config::standard().with_limit::<CLAIMS_MAX>();
+
+thread_local! {
+    /// Where messages are encoded before it is known where they go.
+    static SCRATCH: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
 
 /// A value could not be written. The message was not sent; nothing of it is left in the buffer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +128,32 @@ pub fn encode_within<T: Serialize + ?Sized>(
         Err(bincode::error::EncodeError::OtherString(reason)) => Err(EncodeError::Value { reason: bounded(reason) }),
         Err(other) => Err(EncodeError::Value { reason: bounded(other.to_string()) }),
     }
+}
+
+/// Encodes in the buffer of this thread and gives it to `then`, which may take bytes out of it. A `Serialize` that encodes
+/// something itself is given another buffer.
+pub(crate) fn encode_in_scratch<T: Serialize + ?Sized, U>(
+    value: &T,
+    then: impl FnOnce(Result<&mut BytesMut, EncodeError>) -> U,
+) -> U {
+    let mut bytes = SCRATCH.take();
+    bytes.clear();
+    let result = match encode(value, &mut bytes) {
+        Ok(()) => then(Ok(&mut bytes)),
+        Err(error) => then(Err(error)),
+    };
+    if bytes.capacity() <= KEPT_BUFFER_BYTES_MAX {
+        SCRATCH.set(bytes);
+    }
+    result
+}
+
+/// What was encoded, as bytes that can be kept. Holds at most twice as much memory as it has bytes.
+pub(crate) fn keep_encoded(bytes: &mut BytesMut) -> Bytes {
+    if bytes.len() < bytes.capacity() / 2 {
+        return Bytes::copy_from_slice(bytes);
+    }
+    std::mem::take(bytes).freeze()
 }
 
 /// Reads a value that occupies the whole of `bytes`.

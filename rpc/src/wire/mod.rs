@@ -13,5 +13,7 @@ pub mod body;
 pub mod frame;
 pub mod header;
 pub mod hello;
+pub mod outgoing;
 mod reader;
+pub(crate) mod shared;
 pub mod types;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::shared;
 use crate::request::{__private, Wire};
 
 /// What a list reserves before its first element is there. LIMIT: one page, so that an announced length alone costs no
@@ -194,7 +195,8 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T,
 
 /// A byte string, written and read in one piece.
 ///
-/// Its size is bounded by the frame. `Debug` prints the length and the first bytes only.
+/// Its size is bounded by the frame. A large one is not copied when it is received: it shares the buffer that it was read
+/// into, which is at most twice as large. `Debug` prints the length and the first bytes only.
 ///
 /// ```
 /// let page = rpc::Blob::from(vec![1, 2, 3]);
@@ -264,7 +266,7 @@ impl Visitor<'_> for BlobVisitor {
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Blob, E> {
-        Ok(Blob(Bytes::copy_from_slice(bytes)))
+        Ok(Blob(shared::keep(bytes)))
     }
 
     fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {

@@ -16,6 +16,7 @@ use crate::session::planted::Bug;
 use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
 use crate::wire::header::{DEADLINE_AT, GoodbyeCode, Kind};
 use crate::wire::hello::{Extras, Hello};
+use crate::wire::outgoing::{Frames, Outgoing};
 
 impl ClientLane {
     /// A connection is there: the next epoch begins with a Hello.
@@ -36,7 +37,7 @@ impl ClientLane {
             service.version,
         );
         let extras = Extras { secret: secret.as_deref(), serves: serves.as_ref(), keepalive_ms: None };
-        let appended = frame::append(&mut self.control, usize::MAX, |out| {
+        let appended = frame::append(self.control.small(), usize::MAX, |out| {
             hello.put(out, service, extras);
             Ok::<(), Oversized>(())
         });
@@ -169,36 +170,39 @@ impl ClientLane {
     /// Hands everything that may be sent to the writer, control frames first, in `into`, which must be empty. Deadlines are
     /// stamped here. [`transmitted`](Self::transmitted) says how much of it the kernel has taken.
     pub fn poll_transmit(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        let mut frames = Outgoing::default();
+        let any = self.poll_frames(now, &mut frames);
+        frames.flatten_into(into);
+        any
+    }
+
+    /// Like [`poll_transmit`](Self::poll_transmit), behind what is there, and without copying large bodies.
+    pub fn poll_frames(&mut self, now: Instant, into: &mut Outgoing) -> bool {
         if !self.wants_transmit() {
             return false;
         }
-        debug_assert!(into.is_empty(), "one claim at a time");
         if self.park_is_due() {
             self.put_park();
         }
         let control = self.control.len();
-        let requests = if self.may_send() { self.claimable() } else { 0 };
-        let all = requests == self.out.len();
+        let requests = if self.may_send() { self.out.whole_frames(self.claim_bytes_max) } else { 0 };
         if requests > 0 {
             self.stamp(now, requests);
-            if self.planted.is(Bug::ReplayOutOfOrder) && self.epoch > 1 {
-                self.last_frame_first();
-            }
         }
         if requests >= self.limits.queued_bytes_max {
             // The queue has room again.
             self.wakers.append(&mut self.blocked);
         }
-        if control == 0 && all {
-            std::mem::swap(into, &mut self.out);
-        } else {
-            std::mem::swap(into, &mut self.control);
-            if all && requests > 0 {
-                into.extend_from_slice(&self.out);
-                self.out.clear();
-            } else if requests > 0 {
-                into.extend_from_slice(&self.out.split_to(requests));
+        into.append(&mut self.control);
+        if requests > 0 {
+            let small = self.out.small_len();
+            let mut claimed = Outgoing::default();
+            self.out.transfer(requests, &mut claimed);
+            self.small_base = self.small_base.saturating_add(to_u64(small.saturating_sub(self.out.small_len())));
+            if self.planted.is(Bug::ReplayOutOfOrder) && self.epoch > 1 {
+                last_frame_first(&mut claimed);
             }
+            into.append(&mut claimed);
         }
         self.out_base = self.out_base.saturating_add(to_u64(requests));
         self.claim = Some(Claim { control, requests });
@@ -229,19 +233,6 @@ impl ClientLane {
             && !self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::Sent | State::InDoubt))
     }
 
-    /// For [`Bug::ReplayOutOfOrder`].
-    fn last_frame_first(&mut self) {
-        let mut last = 0;
-        let mut at = 0;
-        while let Cut::Frame { consumed, .. } = frame::cut(self.out.get(at..).unwrap_or_default(), usize::MAX) {
-            last = at;
-            at = at.saturating_add(consumed);
-        }
-        let mut turned = self.out.split_off(last);
-        turned.unsplit(self.out.split());
-        self.out = turned;
-    }
-
     pub(super) fn put_park(&mut self) {
         self.park_dirty = false;
         let mut body = BytesMut::new();
@@ -261,26 +252,11 @@ impl ClientLane {
         matches!(self.link, Link::Up | Link::Opening { optimistic: true })
     }
 
-    /// How many bytes at the front of `out`, whole frames, go into the next claim.
-    fn claimable(&self) -> usize {
-        if self.out.len() <= self.claim_bytes_max {
-            return self.out.len();
-        }
-        let mut bytes = 0_usize;
-        while bytes < self.claim_bytes_max {
-            match frame::cut(self.out.get(bytes..).unwrap_or_default(), usize::MAX) {
-                Cut::Frame { consumed, .. } => bytes = bytes.saturating_add(consumed),
-                Cut::Incomplete { .. } | Cut::TooLarge { .. } => break,
-            }
-        }
-        bytes
-    }
-
     /// Writes what remains of each deadline into the queued frames among the first `bytes`, and marks them as handed
     /// over.
     fn stamp(&mut self, now: Instant, bytes: usize) {
-        let (out_base, out, epoch) = (self.out_base, &mut self.out, self.epoch);
-        let claimed = out_base.saturating_add(to_u64(bytes));
+        let claimed = self.out_base.saturating_add(to_u64(bytes));
+        let (small_base, out, epoch) = (self.small_base, self.out.small(), self.epoch);
         let (mut first_queued, mut queued) = (self.next_id, self.queued);
         for (id, entry) in self.window.ring_from(self.first_queued) {
             if !matches!(entry.state, State::Queued) {
@@ -291,7 +267,7 @@ impl ClientLane {
                 break;
             }
             queued = queued.saturating_sub(1);
-            let at = usize::try_from(entry.start.saturating_sub(out_base)).unwrap_or(usize::MAX);
+            let at = usize::try_from(entry.start.saturating_sub(small_base)).unwrap_or(usize::MAX);
             let place = at.saturating_add(LENGTH_BYTES).saturating_add(DEADLINE_AT);
             if let Some(place) = out.get_mut(place..).and_then(|tail| tail.first_chunk_mut::<4>()) {
                 *place = remaining_ms(entry.deadline, now).to_le_bytes();
@@ -333,4 +309,18 @@ impl ClientLane {
             }
         }
     }
+}
+
+/// For [`Bug::ReplayOutOfOrder`].
+fn last_frame_first(claimed: &mut Outgoing) {
+    let (mut last, mut at) = (0, 0_usize);
+    let mut frames = BytesMut::new();
+    claimed.flatten_into(&mut frames);
+    while let Cut::Frame { consumed, .. } = frame::cut(frames.get(at..).unwrap_or_default(), usize::MAX) {
+        last = at;
+        at = at.saturating_add(consumed);
+    }
+    let mut turned = frames.split_off(last);
+    turned.unsplit(frames);
+    claimed.push_whole(turned.freeze());
 }

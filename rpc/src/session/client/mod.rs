@@ -30,6 +30,7 @@ use crate::request::MethodInfo;
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{self, FLAGS_AT, IGNORABLE, KIND_AT, Kind, RequestHeader};
 use crate::wire::hello::ServiceInfo;
+use crate::wire::outgoing::{Frames, Outgoing};
 
 /// Which lane this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,13 +119,15 @@ pub struct ClientLane {
     window: Window<Entry>,
     next_id: u64,
     /// Frames that go before any request of the next claim.
-    control: BytesMut,
+    control: Outgoing,
     /// Requests that no writer has claimed. They may still be voided, and they survive a lost connection.
-    out: BytesMut,
+    out: Outgoing,
     /// How many frames in `out` are not voided.
     queued: usize,
     /// How many request bytes were ever claimed: the offset of `out`'s first byte.
     out_base: u64,
+    /// The same without large bodies.
+    small_base: u64,
     /// The lowest id whose frame may be in `out`.
     first_queued: u64,
     claim: Option<Claim>,
@@ -181,8 +184,9 @@ struct Entry {
     watched: Option<Stage>,
     waker: Option<Waker>,
     deadline: Instant,
-    /// Where its frame begins and ends among all request bytes of this lane.
+    /// Where its frame begins among all request bytes of this lane but large bodies.
     start: u64,
+    /// Where it ends among all of them.
     end: u64,
     /// The connection on which it was first claimed; 0 before.
     epoch: u64,
@@ -254,10 +258,11 @@ impl ClientLane {
             forgotten: Cause::Forgotten,
             window: Window::new(1),
             next_id: 1,
-            control: BytesMut::new(),
-            out: BytesMut::new(),
+            control: Outgoing::default(),
+            out: Outgoing::default(),
             queued: 0,
             out_base: 0,
+            small_base: 0,
             first_queued: 1,
             claim: None,
             written: 0,
@@ -283,6 +288,14 @@ impl ClientLane {
     /// # Errors
     /// [`SubmitError`]; nothing was queued and no id was used.
     pub fn submit(&mut self, request: Submit<'_>) -> Result<u64, SubmitError> {
+        self.submit_body(request, None)
+    }
+
+    /// Like [`submit`](Self::submit); a body that is given is sent in place of the borrowed one, and not copied.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was queued and no id was used.
+    pub fn submit_body(&mut self, request: Submit<'_>, body: Option<Bytes>) -> Result<u64, SubmitError> {
         if self.closed {
             return Err(SubmitError::Refused(self.why_closed().0));
         }
@@ -300,12 +313,16 @@ impl ClientLane {
             remaining_ms: 0,
             credit: request.stream.then_some((self.limits.stream_items, self.limits.stream_bytes)),
         };
-        let start = self.out_base.saturating_add(to_u64(self.out.len()));
-        frame::append(&mut self.out, self.frame_bytes_max, |out| {
-            header::put_request_with(out, &header, request.tlvs);
-            out.extend_from_slice(request.body);
-            Ok::<(), Oversized>(())
-        })
+        let start = self.small_base.saturating_add(to_u64(self.out.small_len()));
+        let header = |out: &mut BytesMut| header::put_request_with(out, &header, request.tlvs);
+        match body {
+            Some(body) => self.out.append_large(self.frame_bytes_max, header, body),
+            None => frame::append(self.out.small(), self.frame_bytes_max, |out| {
+                header(out);
+                out.extend_from_slice(request.body);
+                Ok(())
+            }),
+        }
         .map_err(|e| SubmitError::Refused(NotDelivered::TooLarge { bytes: e.bytes, max: e.max }))?;
         let entry = Entry {
             state: State::Queued,
@@ -458,6 +475,11 @@ impl ClientLane {
         self.queued > 0 || self.window.iter_mut().any(|(_, entry)| matches!(entry.state, State::InDoubt))
     }
 
+    /// Whether more than one id is open: then there may be more to write in a moment.
+    pub fn has_company(&self) -> bool {
+        self.window.span() > 1
+    }
+
     /// Whether calls, doubts or streams are open.
     pub fn has_open(&mut self) -> bool {
         !self.streams.is_empty() || self.window.iter_mut().next().is_some()
@@ -564,13 +586,14 @@ impl ClientLane {
     /// Takes a frame back that no writer has claimed: the peer will skip it.
     fn void(&mut self, id: u64) {
         let Some(entry) = self.window.get(id) else { return };
-        debug_assert!(entry.start >= self.out_base, "a claimed frame cannot be voided");
-        let at = usize::try_from(entry.start.saturating_sub(self.out_base)).unwrap_or(usize::MAX);
+        debug_assert!(entry.start >= self.small_base, "a claimed frame cannot be voided");
+        let at = usize::try_from(entry.start.saturating_sub(self.small_base)).unwrap_or(usize::MAX);
         let frame_at = at.saturating_add(frame::LENGTH_BYTES);
-        if let Some(kind) = self.out.get_mut(frame_at.saturating_add(KIND_AT)) {
+        let out = self.out.small();
+        if let Some(kind) = out.get_mut(frame_at.saturating_add(KIND_AT)) {
             *kind = Kind::Void.number();
         }
-        if let Some(flags) = self.out.get_mut(frame_at.saturating_add(FLAGS_AT)) {
+        if let Some(flags) = out.get_mut(frame_at.saturating_add(FLAGS_AT)) {
             *flags = IGNORABLE | self.flags;
         }
         self.queued = self.queued.saturating_sub(1);
@@ -585,6 +608,7 @@ impl ClientLane {
     /// proved, never the other way round.
     fn drop_out(&mut self) {
         let bytes = to_u64(self.out.len());
+        self.small_base = self.small_base.saturating_add(to_u64(self.out.small_len()));
         self.out_base = self.out_base.saturating_add(bytes);
         self.written = self.written.saturating_add(bytes);
         self.out.clear();
@@ -618,13 +642,13 @@ fn entry_is_stream_of_server(streams: &BTreeMap<u64, StreamIn>, id: u64) -> bool
 }
 
 /// Appends a frame that has only the common header. Control frames are small: none is ever too large.
-pub(crate) fn put_frame(out: &mut BytesMut, kind: Kind, aux: u32, id: u64, body: &[u8]) {
+pub(crate) fn put_frame(out: &mut impl Frames, kind: Kind, aux: u32, id: u64, body: &[u8]) {
     put_frame_with(out, kind, 0, aux, id, body);
 }
 
 /// [`put_frame`], with flags.
-pub(crate) fn put_frame_with(out: &mut BytesMut, kind: Kind, flags: u8, aux: u32, id: u64, body: &[u8]) {
-    let appended = frame::append(out, usize::MAX, |out| {
+pub(crate) fn put_frame_with(out: &mut impl Frames, kind: Kind, flags: u8, aux: u32, id: u64, body: &[u8]) {
+    let appended = frame::append(out.small(), usize::MAX, |out| {
         header::put_common(out, kind, flags, aux, id);
         out.extend_from_slice(body);
         Ok::<(), Oversized>(())

@@ -22,12 +22,13 @@ use super::stream_out::StreamOut;
 pub use super::stream_out::{Pushed, Slow};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{BULK_BYTES, Limits, TICK};
+use crate::limits::{BULK_BYTES, LARGE_BODY_BYTES, Limits, TICK};
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{
     self, EndCode, FailedCode, Gap, GoodbyeCode, Kind, LOSSY, NackCode, REVERSE, ResolutionCode,
 };
 use crate::wire::hello::Welcome;
+use crate::wire::outgoing::{Frames, Outgoing};
 
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ pub struct ServerLane {
     /// Bodies of the requests whose handlers have not ended.
     request_bytes: usize,
     /// Answers and control frames of the present connection.
-    out: BytesMut,
+    out: Outgoing,
     streams: BTreeMap<u64, Stream>,
     /// The stream that wrote last; the next one goes first.
     last_stream: u64,
@@ -208,7 +209,7 @@ impl ServerLane {
             unheld: Vec::new(),
             answer_bytes: 0,
             request_bytes: 0,
-            out: BytesMut::new(),
+            out: Outgoing::default(),
             streams: BTreeMap::new(),
             last_stream: 0,
             draining: false,
@@ -251,7 +252,7 @@ impl ServerLane {
             frame_bytes_max: u32::try_from(self.limits.frame_bytes_max).unwrap_or(u32::MAX),
             window: self.limits.window,
         };
-        let appended = frame::append(&mut self.out, usize::MAX, |out| {
+        let appended = frame::append(self.out.small(), usize::MAX, |out| {
             welcome.put(out);
             Ok::<(), Oversized>(())
         });
@@ -445,15 +446,22 @@ impl ServerLane {
     /// Hands what is to be written to the writer: all answers and control frames, then a bounded share of stream
     /// items.
     pub fn poll_transmit(&mut self, epoch: u64, into: &mut BytesMut) -> bool {
+        let mut frames = Outgoing::default();
+        let any = self.poll_frames(epoch, &mut frames);
+        frames.flatten_into(into);
+        any
+    }
+
+    /// Like [`poll_transmit`](Self::poll_transmit), behind what is there, and without copying large bodies.
+    pub fn poll_frames(&mut self, epoch: u64, into: &mut Outgoing) -> bool {
         if !self.wants_transmit(epoch) {
             return false;
         }
-        debug_assert!(into.is_empty(), "one claim at a time");
         if !self.out.is_empty() && self.running > 0 && self.taken_last > self.received_told {
             put_frame_with(&mut self.out, Kind::Received, self.flags, 0, self.taken_last, &[]);
             self.received_told = self.taken_last;
         }
-        std::mem::swap(into, &mut self.out);
+        into.append(&mut self.out);
         self.transmit_items(into);
         true
     }
@@ -632,7 +640,7 @@ impl ServerLane {
     }
 
     /// Items of all ready streams in turn, whole frames, up to a bound.
-    fn transmit_items(&mut self, into: &mut BytesMut) {
+    fn transmit_items(&mut self, into: &mut Outgoing) {
         let bound = into.len().saturating_add(BULK_BYTES);
         loop {
             let after = self.last_stream.saturating_add(1);
@@ -640,8 +648,10 @@ impl ServerLane {
             let Some(id) = next.map(|(id, _)| *id) else { return };
             self.last_stream = id;
             let Some(stream) = self.streams.get_mut(&id) else { return };
-            if let Some(frame) = stream.out.next_frame() {
-                into.extend_from_slice(&frame);
+            match stream.out.next_frame() {
+                Some(frame) if frame.len() >= LARGE_BODY_BYTES => into.push_whole(frame),
+                Some(frame) => into.small().extend_from_slice(&frame),
+                None => {}
             }
             self.wakers.extend(stream.out.ready_waker());
             if stream.out.is_done() {
@@ -674,15 +684,20 @@ impl Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamGone;
 
-fn put_reply(out: &mut BytesMut, flags: u8, id: u64, reply: &Reply) {
+fn put_reply(out: &mut Outgoing, flags: u8, id: u64, reply: &Reply) {
     match reply {
+        Reply::Ack(Payload::Shared(body)) if body.len() >= LARGE_BODY_BYTES => {
+            let header = |out: &mut BytesMut| header::put_common(out, Kind::Ack, flags, 0, id);
+            let appended = out.append_large(usize::MAX, header, body.clone());
+            debug_assert!(appended.is_ok(), "an ack that was kept fits a frame");
+        }
         Reply::Ack(payload) => put_frame_with(out, Kind::Ack, flags, 0, id, payload.as_slice()),
         Reply::Nack(code, payload) => put_frame_with(out, Kind::Nack, flags, code.number(), id, payload.as_slice()),
         Reply::Failed(code) => put_frame_with(out, Kind::Failed, flags, code.number(), id, &[]),
     }
 }
 
-fn put_resolution(out: &mut BytesMut, flags: u8, id: u64, entry: Option<&Entry>, below_floor: bool) {
+fn put_resolution(out: &mut Outgoing, flags: u8, id: u64, entry: Option<&Entry>, below_floor: bool) {
     let mut body = BytesMut::new();
     let code = match entry {
         Some(Entry::Answered(Reply::Ack(payload))) => {
