@@ -176,6 +176,10 @@ fn bind_unix(path: &Path) -> Result<Kind, ListenError> {
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     private_directory(directory)?;
+    // What a service of ours never had is refused before anything is made beside it.
+    if !lock_path_of(path).exists() {
+        look_at(path)?;
+    }
     let lock = take_lock(path)?;
     reclaim(path)?;
     let system = |doing| {
@@ -238,9 +242,7 @@ fn private_directory(path: &Path) -> Result<(), ListenError> {
 /// Holds the name: a lock on `PATH.lock` that the kernel releases when this process ends. The file stays; removing it
 /// would let two processes hold locks on two inodes of one name.
 fn take_lock(path: &Path) -> Result<fs::File, ListenError> {
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let lock_path = PathBuf::from(lock_path);
+    let lock_path = lock_path_of(path);
     let system = |doing| {
         let path = lock_path.clone();
         move |source: io::Error| ListenError::System { doing, path, source }
@@ -272,17 +274,59 @@ fn take_lock(path: &Path) -> Result<fs::File, ListenError> {
     Ok(file)
 }
 
-/// Removes the socket that a dead service left. Called under its lock, so nobody alive listens on it.
-fn reclaim(path: &Path) -> Result<(), ListenError> {
+fn lock_path_of(path: &Path) -> PathBuf {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    lock_path.into()
+}
+
+/// What has the name now.
+enum Found {
+    Nothing,
+    /// A socket on which nobody listens.
+    Stale,
+}
+
+/// Judges what has the name: the only thing that may be removed is a socket on which nobody listens. Who listens without
+/// our lock (a program that knows nothing of it) is alive all the same: it is asked by connecting.
+fn look_at(path: &Path) -> Result<Found, ListenError> {
+    let system = |doing, source| ListenError::System { doing, path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ListenError::System { doing: "look at", path: path.to_owned(), source }),
-        Ok(found) if found.file_type().is_socket() => fs::remove_file(path).map_err(|source| ListenError::System {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(source) => return Err(system("look at", source)),
+        Ok(found) if found.file_type().is_socket() => {}
+        Ok(_) => return Err(ListenError::NotASocket { path: path.to_owned() }),
+    }
+    let probe = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(|errno| system("open a socket to probe", errno.into()))?;
+    let name = SocketAddrUnix::new(path).map_err(|errno| system("name a socket", errno.into()))?;
+    let holder = match rustix::net::connect(&probe, &name) {
+        Err(rustix::io::Errno::CONNREFUSED) => return Ok(Found::Stale),
+        Err(rustix::io::Errno::NOENT) => return Ok(Found::Nothing),
+        Ok(()) => rustix::net::sockopt::socket_peercred(&probe).map_or_else(
+            |_| "another process".to_owned(),
+            |credentials| format!("process {}", credentials.pid.as_raw_nonzero()),
+        ),
+        // A full backlog, a socket of another type, one that we may not connect to: somebody has it.
+        Err(_) => "another process".to_owned(),
+    };
+    Err(ListenError::Taken { address: Address::unix(path), holder })
+}
+
+/// Removes the socket that a dead service left. Called under its lock.
+fn reclaim(path: &Path) -> Result<(), ListenError> {
+    match look_at(path)? {
+        Found::Nothing => Ok(()),
+        Found::Stale => fs::remove_file(path).map_err(|source| ListenError::System {
             doing: "remove stale socket",
             path: path.to_owned(),
             source,
         }),
-        Ok(_) => Err(ListenError::NotASocket { path: path.to_owned() }),
     }
 }
 
