@@ -96,9 +96,12 @@ pub mod wire;
 
 pub use address::{Address, AddressError};
 pub use backoff::{Backoff, Jitter};
-pub use client::{AnyRequest, Call, Client, ClientBuilder, Covers, Doubt, IdempotentOnly, Opened, Retry, call};
+pub use client::{
+    AnyRequest, Call, Client, ClientBuilder, Covers, Doubt, IdempotentOnly, LaneState, Opened, Retry, call,
+};
 pub use context::CallContext;
 pub use id::{Incarnation, PeerId, RequestId};
+pub use io::client::ConnectionEnd;
 pub use limits::Limits;
 pub use outcome::{CallError, Cause, NotDelivered, Refusal, Stage};
 pub use peer::{CertificateId, Peer, Process};

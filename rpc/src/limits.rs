@@ -146,6 +146,10 @@ const HANDLER_BYTES: usize = 10 << 10;
 /// Threads that may be between two looks at once.
 const THREADS_MAX: usize = 16;
 
+/// The most lanes of one client. LIMIT: each is a connection, with a window and a driver of its own; more than the CPUs of
+/// both sides bring nothing.
+pub(crate) const LANES_MAX: u32 = 64;
+
 /// The grain of timers. LIMIT: a deadline is met to within this; finer costs wakes and helps nobody.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 

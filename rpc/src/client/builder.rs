@@ -9,12 +9,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::Client;
+use super::lanes::Lanes;
 use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::id::{Incarnation, PeerId};
 use crate::io::client::LaneCell;
 use crate::io::reverse::Offered;
-use crate::limits::Limits;
+use crate::limits::{LANES_MAX, Limits};
 use crate::request::Protocol;
 use crate::server::Secret;
 use crate::service::{Connect, Service};
@@ -42,6 +43,7 @@ pub struct ClientBuilder<P> {
     limits: Limits,
     secret: Option<Secret>,
     backoff: Backoff,
+    lanes: u32,
     serves: Option<(ServiceInfo, Arc<dyn Connect>)>,
     _protocol: PhantomData<fn() -> P>,
 }
@@ -49,7 +51,7 @@ pub struct ClientBuilder<P> {
 impl<P: Protocol> ClientBuilder<P> {
     pub(super) fn new(address: Address) -> Self {
         let (limits, backoff) = (Limits::default(), Backoff::default());
-        Self { address, limits, secret: None, backoff, serves: None, _protocol: PhantomData }
+        Self { address, limits, secret: None, backoff, lanes: 1, serves: None, _protocol: PhantomData }
     }
 
     /// The bounds of this client. The server has its own; the smaller ones of both hold.
@@ -77,6 +79,16 @@ impl<P: Protocol> ClientBuilder<P> {
         self
     }
 
+    /// Several connections instead of one, at most 64; 0 counts as 1. Each call goes to the lane with the fewest open calls.
+    ///
+    /// For callers on several threads that wait for each other's writes, and for large bodies, behind which small calls of
+    /// the same lane wait. The order of calls holds within a lane only: use [`Client::lane`] for those that need one.
+    /// Each lane has bounds of its own ([`limits`](Self::limits)), on both sides.
+    pub fn lanes(mut self, lanes: u32) -> Self {
+        self.lanes = lanes.clamp(1, LANES_MAX);
+        self
+    }
+
     /// Answers the calls of the other side: whoever this client calls may call `Q` back, on the same connection, with
     /// [`CallContext::caller`](crate::CallContext::caller).
     ///
@@ -92,17 +104,21 @@ impl<P: Protocol> ClientBuilder<P> {
 
     /// The client. It connects when it is first used.
     pub fn build(self) -> Client<P> {
-        let identity = LaneIdentity { peer: PeerId::random(), incarnation: Incarnation::random(), lane: 0 };
+        let (peer, incarnation) = (PeerId::random(), Incarnation::random());
+        let cell = |lane| Arc::new(self.lane(LaneIdentity { peer, incarnation, lane }));
+        Client { lanes: Lanes::new(cell(0), (1..self.lanes).map(cell).collect()), _protocol: PhantomData }
+    }
+
+    fn lane(&self, identity: LaneIdentity) -> LaneCell {
         let mut lane = ClientLane::new(identity, Service::<P>::INFO, self.limits.clone());
         if let Some(secret) = &self.secret {
             lane.show_secret(secret.to_bytes());
         }
-        let offered = self.serves.map(|(info, connect)| {
+        let offered = self.serves.as_ref().map(|(info, connect)| {
             lane.offer(info.clone());
-            Offered::new(info, connect, self.limits.clone())
+            Offered::new(info.clone(), Arc::clone(connect), self.limits.clone())
         });
-        let cell = LaneCell::new(self.address, lane, self.limits, self.backoff, offered);
-        Client { cell: Arc::new(cell), _protocol: PhantomData }
+        LaneCell::new(self.address.clone(), lane, self.limits.clone(), self.backoff, offered)
     }
 }
 

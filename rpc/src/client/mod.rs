@@ -9,6 +9,7 @@
 mod builder;
 mod call;
 mod doubt;
+mod lanes;
 mod retry;
 
 use std::fmt;
@@ -18,9 +19,10 @@ use std::sync::Arc;
 pub use self::builder::ClientBuilder;
 pub use self::call::Call;
 pub use self::doubt::Doubt;
+pub use self::lanes::LaneState;
+use self::lanes::Lanes;
 pub use self::retry::{AnyRequest, Covers, IdempotentOnly, Retry};
 use crate::address::Address;
-use crate::io::client::LaneCell;
 use crate::io::hub::LaneCell as ServingCell;
 use crate::limits::Limits;
 use crate::outcome::CallError;
@@ -30,12 +32,13 @@ use crate::service::Service;
 use crate::session::client::LaneCounters;
 use crate::stream::ItemStream;
 
-/// A client of one service at one address: one lane, one connection, opened when it is first needed.
+/// A client of one service at one address: one lane, one connection, opened when it is first needed; or several of them
+/// ([`ClientBuilder::lanes`]).
 ///
 /// Cheap to clone; clones share the lane. The connection is opened again when it was lost and somebody needs it. Needs
 /// a tokio runtime with I/O and time when the first call is polled.
 pub struct Client<P> {
-    cell: Arc<LaneCell>,
+    lanes: Lanes,
     _protocol: PhantomData<fn() -> P>,
 }
 
@@ -76,7 +79,7 @@ impl<P: Protocol> Client<P> {
     where
         P: Has<R>,
     {
-        Call::new(Arc::clone(&self.cell), Service::<P>::INFO_REF, request)
+        Call::new(Arc::clone(self.lanes.pick()), Service::<P>::INFO_REF, request)
     }
 
     /// Calls a method whose ack opens a stream.
@@ -96,45 +99,46 @@ impl<P: Protocol> Client<P> {
     /// A client for the other side of a connection that `cell` has a lane of.
     pub(crate) fn calling_back(cell: &ServingCell) -> Self {
         let cell = cell.back(Service::<P>::INFO_REF);
-        cell.add_handle();
-        Self { cell, _protocol: PhantomData }
+        Self { lanes: Lanes::of(cell), _protocol: PhantomData }
     }
 
     /// Where this client connects to; `mem:caller` if it calls [back](crate::CallContext::caller) on the connection of
     /// somebody else.
     pub fn address(&self) -> &Address {
-        self.cell.address()
+        self.lanes.first().address()
     }
 
-    /// Who is at the other end of its connection, or was at that of its last one; `None` before the first.
+    /// Who is at the other end of its (first) connection, or was at that of its last one; `None` before the first.
     pub fn server(&self) -> Option<Peer> {
-        self.cell.server()
+        self.lanes.first().server()
     }
 
-    /// What its lane has seen.
+    /// What its lane has seen; of several lanes, the first.
     pub fn counters(&self) -> LaneCounters {
-        self.cell.with(|lane| lane.counters())
+        self.lanes.first().with(|lane| lane.counters())
+    }
+
+    /// A client that calls on lane `number` only, in the order of its calls; `None` if this one has no such lane.
+    pub fn lane(&self, number: usize) -> Option<Self> {
+        let cell = self.lanes.all().nth(number)?;
+        Some(Self { lanes: Lanes::of(Arc::clone(cell)), _protocol: PhantomData })
+    }
+
+    /// What each lane is doing: whether it is connected, how much is open, why its last connection ended, and how often
+    /// the server has dropped it.
+    pub fn lanes(&self) -> Vec<LaneState> {
+        self.lanes.all().map(|cell| lanes::state(cell)).collect()
     }
 }
 
 impl<P> Clone for Client<P> {
     fn clone(&self) -> Self {
-        self.cell.add_handle();
-        Self { cell: Arc::clone(&self.cell), _protocol: PhantomData }
-    }
-}
-
-impl<P> Drop for Client<P> {
-    fn drop(&mut self) {
-        self.cell.drop_handle();
+        Self { lanes: self.lanes.clone(), _protocol: PhantomData }
     }
 }
 
 impl<P: Protocol> fmt::Debug for Client<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("service", &P::NAME)
-            .field("address", self.cell.address())
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("service", &P::NAME).field("address", self.address()).finish_non_exhaustive()
     }
 }

@@ -26,7 +26,7 @@ use crate::backoff::Backoff;
 use crate::id::random_u64;
 use crate::limits::Limits;
 use crate::metrics::ClientMetrics;
-use crate::outcome::NotDelivered;
+use crate::outcome::{NotDelivered, Refusal};
 use crate::peer::Peer;
 use crate::session::client::{ClientLane, Next};
 use crate::transport::HandshakeFault;
@@ -59,6 +59,40 @@ pub(crate) struct LaneCell {
     server: Mutex<Option<Peer>>,
     limits: Limits,
     backoff: Backoff,
+    last_end: Mutex<Option<ConnectionEnd>>,
+}
+
+/// Why a client had no connection any more, or got none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionEnd {
+    /// The peer closed it, or died.
+    #[error("the peer closed it")]
+    Closed,
+    /// The server said goodbye, with this reason.
+    #[error("the server said goodbye: {0}")]
+    Goodbye(Refusal),
+    /// The server drains, and nothing was open any more.
+    #[error("the server drains and nothing was open")]
+    Drained,
+    /// Nothing needed it any more.
+    #[error("nothing needed it")]
+    Unused,
+    /// The peer left our answers unread.
+    #[error("the peer left answers unread")]
+    Stalled,
+    /// Reading or writing failed.
+    #[error("it broke ({0})")]
+    Broken(io::ErrorKind),
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Violation(crate::session::Violation),
+    /// The peer announced a frame that is larger than allowed. In bytes.
+    #[error("the peer announced a frame of {0} bytes")]
+    FrameTooLarge(usize),
+    /// None could be made.
+    #[error("none could be made: {0}")]
+    Unreachable(NotDelivered),
 }
 
 impl LaneCell {
@@ -82,6 +116,7 @@ impl LaneCell {
             address,
             limits,
             backoff,
+            last_end: Mutex::new(None),
         }
     }
 
@@ -148,6 +183,15 @@ impl LaneCell {
             let lane = lock(&self.lane);
             (lane.counters(), lane.queued_bytes(), lane.window_ids())
         });
+    }
+
+    /// Why the last connection ended, or could not be made.
+    pub(crate) fn last_end(&self) -> Option<ConnectionEnd> {
+        lock(&self.last_end).clone()
+    }
+
+    fn ended(&self, end: ConnectionEnd) {
+        *lock(&self.last_end) = Some(end);
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -258,6 +302,7 @@ async fn drive(guard: DriverGuard) {
                     // Calls fail at once and pause nobody; only a client that others call dials again by itself.
                     redial.again();
                 }
+                cell.ended(ConnectionEnd::Unreachable(why.clone()));
                 cell.with(|lane| lane.unreachable(&why));
             }
             Dialled::Connected(stream) => {
@@ -268,6 +313,7 @@ async fn drive(guard: DriverGuard) {
                 let mut connection = Connection::new(stream, idle.serving.take());
                 let end = poll_fn(|cx| connection.poll(cx, cell)).await;
                 tracing::debug!(address = %cell.address, ?end, "connection ended");
+                cell.ended(end.told(lock(&cell.lane).farewell()));
                 let Connection { stream, welcomed, serving, .. } = connection;
                 // Both halves are closed before the lanes draw conclusions from it.
                 drop(stream);
@@ -407,7 +453,6 @@ impl Idle<'_> {
 
 /// Why a connection ended.
 #[derive(Debug)]
-#[expect(dead_code, reason = "read by the log line that prints it")]
 enum End {
     PeerClosed,
     Goodbye,
@@ -418,6 +463,21 @@ enum End {
     Broken(io::Error),
     Violation(crate::session::Violation),
     FrameTooLarge(usize),
+}
+
+impl End {
+    fn told(&self, farewell: Option<Refusal>) -> ConnectionEnd {
+        match self {
+            Self::PeerClosed => ConnectionEnd::Closed,
+            Self::Goodbye => ConnectionEnd::Goodbye(farewell.unwrap_or(Refusal::Draining)),
+            Self::Drained => ConnectionEnd::Drained,
+            Self::Unused => ConnectionEnd::Unused,
+            Self::Stalled => ConnectionEnd::Stalled,
+            Self::Broken(error) => ConnectionEnd::Broken(error.kind()),
+            Self::Violation(violation) => ConnectionEnd::Violation(violation.clone()),
+            Self::FrameTooLarge(bytes) => ConnectionEnd::FrameTooLarge(*bytes),
+        }
+    }
 }
 
 /// CANCEL SAFETY: all state is in the struct; a poll that is not repeated loses nothing but the connection.

@@ -76,7 +76,7 @@ async fn doubt_about_an_unreachable_server_is_resolved_and_the_request_applied_o
         proxy.close().await;
         w.works.release();
         until("it is applied while nobody can hear of it", || w.works.applied() == 1).await;
-        // The client has asked in vain by now, or asks in vain soon: either way it goes on.
+        until("the client has asked in vain", || client.lanes()[0].counters.unreachable > 0).await;
         proxy.open();
     };
     let (sum, ()) = soon(async { tokio::join!(&mut call, working) }).await;

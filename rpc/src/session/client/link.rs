@@ -81,6 +81,7 @@ impl ClientLane {
 
     /// No connection could be made: what was never written is not delivered, what was is in doubt.
     pub fn unreachable(&mut self, why: &NotDelivered) {
+        self.counters.unreachable = self.counters.unreachable.saturating_add(1);
         self.fail_open(why, Cause::ConnectionLost);
     }
 

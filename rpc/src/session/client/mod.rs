@@ -25,7 +25,7 @@ pub use super::stream_in::{Arrival, StreamEnd};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
 use crate::limits::{BULK_BYTES, Limits};
-use crate::outcome::{Cause, NotDelivered, Stage};
+use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::request::MethodInfo;
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{self, FLAGS_AT, IGNORABLE, KIND_AT, Kind, RequestHeader};
@@ -91,6 +91,12 @@ pub struct LaneCounters {
     pub connections: u64,
     /// Calls resolved after a reconnect.
     pub resolved: u64,
+    /// Connections that could not be made.
+    pub unreachable: u64,
+    /// Times that the lane was dropped because its server restarted: what was open then is unknown.
+    pub restarted: u64,
+    /// Times that a server which lives on had forgotten the lane: what was open then is unknown.
+    pub forgotten: u64,
 }
 
 /// The client's half of a lane.
@@ -105,6 +111,7 @@ pub struct ClientLane {
     link: Link,
     /// The number of the last connection; 0 before the first.
     epoch: u64,
+    farewell: Option<Refusal>,
     /// The server that this lane has spoken to, if any: another one remembers none of our ids.
     server: Option<(PeerId, Incarnation)>,
     /// The epoch with which that server's memory of this lane began, and what became of the one before: it cannot be
@@ -253,6 +260,7 @@ impl ClientLane {
             welcomed: None,
             link: Link::Down,
             epoch: 0,
+            farewell: None,
             server: None,
             born: 0,
             forgotten: Cause::Forgotten,
@@ -498,6 +506,24 @@ impl ClientLane {
     /// Ids that the window covers.
     pub fn window_ids(&self) -> usize {
         self.window.span()
+    }
+
+    /// The number of the lane among those of its client.
+    pub fn number(&self) -> u32 {
+        match &self.role {
+            Role::Connecting { identity, .. } => identity.lane,
+            Role::Accepting(_) => 0,
+        }
+    }
+
+    /// How many calls and doubts are open.
+    pub fn open(&mut self) -> usize {
+        self.window.iter_mut().count()
+    }
+
+    /// Why the server said goodbye the last time, if it ever did.
+    pub fn farewell(&self) -> Option<Refusal> {
+        self.farewell
     }
 
     /// The methods of the service that it calls; none where that is not one service.

@@ -121,6 +121,10 @@ impl ClientLane {
         let restarted = self.server.replace(server).is_some_and(|known| known != server);
         let cause = if restarted { Cause::PeerRestarted } else { Cause::Forgotten };
         if self.born < welcome.born {
+            if self.born > 0 {
+                let dropped = if restarted { &mut self.counters.restarted } else { &mut self.counters.forgotten };
+                *dropped = dropped.saturating_add(1);
+            }
             (self.born, self.forgotten) = (welcome.born, cause);
         }
         if !self.planted.is(Bug::WrongIncarnation) {
@@ -262,6 +266,7 @@ impl ClientLane {
     }
 
     fn goodbye(&mut self, code: GoodbyeCode, last: u64, reason: &[u8]) {
+        self.farewell = Some(refusal(code));
         let why = match code {
             GoodbyeCode::Done | GoodbyeCode::Draining => NotDelivered::Draining,
             GoodbyeCode::Unauthorized if !reason.is_empty() => {
