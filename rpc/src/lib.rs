@@ -87,6 +87,8 @@ mod server;
 mod service;
 pub mod session;
 mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod trace;

@@ -60,10 +60,10 @@ pub enum Answer {
     Deferred,
 }
 
-struct Typed<P, D, F> {
-    dispatch: Arc<D>,
+/// What begins a handler, given method, version and body.
+struct Typed<S, F> {
+    start: Arc<S>,
     pool: Arc<Pool<F>>,
-    _protocol: PhantomData<fn() -> P>,
 }
 
 impl<P: Protocol> Service<P> {
@@ -73,10 +73,24 @@ impl<P: Protocol> Service<P> {
         D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
         F: Future<Output = Answer> + Send + 'static,
     {
-        Self {
-            connect: Arc::new(Typed { dispatch: Arc::new(dispatch), pool: Arc::default(), _protocol: PhantomData }),
-            _protocol: PhantomData,
-        }
+        Self::starting(move |method, version, body: &[u8], raw| {
+            P::decode(method, version, body).map(|request| dispatch(request, raw))
+        })
+    }
+
+    /// The same handlers, for another server.
+    #[cfg(feature = "testing")]
+    pub(crate) fn again(connect: &Arc<dyn Connect>) -> Self {
+        Self { connect: Arc::clone(connect), _protocol: PhantomData }
+    }
+
+    /// A service that is given what has come, undecoded.
+    pub(crate) fn starting<S, F>(start: S) -> Self
+    where
+        S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        Self { connect: Arc::new(Typed { start: Arc::new(start), pool: Arc::default() }), _protocol: PhantomData }
     }
 
     pub(crate) const INFO: ServiceInfo = ServiceInfo { name: P::NAME, version: P::VERSION, methods: P::METHODS };
@@ -89,10 +103,9 @@ impl<P> fmt::Debug for Service<P> {
     }
 }
 
-impl<P, D, F> Connect for Typed<P, D, F>
+impl<S, F> Connect for Typed<S, F>
 where
-    P: Protocol,
-    D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
+    S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     fn serve(
@@ -103,23 +116,23 @@ where
         hello_by: Instant,
         places: (Permit, Permit),
     ) -> BoxFuture<'static, ()> {
-        let start = start::<P, D, F>(Arc::clone(&self.dispatch));
+        let start = shared(Arc::clone(&self.start));
         Box::pin(Connection::run(hub, stream, peer, hello_by, places, start, Arc::clone(&self.pool)))
     }
 
     fn answering(&self, peer: Peer, service: ServiceInfo) -> Box<dyn Answering> {
-        let start = start::<P, D, F>(Arc::clone(&self.dispatch));
+        let start = shared(Arc::clone(&self.start));
         Box::new(Serving::new(peer, service, None, start, Arc::clone(&self.pool)))
     }
 }
 
-/// How bytes become a handler.
-fn start<P, D, F>(dispatch: Arc<D>) -> impl Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault>
+/// How bytes become a handler, for one connection.
+fn shared<S, F>(start: Arc<S>) -> impl Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + 'static
 where
-    P: Protocol,
-    D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
+    S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + Sync + 'static,
+    F: 'static,
 {
-    move |method, version, body, raw| P::decode(method, version, body).map(|request| dispatch(request, raw))
+    move |method, version, body, raw| start(method, version, body, raw)
 }
 
 impl Answer {

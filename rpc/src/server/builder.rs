@@ -54,7 +54,7 @@ impl Server {
 }
 
 impl<P, H> ServerBuilder<P, H> {
-    fn new(handlers: H) -> Self {
+    pub(crate) fn new(handlers: H) -> Self {
         Self { handlers, options: Options::default(), _protocol: PhantomData }
     }
 
