@@ -29,6 +29,8 @@ pub enum Bug {
     RefusalBeforeLookup,
     /// The server sends items for which its reader gave no credit.
     ItemWithoutCredit,
+    /// The server loses items of a stream and does not say so.
+    ItemLost,
     /// The server names one id too few when it drains.
     DrainNamesTooLow,
     /// The client lets its floor pass ids that are open and not parked.
@@ -93,6 +95,7 @@ impl Bug {
         Self::CancelOnLoss,
         Self::RefusalBeforeLookup,
         Self::ItemWithoutCredit,
+        Self::ItemLost,
         Self::DrainNamesTooLow,
         Self::FloorOverOpenIds,
         Self::LostTimer,

@@ -14,8 +14,9 @@ use rpc::wire::header::EndCode;
 use rpc::{Cause, NotDelivered};
 
 use super::env::{Env, Flag, TICK_US};
-use super::knobs::{MISMATCHED, MISSING, PLAIN, STREAM, VERSION};
+use super::knobs::{MISMATCHED, MISSING, PLAIN, STREAM, VERSION, WANTED};
 use super::ledger::brief;
+use super::streams::Reader;
 
 /// One call and the task that made it.
 #[derive(Debug)]
@@ -30,11 +31,13 @@ pub(super) struct Call {
     woken: Arc<Flag>,
     /// When its task looks, once it is woken.
     looks_at: u64,
-    items: u64,
+    reader: Reader,
     /// The last call of a world, which must succeed.
     probe: bool,
     /// Asked again when nothing was wrong any more: that must be answered.
     sure: bool,
+    /// The server's side calls.
+    reverse: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +58,18 @@ impl Call {
         self.state == State::Over
     }
 
+    /// It was submitted, and has no outcome.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.state, State::Awaited | State::Resolved)
+    }
+
     fn is_awaited(&self) -> bool {
         matches!(self.state, State::Blocked | State::Awaited | State::Resolved)
     }
 }
 
 /// Makes one more call.
-pub(super) fn submit(env: &mut Env, lane: &mut ClientLane, calls: &mut Vec<Call>, probe: bool) {
+pub(super) fn submit(env: &mut Env, lane: &mut ClientLane, calls: &mut Vec<Call>, probe: bool, reverse: bool) {
     let token = env.ledger.open();
     let method =
         if probe { PLAIN } else { env.random.choose(&[(60, PLAIN), (8, STREAM), (1, MISMATCHED), (1, MISSING)]) };
@@ -83,15 +91,19 @@ pub(super) fn submit(env: &mut Env, lane: &mut ClientLane, calls: &mut Vec<Call>
         due: env.now + timeout,
         woken: Arc::default(),
         looks_at: 0,
-        items: 0,
+        reader: Reader::default(),
         probe,
         sure: false,
+        reverse,
     };
     try_submit(env, lane, &mut call);
     calls.push(call);
 }
 
 fn try_submit(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
+    if let Err(why) = lane.check_offer(&WANTED, call.method, VERSION) {
+        return learn(env, call, &Outcome::NotDelivered(why));
+    }
     let deadline = env.at(call.due);
     let stream = call.method == STREAM;
     let request = Submit { method: call.method, version: VERSION, body: &call.body, deadline, stream, tlvs: &[] };
@@ -194,6 +206,9 @@ fn poll(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
     let Poll::Ready(outcome) = lane.poll_outcome(call.id, &mut Context::from_waker(&waker)) else { return };
     let resolved = call.state == State::Resolved;
     learn(env, call, &outcome);
+    if resolved && call.reverse && matches!(outcome, Outcome::Ack(_)) {
+        env.coverage.hit("reverse: resolved by an ack");
+    }
     if resolved {
         env.coverage.hit(match outcome {
             Outcome::Ack(_) => "resolve: ack",
@@ -245,6 +260,14 @@ fn learn(env: &mut Env, call: &mut Call, outcome: &Outcome) {
         }
     }
     env.coverage.outcome(outcome);
+    if call.reverse {
+        env.coverage.hit(match outcome {
+            Outcome::Ack(_) => "reverse: ack",
+            Outcome::Rejected(_) => "reverse: rejected",
+            Outcome::NotDelivered(_) => "reverse: not delivered",
+            Outcome::Unknown(..) => "reverse: unknown",
+        });
+    }
 }
 
 fn read_items(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
@@ -254,38 +277,36 @@ fn read_items(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
     let waker = call.woken.waker();
     match lane.poll_item(call.id, &mut Context::from_waker(&waker)) {
         Poll::Pending => {}
-        Poll::Ready(Ok(Arrival::Lossy(_) | Arrival::Resync { .. })) => {
-            let text = format!("call {}: a stream that drops nothing said that it did", call.token);
-            env.ledger.violate(env.now, "P2 honest", text);
-        }
-        Poll::Ready(Ok(Arrival::Item(item))) => {
-            let expected = [(call.token as u64).to_le_bytes(), call.items.to_le_bytes()].concat();
-            if item.as_slice().get(..16) != Some(&expected[..]) {
-                let text = format!("call {}: item {} is lost or another", call.token, call.items);
-                env.ledger.violate(env.now, "P2 honest", text);
+        Poll::Ready(Ok(arrival)) => {
+            match &arrival {
+                Arrival::Item(_) => {}
+                Arrival::Lossy(_) => env.coverage.hit("stream: lossy item read"),
+                Arrival::Resync { missed, .. } => env.coverage.hit(if missed.lossless > 0 {
+                    "stream: told of lossless items missed"
+                } else {
+                    "stream: told of lossy items missed"
+                }),
             }
-            call.items += 1;
+            if let Err(wrong) = call.reader.takes(call.token, &arrival) {
+                env.ledger.violate(env.now, "streams", format!("the reader of call {} {wrong}", call.token));
+            }
         }
         Poll::Ready(Err(end)) => {
-            env.trace(|| format!("call {}: stream over after {} items: {end:?}", call.token, call.items));
+            env.trace(|| format!("call {}: stream over, {:?}: {end:?}", call.token, call.reader));
             env.coverage.hit(match end {
+                StreamEnd::Ended(EndCode::Finished) if call.reverse => "reverse: stream finished",
                 StreamEnd::Ended(EndCode::Finished) => "stream: finished",
+                StreamEnd::Ended(EndCode::TooSlow) => "stream: too slow",
                 StreamEnd::Ended(_) => "stream: aborted",
                 StreamEnd::Lost => "stream: lost",
             });
-            if end == StreamEnd::Ended(EndCode::Finished) && call.items != stream_items(call.token) {
-                let text = format!("call {}: a stream ended well after {} items", call.token, call.items);
-                env.ledger.violate(env.now, "P2 honest", text);
+            if let Err(wrong) = call.reader.ends(call.token, end) {
+                env.ledger.violate(env.now, "streams", format!("the stream of call {} {wrong}", call.token));
             }
             lane.drop_stream(call.id);
             call.state = State::Over;
         }
     }
-}
-
-/// How many items the stream of a call has.
-pub(super) fn stream_items(token: usize) -> u64 {
-    (token as u64) % 12
 }
 
 /// Nobody waits for room in a lane that holds nothing, neither ids nor bytes.

@@ -9,17 +9,20 @@ use std::task::Waker;
 
 use bytes::{Buf, BytesMut};
 use rpc::session::client::{ClientLane, LaneIdentity, Next};
+use rpc::session::server::{ServerLane, Taken};
 use rpc::wire::frame::{Cut, cut};
 use rpc::wire::header::{self, Kind};
 use rpc::{Address, Incarnation, Limits, NotDelivered, PeerId};
 
 use super::callers::{self, Call};
 use super::env::{Env, wake_all};
-use super::knobs::{STREAM, WANTED};
+use super::knobs::{SERVED, STREAM, WANTED};
 use super::ledger::read_token;
+use super::memory::Memory;
 use super::net::Net;
 use super::observe;
 use super::pipe::{Read, Write};
+use super::writing::Writing;
 
 /// The longest pause before a connection that keeps breaking is dialled again. Shorter than the real one, like every
 /// time of these worlds.
@@ -35,9 +38,12 @@ pub(super) struct Client {
     pub(super) calls: Vec<Call>,
     limits: Limits,
     driver: Driver,
+    /// Whether it answers calls, and what it remembers of each server that may call; the last one may be connected.
+    offers: bool,
+    serving: Vec<Serving>,
     /// The driver's task lives.
     runs: bool,
-    writing: BytesMut,
+    writing: Writing,
     /// Whole frames that are said again, between two claims.
     again: BytesMut,
     inbound: Vec<u8>,
@@ -47,6 +53,13 @@ pub(super) struct Client {
     welcomed: bool,
     /// The parked ids were listed on this connection, or it is the first: earlier frames may be said again.
     listed: bool,
+}
+
+/// What it remembers of a server that may call: of one server, and of one memory that this has of it.
+#[derive(Debug)]
+struct Serving {
+    of: (PeerId, Incarnation, u64),
+    memory: Memory,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,14 +81,20 @@ impl Client {
         let limits = limits(env);
         let mut lane = ClientLane::new(identity(env), WANTED, limits.clone());
         lane.plant(env.planted);
+        let offers = env.random.per_mille(env.knobs.offers);
+        if offers {
+            lane.offer(SERVED);
+        }
         Self {
             index,
             lane,
             limits,
             calls: Vec::new(),
             driver: Driver::Idle,
+            offers,
+            serving: Vec::new(),
             runs: true,
-            writing: BytesMut::new(),
+            writing: Writing::default(),
             again: BytesMut::new(),
             inbound: Vec::new(),
             claimed: Vec::new(),
@@ -101,10 +120,14 @@ impl Client {
             Driver::Dialling { due } => Some(due),
             Driver::Idle | Driver::Connected { .. } => None,
         };
-        [deadline, dial].into_iter().flatten().min()
+        let serving = self.serving.iter().filter(|_| self.runs).filter_map(|serving| serving.memory.due(env));
+        [deadline, dial].into_iter().flatten().chain(serving).filter(|at| *at > env.now).min()
     }
 
-    pub(super) fn fire_timers(&mut self, env: &Env) {
+    pub(super) fn fire_timers(&mut self, env: &mut Env) {
+        if self.runs {
+            self.serving.iter_mut().for_each(|serving| serving.memory.fire_timers(env));
+        }
         if self.runs && self.lane.poll_deadline().is_some_and(|at| at <= env.instant()) {
             self.lane.handle_timeout(env.instant());
             self.wake();
@@ -126,6 +149,16 @@ impl Client {
             Driver::Dialling { due } if env.now < due => {}
             Driver::Dialling { .. } => self.dial(env, net),
             Driver::Connected { conn } => self.connected_turn(env, net, conn),
+        }
+        if self.runs && env.random.per_mille(400) {
+            self.serving.iter_mut().for_each(|serving| serving.memory.poll_handlers(env));
+            // What belonged to another memory of the server runs to its end, and is then gone.
+            let last = self.serving.len();
+            let mut at = 0;
+            self.serving.retain(|serving| {
+                at += 1;
+                at == last || serving.memory.lane.running() > 0
+            });
         }
         self.wake();
     }
@@ -149,7 +182,7 @@ impl Client {
     /// Makes one more call.
     pub(super) fn call(&mut self, env: &mut Env, probe: bool) {
         self.ensure_driver();
-        callers::submit(env, &mut self.lane, &mut self.calls, probe);
+        callers::submit(env, &mut self.lane, &mut self.calls, probe, false);
         self.wake();
     }
 
@@ -197,6 +230,7 @@ impl Client {
         }
         env.trace(|| format!("client {}: crashed", self.index));
         self.end(env);
+        self.serving.iter_mut().for_each(|serving| serving.memory.end(env));
         *self = Self::new(env, self.index);
     }
 
@@ -209,10 +243,15 @@ impl Client {
         if let Driver::Connected { conn } = self.driver {
             net.close_client(conn, env.now);
         }
-        self.forget_connection();
+        self.forget_connection(env);
         self.lane.disconnected();
         self.lane.close_all();
         self.runs = false;
+        for serving in &mut self.serving {
+            let memory = &mut serving.memory;
+            memory.handlers.stop_all(env, &mut memory.lane);
+            memory.wake();
+        }
         self.wake();
     }
 
@@ -250,10 +289,19 @@ impl Client {
 
     fn connected_turn(&mut self, env: &mut Env, net: &mut Net, conn: usize) {
         self.lane.handle_timeout(env.instant());
-        if self.writing.is_empty() && self.again.is_empty() && self.lane.poll_transmit(env.instant(), &mut self.writing)
-        {
-            self.remember(conn);
-            self.listed |= self.welcomed;
+        if self.writing.is_empty() && self.again.is_empty() {
+            let mut batch = BytesMut::new();
+            if self.lane.poll_transmit(env.instant(), &mut batch) {
+                self.remember(conn, &batch);
+                self.listed |= self.welcomed;
+                self.writing.append_claim(&batch);
+            }
+            let epoch = self.lane.epoch();
+            if let Some(serving) = self.serving.last_mut() {
+                batch.clear();
+                serving.memory.lane.poll_transmit(epoch, &mut batch);
+                self.writing.append(&batch);
+            }
         }
         if self.lane.is_drained() {
             net.close_client(conn, env.now);
@@ -277,15 +325,19 @@ impl Client {
     fn write(&mut self, env: &mut Env, net: &mut Net, conn: usize) -> bool {
         let chunk = usize::try_from(env.random.between(1, env.knobs.chunk_bytes)).unwrap_or(1);
         let again = self.writing.is_empty();
-        let bytes = if again { &mut self.again } else { &mut self.writing };
+        let bytes = if again { &self.again } else { &self.writing.bytes };
         if bytes.is_empty() {
             return false;
         }
         match net.conns[conn].to_server.write(env.now, bytes, chunk) {
             Write::Taken(count) => {
-                bytes.advance(count);
-                if !again {
-                    self.lane.transmitted(count);
+                if again {
+                    self.again.advance(count);
+                } else {
+                    let claimed = self.writing.taken(count);
+                    if claimed > 0 {
+                        self.lane.transmitted(claimed);
+                    }
                     if self.writing.is_empty() {
                         self.sent.append(&mut self.claimed);
                         let surplus = self.sent.len().saturating_sub(SENT_MAX);
@@ -319,15 +371,30 @@ impl Client {
         None
     }
 
-    fn take_frames(&mut self, env: &mut Env, net: &Net, conn: usize) -> (usize, Option<&'static str>) {
+    fn take_frames(&mut self, env: &mut Env, net: &mut Net, conn: usize) -> (usize, Option<&'static str>) {
         let mut consumed = 0;
         loop {
+            let mut welcomed = false;
             match cut(&self.inbound[consumed..], self.limits.frame_bytes_max) {
                 Cut::Frame { frame, consumed: bytes } => {
                     consumed += bytes;
-                    observe::from_server(env, net.conns[conn].memory, frame);
+                    if header::is_reverse(frame) {
+                        let epoch = self.lane.epoch();
+                        let served = match self.serving.last_mut() {
+                            Some(serving) => serving.take(env, epoch, frame),
+                            None => Err("a server calls a client that answers nothing".to_owned()),
+                        };
+                        if let Err(text) = served {
+                            env.ledger.violate(env.now, "protocol", text);
+                            return (consumed, Some("violation"));
+                        }
+                        continue;
+                    }
+                    observe::answer(env, net.conns[conn].memory, frame);
                     match self.lane.handle_frame(frame) {
-                        Ok(Next::Continue | Next::Welcomed) => {}
+                        Ok(Next::Continue) => {}
+                        Ok(Next::Welcomed) if self.offers => welcomed = true,
+                        Ok(Next::Welcomed) => {}
                         Ok(Next::Close) => return (consumed, Some("goodbye")),
                         Err(violation) => {
                             let text = format!("client {} accuses its server: {violation:?}", self.index);
@@ -342,13 +409,55 @@ impl Client {
                     return (consumed, Some("frame too large"));
                 }
             }
+            if welcomed {
+                net.conns[conn].reverse = self.serve(env);
+            }
+        }
+    }
+
+    /// The server has accepted the connection: what it asks from here on belongs to one memory.
+    fn serve(&mut self, env: &mut Env) -> Option<usize> {
+        let accepted = self.lane.memory()?;
+        let of = (accepted.server.0, accepted.server.1, accepted.born);
+        if self.serving.last().is_none_or(|serving| serving.of != of) {
+            if let Some(former) = self.serving.last() {
+                env.coverage.hit("reverse: memory replaced");
+                env.ledger.memory_ended(former.memory.index);
+            }
+            let limits = Limits { window: self.limits.window.max(env.limits.window), ..self.limits.clone() };
+            let memory = Memory::new(env, ServerLane::reverse(limits));
+            self.serving.push(Serving { of, memory });
+        } else {
+            env.coverage.hit("reverse: memory taken up again");
+        }
+        let epoch = self.lane.epoch();
+        let memory = &mut self.serving.last_mut()?.memory;
+        memory.lane.attach_reverse(epoch, accepted.window, accepted.frame_bytes_max);
+        memory.newest = epoch;
+        memory.wake();
+        Some(memory.index)
+    }
+
+    /// Whether a handler of a server's call has not ended.
+    pub(super) fn has_handlers(&self) -> bool {
+        self.serving.iter().any(|serving| serving.memory.lane.running() > 0)
+    }
+
+    /// Nothing runs for a server, and nothing is left of what it asked.
+    pub(super) fn check_at_rest(&mut self, env: &mut Env) {
+        if self.lane.has_open() {
+            let text = format!("at rest client {} holds something", self.index);
+            env.ledger.violate(env.now, "bounded", text);
+        }
+        for serving in &self.serving {
+            serving.memory.check_at_rest(env, false);
         }
     }
 
     fn disconnected(&mut self, env: &mut Env, net: &Net, conn: usize, why: &str) {
         let unread = net.conns[conn].to_server.len();
         env.trace(|| format!("client {}: connection {conn} is over: {why}; {unread} bytes unread", self.index));
-        self.forget_connection();
+        self.forget_connection(env);
         self.lane.disconnected();
         if self.welcomed {
             self.pause = (self.pause * 2).clamp(100, REDIAL_PAUSE_MAX_US);
@@ -361,7 +470,12 @@ impl Client {
         self.wake();
     }
 
-    fn forget_connection(&mut self) {
+    fn forget_connection(&mut self, env: &Env) {
+        let epoch = self.lane.epoch();
+        if let Some(serving) = self.serving.last_mut() {
+            serving.memory.lane.detach(epoch, env.instant());
+            serving.memory.wake();
+        }
         self.driver = Driver::Idle;
         self.writing.clear();
         self.again.clear();
@@ -370,8 +484,8 @@ impl Client {
     }
 
     /// Notes the requests of a claim, to say them again one day.
-    fn remember(&mut self, conn: usize) {
-        let mut rest: &[u8] = &self.writing;
+    fn remember(&mut self, conn: usize, claim: &[u8]) {
+        let mut rest = claim;
         while let Cut::Frame { consumed, .. } = cut(rest, usize::MAX) {
             let bytes = &rest[..consumed];
             if bytes.get(4) == Some(&Kind::Request.number()) {
@@ -385,6 +499,26 @@ impl Client {
         let mut wakers: Vec<Waker> = Vec::new();
         self.lane.take_wakers(&mut wakers);
         wake_all(wakers);
+    }
+}
+
+impl Serving {
+    /// A frame of the server's calls.
+    fn take(&mut self, env: &mut Env, epoch: u64, frame: &[u8]) -> Result<(), String> {
+        let memory = &mut self.memory;
+        observe::request(env, memory.index, frame);
+        match memory.lane.handle_frame(env.instant(), epoch, frame) {
+            Ok(Taken::Call(call)) => {
+                env.ledger.taken(env.now, read_token(call.body), memory.index);
+                memory.handlers.start(env, &mut memory.lane, memory.index, call);
+            }
+            Ok(Taken::Nothing) => {}
+            Ok(other) => return Err(format!("the client does not hear its present connection: {other:?}")),
+            Err(violation) => return Err(format!("memory {} accuses its server: {violation:?}", memory.index)),
+        }
+        memory.check_bounds(env);
+        memory.wake();
+        Ok(())
     }
 }
 

@@ -88,7 +88,25 @@ pub const REQUIRED: &[&str] = &[
     "stream: finished",
     "stream: lost",
     "stream: producer waited for credit",
+    "stream: lossy item read",
+    "stream: lossy item dropped",
+    "stream: closed on a slow reader",
+    "stream: too slow",
+    "stream: told of lossless items missed",
+    "stream: told of lossy items missed",
     "end: probe acked",
+    "why: NotServed",
+    "reverse: ack",
+    "reverse: rejected",
+    "reverse: not delivered",
+    "reverse: unknown",
+    "reverse: resolved by an ack",
+    "reverse: stream finished",
+    "reverse: connection lost with calls open",
+    "reverse: memory taken up again",
+    "reverse: memory replaced",
+    "reverse: handlers stopped with their runtime",
+    "reverse: probe sent",
 ];
 
 /// Counts by name.
@@ -172,6 +190,7 @@ fn why_name(why: &NotDelivered) -> &'static str {
         NotDelivered::Unauthorized(_) => "why: Unauthorized",
         NotDelivered::Expired => "why: Expired",
         NotDelivered::NeverSeen => "why: NeverSeen",
+        NotDelivered::NotServed => "why: NotServed",
         NotDelivered::Unavailable(_) => "why: Unavailable",
         _ => "why: other",
     }

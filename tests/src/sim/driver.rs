@@ -5,7 +5,7 @@
 //!
 //! Part of `server`, which picks whose turn it is.
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use rpc::session::server::Taken;
 use rpc::wire::frame::{self, Cut, Oversized, cut};
 use rpc::wire::header::{self, GoodbyeCode, Kind};
@@ -16,14 +16,15 @@ use super::ledger::read_token;
 use super::net::Net;
 use super::observe;
 use super::pipe::{Read, Write};
-use super::server::{Phase, Server};
+use super::server::{Known, Phase, Server};
+use super::writing::Writing;
 
 /// The driver of one connection.
 #[derive(Debug)]
 pub(super) struct Driver {
     pub(super) conn: usize,
     inbound: Vec<u8>,
-    writing: BytesMut,
+    writing: Writing,
     pub(super) lane: Option<(usize, u64)>,
     pub(super) hello_by: u64,
     stalled_at: Option<u64>,
@@ -45,7 +46,7 @@ impl Driver {
         Self {
             conn,
             inbound: Vec::new(),
-            writing: BytesMut::new(),
+            writing: Writing::default(),
             lane: None,
             hello_by,
             stalled_at: None,
@@ -68,21 +69,28 @@ impl Server {
         match driver.lane {
             None if env.now >= driver.hello_by => self.say_goodbye(env, at, GoodbyeCode::HandshakeTimeout),
             None => {}
-            Some((memory, epoch)) => {
-                let memory = &mut self.memories[memory];
-                if !memory.lane.is_attached(epoch) {
+            Some((at, epoch)) => {
+                let known = &mut self.known[at];
+                if !known.memory.lane.is_attached(epoch) {
                     return Err(End::Fenced);
                 }
-                memory.lane.handle_timeout(env.instant());
+                known.memory.lane.handle_timeout(env.instant());
+                known.caller.handle_timeout(env.instant());
                 if driver.writing.is_empty() {
-                    memory.lane.poll_transmit(epoch, &mut driver.writing);
+                    let mut batch = BytesMut::new();
+                    known.memory.lane.poll_transmit(epoch, &mut batch);
+                    driver.writing.append(&batch);
+                    batch.clear();
+                    if known.caller.is_attached(epoch) && known.caller.poll_transmit(env.instant(), &mut batch) {
+                        driver.writing.append_claim(&batch);
+                    }
                 }
-                memory.wake();
+                known.wake();
             }
         }
         self.write(env, net, at)?;
         let driver = &self.drivers[at];
-        let more = driver.lane.is_some_and(|(memory, epoch)| self.memories[memory].lane.wants_transmit(epoch));
+        let more = driver.lane.is_some_and(|(memory, epoch)| self.known[memory].memory.lane.wants_transmit(epoch));
         match driver.last_words {
             Some(code) if driver.writing.is_empty() && !more => Err(End::Refused(code)),
             _ => Ok(()),
@@ -95,9 +103,15 @@ impl Server {
             return Ok(());
         }
         let chunk = usize::try_from(env.random.between(1, env.knobs.chunk_bytes)).unwrap_or(1);
-        match net.conns[driver.conn].to_client.write(env.now, &driver.writing, chunk) {
+        match net.conns[driver.conn].to_client.write(env.now, &driver.writing.bytes, chunk) {
             Write::Taken(count) => {
-                driver.writing.advance(count);
+                let claimed = driver.writing.taken(count);
+                if let Some((known, epoch)) = driver.lane
+                    && claimed > 0
+                    && self.known[known].caller.is_attached(epoch)
+                {
+                    self.known[known].caller.transmitted(claimed);
+                }
                 driver.stalled_at = if driver.writing.is_empty() { None } else { Some(env.now) };
                 Ok(())
             }
@@ -116,7 +130,7 @@ impl Server {
     pub(super) fn read_half(&mut self, env: &mut Env, net: &mut Net, at: usize) -> Result<(), End> {
         let driver = &self.drivers[at];
         let full = driver.lane.is_some_and(|(memory, _)| {
-            !driver.writing.is_empty() && self.memories[memory].lane.queued_bytes() >= env.limits.out_bytes_max
+            !driver.writing.is_empty() && self.known[memory].memory.lane.queued_bytes() >= env.limits.out_bytes_max
         });
         if driver.last_words.is_some() || full {
             return Ok(());
@@ -158,18 +172,31 @@ impl Server {
             }
         }
         let Some((memory_at, epoch)) = self.drivers[at].lane else { return (bytes.len(), Ok(())) };
-        let memory = &mut self.memories[memory_at];
+        let Known { memory, caller, .. } = &mut self.known[memory_at];
+        let index = memory.index;
         let mut calls = Vec::new();
         let end = loop {
             match cut(&bytes[consumed..], env.limits.frame_bytes_max) {
                 Cut::Frame { frame, consumed: frame_bytes } => {
                     consumed += frame_bytes;
-                    observe::from_client(env, memory_at, frame);
+                    if header::is_reverse(frame) {
+                        if !caller.is_attached(epoch) {
+                            break Err(End::Fenced);
+                        }
+                        observe::answer(env, net.conns[self.drivers[at].conn].reverse, frame);
+                        if let Err(violation) = caller.handle_frame(frame) {
+                            let text = format!("a caller of memory {index} accuses the client: {violation:?}");
+                            env.ledger.violate(env.now, "protocol", text);
+                            break Err(End::Refused(GoodbyeCode::Violation));
+                        }
+                        continue;
+                    }
+                    observe::request(env, index, frame);
                     match memory.lane.handle_frame(env.instant(), epoch, frame) {
                         Ok(Taken::Nothing) => {}
                         Ok(Taken::Call(call)) => {
-                            env.ledger.taken(env.now, read_token(call.body), memory_at);
-                            memory.check_fence(env, memory_at, epoch);
+                            env.ledger.taken(env.now, read_token(call.body), index);
+                            memory.check_fence(env, epoch);
                             calls.push(call);
                         }
                         Ok(Taken::Closed) => break Err(End::Closed),
@@ -178,7 +205,7 @@ impl Server {
                             break Err(End::Fenced);
                         }
                         Err(violation) => {
-                            let text = format!("memory {memory_at} accuses its client: {violation:?}");
+                            let text = format!("memory {index} accuses its client: {violation:?}");
                             env.ledger.violate(env.now, "protocol", text);
                             break Err(End::Refused(GoodbyeCode::Violation));
                         }
@@ -188,12 +215,11 @@ impl Server {
                 Cut::TooLarge { .. } => break Err(End::Refused(GoodbyeCode::FrameTooLarge)),
             }
         };
-        memory.wake();
         for call in calls {
-            memory.handlers.start(env, &mut memory.lane, memory_at, call);
+            memory.handlers.start(env, &mut memory.lane, index, call);
         }
-        memory.wake();
         memory.check_bounds(env);
+        self.known[memory_at].wake();
         (consumed, end)
     }
 
@@ -217,7 +243,7 @@ impl Server {
         });
         let driver = &mut self.drivers[at];
         driver.lane = Some((memory, hello.epoch));
-        net.conns[driver.conn].memory = Some(memory);
+        net.conns[driver.conn].memory = Some(self.known[memory].memory.index);
         Ok(consumed)
     }
 
@@ -236,12 +262,14 @@ impl Server {
         });
         driver.last_words = Some(code);
         match driver.lane {
-            Some((memory, _)) => self.memories[memory].lane.goodbye(code),
+            Some((memory, _)) => self.known[memory].memory.lane.goodbye(code),
             None => {
-                let _ = frame::append(&mut driver.writing, usize::MAX, |out| {
+                let mut words = BytesMut::new();
+                let _ = frame::append(&mut words, usize::MAX, |out| {
                     header::put_common(out, Kind::Goodbye, 0, code.number(), 0);
                     Ok::<(), Oversized>(())
                 });
+                driver.writing.append(&words);
             }
         }
     }

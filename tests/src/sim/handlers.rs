@@ -6,17 +6,15 @@
 //! Started and polled by `server`; applies to the ledger.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use rpc::session::payload::Payload;
-use rpc::session::server::{NewCall, Pushed, Reply, ServerLane};
-use rpc::wire::frame::Oversized;
-use rpc::wire::header::{EndCode, FailedCode, NackCode};
+use rpc::session::server::{NewCall, Reply, ServerLane};
+use rpc::wire::header::{FailedCode, NackCode};
 
-use super::callers::stream_items;
 use super::env::{Env, Flag, TICK_US};
 use super::knobs::{MISSING, STREAM};
 use super::ledger::{Mishap, read_token, write_answer};
+use super::streams::Producer;
 
 /// A handler that has not ended.
 #[derive(Debug)]
@@ -46,16 +44,6 @@ enum Last {
     Never,
 }
 
-/// What sends the items of a stream.
-#[derive(Debug)]
-pub(super) struct Producer {
-    token: usize,
-    id: u64,
-    next: u64,
-    credit: Arc<Flag>,
-    waits: bool,
-}
-
 /// The handlers and producers that one lane memory keeps busy.
 #[derive(Debug, Default)]
 pub(super) struct Handlers {
@@ -75,8 +63,7 @@ impl Handlers {
         env.trace(|| format!("memory {memory}: id {id}, call {token}: a handler sees it"));
         env.ledger.seen(env.now, token, memory, id);
         if call.method == STREAM {
-            let credit = Arc::new(Flag::default());
-            self.producers.push(Producer { token, id, next: 0, credit, waits: false });
+            self.producers.push(Producer::new(token, id));
         }
         let later = env.now + env.random.choose(&[(5, 500), (3, 6_000), (1, 40_000)]);
         let (at, last) = if probe {
@@ -145,6 +132,15 @@ impl Handlers {
         self.producers.retain_mut(|producer| producer.poll(env, lane));
     }
 
+    /// The runtime under them ends: each is dropped, and answered for.
+    pub(super) fn stop_all(&mut self, env: &mut Env, lane: &mut ServerLane) {
+        for handler in self.running.drain(..) {
+            env.coverage.hit("reverse: handlers stopped with their runtime");
+            lane.answer(handler.id, Reply::Failed(FailedCode::Aborted));
+        }
+        self.producers.clear();
+    }
+
     /// No handler runs past its deadline: it is at least told to stop.
     pub(super) fn check_deadlines(&self, env: &mut Env) {
         for handler in &self.running {
@@ -199,45 +195,6 @@ impl Handler {
                 Reply::Ack(Payload::copy(&body))
             }
         }
-    }
-}
-
-impl Producer {
-    /// `false`: it is done.
-    fn poll(&mut self, env: &mut Env, lane: &mut ServerLane) -> bool {
-        if self.waits && !self.credit.take() {
-            return true;
-        }
-        let total = stream_items(self.token);
-        let waker = self.credit.waker();
-        while self.next < total {
-            match lane.poll_stream_ready(self.id, &mut Context::from_waker(&waker)) {
-                Poll::Pending => {
-                    env.coverage.hit("stream: producer waited for credit");
-                    self.waits = true;
-                    return true;
-                }
-                Poll::Ready(Err(_)) => return false,
-                Poll::Ready(Ok(())) => {}
-            }
-            self.waits = false;
-            let mut body = [(self.token as u64).to_le_bytes(), self.next.to_le_bytes()].concat();
-            body.resize(16 + env.random.choose(&[(3, 0), (2, 60), (1, 200)]), 7);
-            let frame = ServerLane::item_frame(self.id, false, lane.item_format(), |out| {
-                out.extend_from_slice(&body);
-                Ok::<(), Oversized>(())
-            });
-            let Ok(frame) = frame else { return false };
-            if lane.push_item(self.id, frame, body.len(), false) != Ok(Pushed::Queued) {
-                return false;
-            }
-            self.next += 1;
-            if env.random.per_mille(300) {
-                return true;
-            }
-        }
-        lane.end_stream(self.id, EndCode::Finished);
-        false
     }
 }
 

@@ -54,6 +54,10 @@ pub(super) struct Knobs {
     pub(super) drain: u64,
     pub(super) mute: u64,
     pub(super) submit: u64,
+    /// The same for those who call from the server's side.
+    pub(super) submit_reverse: u64,
+    /// How many clients of a thousand answer calls.
+    pub(super) offers: u64,
     pub(super) abandon: u64,
     pub(super) hasty: u64,
     /// Bytes that a kernel buffer holds.
@@ -83,6 +87,8 @@ impl Knobs {
             drain,
             mute,
             submit: random.choose(&[(1, 120), (2, 300), (2, 600)]),
+            submit_reverse: random.choose(&[(1, 0), (2, 150), (2, 500)]),
+            offers: random.choose(&[(1, 0), (3, 850), (1, 1000)]),
             abandon,
             hasty,
             pipe_bytes: random.choose(&[(2, 200), (2, 700), (3, 4096)]),

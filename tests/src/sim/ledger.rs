@@ -14,7 +14,7 @@ use rpc::{Cause, Stage};
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which: `P1 answered`, `P2 honest`, `P3 once`, `ordered`, `remembered`, `permits`, `fence`, `loss is no cancel`,
+    /// Which: `P1 answered`, `P2 honest`, `P3 once`, `ordered`, `streams`, `remembered`, `permits`, `fence`, `loss is no cancel`,
     /// `bounded`, `protocol`, `panic`.
     pub promise: &'static str,
     /// What was seen.
@@ -34,6 +34,7 @@ pub(super) struct Ledger {
     /// Memories that were forgotten, or died with their process.
     ended: BTreeSet<usize>,
     serial: u64,
+    memories: usize,
     pub(super) server_lives: u64,
     pub(super) violation: Option<Violation>,
 }
@@ -140,6 +141,12 @@ impl Ledger {
         if let Some(record) = self.calls.get_mut(token) {
             record.repeated = true;
         }
+    }
+
+    /// A new memory; its name.
+    pub(super) fn memory_begins(&mut self) -> usize {
+        self.memories += 1;
+        self.memories - 1
     }
 
     /// A memory was forgotten, or its process has died.

@@ -22,6 +22,7 @@ mod faults;
 mod handlers;
 mod knobs;
 mod ledger;
+mod memory;
 mod net;
 mod observe;
 mod pipe;
@@ -29,7 +30,9 @@ pub mod plant;
 mod random;
 mod runner;
 mod server;
+mod streams;
 mod world;
+mod writing;
 
 pub use coverage::{Coverage, REQUIRED};
 pub use ledger::Violation;

@@ -15,6 +15,8 @@ pub(super) struct Conn {
     pub(super) server_open: bool,
     /// The server memory that accepted its Hello: all that is said over it is said by that memory.
     pub(super) memory: Option<usize>,
+    /// The memory that answers what the server asks over it.
+    pub(super) reverse: Option<usize>,
 }
 
 /// All connections that there ever were.
@@ -39,6 +41,7 @@ impl Net {
             client_open: true,
             server_open: true,
             memory: None,
+            reverse: None,
         });
         let conn = self.conns.len() - 1;
         self.backlog.push(conn);

@@ -9,8 +9,8 @@ use rpc::wire::header::{self, Kind, NackCode, ResolutionCode, split_u32};
 use super::env::Env;
 use super::ledger::Answer;
 
-/// A frame from a server: what a memory says about an id must never change.
-pub(super) fn from_server(env: &mut Env, memory: Option<usize>, frame: &[u8]) {
+/// A frame from whoever answers: what a memory says about an id must never change.
+pub(super) fn answer(env: &mut Env, memory: Option<usize>, frame: &[u8]) {
     let Ok(Some(frame)) = header::parse(frame) else { return };
     let answer = match frame.kind {
         Kind::Ack => Answer::Ack(frame.body.to_vec()),
@@ -44,8 +44,8 @@ pub(super) fn from_server(env: &mut Env, memory: Option<usize>, frame: &[u8]) {
     }
 }
 
-/// A frame from a client.
-pub(super) fn from_client(env: &mut Env, memory: usize, frame: &[u8]) {
+/// A frame from whoever asks.
+pub(super) fn request(env: &mut Env, memory: usize, frame: &[u8]) {
     let Ok(Some(frame)) = header::parse(frame) else { return };
     match frame.kind {
         Kind::Void => env.coverage.hit("server: void skipped"),

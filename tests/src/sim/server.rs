@@ -7,15 +7,17 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
+use rpc::session::client::{ClientLane, Offer};
 use rpc::session::server::ServerLane;
 use rpc::wire::header::GoodbyeCode;
 use rpc::wire::hello::{Hello, MethodClaim};
 use rpc::{Incarnation, PeerId};
 
+use super::callers::{self, Call, check_in_time};
 use super::driver::{Driver, End};
 use super::env::{Env, micros, wake_all};
-use super::handlers::Handlers;
 use super::knobs::SERVED;
+use super::memory::Memory;
 use super::net::Net;
 
 type LaneKey = (PeerId, Incarnation, u32);
@@ -42,19 +44,17 @@ pub(super) struct Server {
     pub(super) phase: Phase,
     identity: (PeerId, Incarnation),
     lanes: BTreeMap<LaneKey, usize>,
-    pub(super) memories: Vec<Memory>,
+    pub(super) known: Vec<Known>,
     pub(super) drivers: Vec<Driver>,
 }
 
-/// What a server remembers of a lane, from a first Hello until it forgets it or dies.
+/// A client, as its server knows it: what it asked, and what it is asked.
 #[derive(Debug)]
-pub(super) struct Memory {
-    pub(super) lane: ServerLane,
-    pub(super) handlers: Handlers,
-    pub(super) live: bool,
-    index: usize,
-    /// The highest epoch that it has accepted.
-    newest: u64,
+pub(super) struct Known {
+    pub(super) memory: Memory,
+    /// The lane on which this server calls its client, and who calls.
+    pub(super) caller: ClientLane,
+    pub(super) calls: Vec<Call>,
 }
 
 impl Server {
@@ -63,7 +63,7 @@ impl Server {
             phase: Phase::Down { until: 0 },
             identity: (PeerId([0; 16]), Incarnation(0)),
             lanes: BTreeMap::new(),
-            memories: Vec::new(),
+            known: Vec::new(),
             drivers: Vec::new(),
         }
     }
@@ -91,8 +91,10 @@ impl Server {
             net.close_server(conn, notice);
         }
         self.lanes.clear();
-        for memory in self.memories.iter_mut().filter(|memory| memory.live) {
-            memory.end(env);
+        for known in &mut self.known {
+            // Who called from here died with it.
+            known.calls.clear();
+            known.memory.end(env);
         }
     }
 
@@ -117,8 +119,8 @@ impl Server {
     }
 
     fn drain_lanes(&mut self) {
-        for memory in self.lanes.values() {
-            self.memories[*memory].lane.drain();
+        for known in self.lanes.values() {
+            self.known[*known].memory.lane.drain();
         }
     }
 
@@ -128,20 +130,23 @@ impl Server {
             Phase::Serving => None,
             Phase::Down { until } | Phase::Draining { until } | Phase::Closing { until } => Some(until),
         };
-        let lanes = self.memories.iter().filter(|memory| memory.live).flat_map(|memory| {
-            [memory.lane.poll_deadline().map(|at| env.micros(at)), memory.handlers.due(env.now)].into_iter().flatten()
+        let lanes = self.known.iter().filter(|known| known.memory.live).flat_map(|known| {
+            [known.memory.due(env), known.caller.poll_deadline().map(|at| env.micros(at))].into_iter().flatten()
         });
         let hellos = self.drivers.iter().filter(|driver| driver.lane.is_none() && driver.last_words.is_none());
         phase.into_iter().chain(lanes).chain(hellos.map(|driver| driver.hello_by)).filter(|at| *at > env.now).min()
     }
 
     pub(super) fn fire_timers(&mut self, env: &mut Env) {
-        for memory in self.memories.iter_mut().filter(|memory| memory.live) {
-            if memory.lane.poll_deadline().is_some_and(|at| at <= env.instant()) {
-                memory.lane.handle_timeout(env.instant());
-                memory.wake();
+        for known in &mut self.known {
+            if known.memory.live {
+                known.memory.fire_timers(env);
             }
-            memory.handlers.check_deadlines(env);
+            if known.caller.poll_deadline().is_some_and(|at| at <= env.instant()) {
+                known.caller.handle_timeout(env.instant());
+                known.wake();
+            }
+            check_in_time(env, &mut known.calls);
         }
     }
 
@@ -156,12 +161,16 @@ impl Server {
         if env.random.per_mille(50) {
             self.sweep(env);
         }
-        let live: Vec<usize> = (0..self.memories.len()).filter(|at| self.memories[*at].live).collect();
-        if !live.is_empty() && env.random.per_mille(250) {
-            let at = live[env.random.index(live.len())];
-            let memory = &mut self.memories[at];
-            memory.handlers.poll(env, &mut memory.lane, at);
-            memory.wake();
+        let busy = |known: &Known| known.memory.live || !known.calls.is_empty();
+        let busy: Vec<usize> = (0..self.known.len()).filter(|at| busy(&self.known[*at])).collect();
+        if !busy.is_empty() && env.random.per_mille(250) {
+            let known = &mut self.known[busy[env.random.index(busy.len())]];
+            if known.memory.live {
+                known.memory.poll_handlers(env);
+            }
+        }
+        if !busy.is_empty() && env.random.per_mille(250) {
+            self.known[busy[env.random.index(busy.len())]].callers_act(env);
         }
         if !self.drivers.is_empty() {
             let at = env.random.index(self.drivers.len());
@@ -187,13 +196,11 @@ impl Server {
     }
 
     /// Whether nothing runs and nothing is left of closed connections.
-    pub(super) fn check_at_rest(&self, env: &mut Env) {
-        for memory in self.memories.iter().filter(|memory| memory.live) {
-            let remembered = memory.lane.remembered();
-            // A library that says a request again after its caller has gone opens a stream that nobody reads.
-            let open_streams = remembered.streams > 0 && !env.stream_repeated;
-            if memory.lane.running() > 0 || remembered.ids > 1 || open_streams {
-                let text = format!("at rest a lane has {} handlers and {remembered:?}", memory.lane.running());
+    pub(super) fn check_at_rest(&mut self, env: &mut Env) {
+        for known in self.known.iter_mut().filter(|known| known.memory.live) {
+            known.memory.check_at_rest(env, true);
+            if known.caller.has_open() {
+                let text = format!("at rest the caller of memory {} holds something", known.memory.index);
                 env.ledger.violate(env.now, "bounded", text);
             }
         }
@@ -206,9 +213,10 @@ impl Server {
 
     /// Forgets lanes that have been without a connection for long enough.
     fn sweep(&mut self, env: &mut Env) {
-        let (now, memories) = (env.instant(), &mut self.memories);
+        let (now, known) = (env.instant(), &mut self.known);
         self.lanes.retain(|_, at| {
-            let memory = &mut memories[*at];
+            let known = &mut known[*at];
+            let memory = &known.memory;
             let keep = memory.lane.expires_at().is_none_or(|expiry| now < expiry);
             if !keep {
                 env.trace(|| format!("memory {at}: forgotten"));
@@ -217,7 +225,7 @@ impl Server {
                     let text = format!("memory {at} was forgotten with {} handlers", memory.lane.running());
                     env.ledger.violate(env.now, "loss is no cancel", text);
                 }
-                memory.end(env);
+                known.forget(env);
             }
             keep
         });
@@ -231,12 +239,17 @@ impl Server {
             env.coverage.hit("server: stalled connection closed");
         }
         if let Some((at, epoch)) = driver.lane {
-            let memory = &mut self.memories[at];
+            let known = &mut self.known[at];
+            let memory = &mut known.memory;
+            if known.caller.is_attached(epoch) && known.calls.iter().any(Call::is_sent) {
+                env.coverage.hit("reverse: connection lost with calls open");
+            }
+            known.caller.detach_reverse(epoch);
             memory.lane.detach(epoch, env.instant());
             if memory.lane.running() > 0 && !memory.lane.is_connected() {
                 env.coverage.hit("server: handler without a connection");
             }
-            memory.wake();
+            known.wake();
         }
     }
 
@@ -251,15 +264,16 @@ impl Server {
         let at = match self.lanes.get(&key) {
             Some(at) => *at,
             None => {
-                let mut lane = ServerLane::new(env.limits.clone(), hello.epoch);
-                lane.plant(env.planted);
-                let index = self.memories.len();
-                self.memories.push(Memory { lane, handlers: Handlers::default(), live: true, index, newest: 0 });
-                self.lanes.insert(key, index);
-                index
+                let memory = Memory::new(env, ServerLane::new(env.limits.clone(), hello.epoch));
+                let mut caller = ClientLane::reverse(env.limits.clone());
+                caller.plant(env.planted);
+                self.known.push(Known { memory, caller, calls: Vec::new() });
+                self.lanes.insert(key, self.known.len() - 1);
+                self.known.len() - 1
             }
         };
-        let memory = &mut self.memories[at];
+        let known = &mut self.known[at];
+        let memory = &mut known.memory;
         memory
             .lane
             .attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity)
@@ -279,58 +293,46 @@ impl Server {
                 .any(|m| (m.id, m.version) == (claim.id, claim.version) && m.fingerprint != claim.fingerprint)
         };
         memory.lane.set_mismatched(hello.methods().filter(differs).map(|claim| (claim.id, claim.version)).collect());
-        memory.wake();
+        let offer = hello.serves().map(Offer::from);
+        known.caller.attach_reverse(hello.epoch, hello.window, hello.frame_bytes_max, offer);
+        known.wake();
         Ok(at)
     }
 }
 
-impl Memory {
+impl Known {
     pub(super) fn wake(&mut self) {
+        self.memory.wake();
         let mut wakers: Vec<Waker> = Vec::new();
-        self.lane.take_wakers(&mut wakers);
+        self.caller.take_wakers(&mut wakers);
         wake_all(wakers);
     }
 
-    /// Forgotten, or its process has died.
-    pub(super) fn end(&mut self, env: &mut Env) {
-        if std::mem::take(&mut self.live) {
-            env.ledger.memory_ended(self.index);
-            let counters = self.lane.counters();
-            env.coverage.add("server: repeat answered from memory", counters.repeats);
-            env.coverage.add("server: late answer", counters.late_answers);
+    /// Its callers do something; now and then one comes.
+    fn callers_act(&mut self, env: &mut Env) {
+        let open = self.calls.iter().filter(|call| !call.is_over()).count();
+        let room = open < env.limits.window as usize + 4;
+        if self.memory.live && env.stormy && room && env.random.per_mille(env.knobs.submit_reverse) {
+            self.call(env, false);
         }
+        for call in &mut self.calls {
+            callers::act(env, &mut self.caller, call);
+        }
+        self.calls.retain(|call| !call.is_over());
+        self.wake();
+        callers::check_room(env, &mut self.caller, &self.calls);
     }
 
-    /// Nothing is taken from an older connection once a newer one was accepted.
-    pub(super) fn check_fence(&self, env: &mut Env, at: usize, epoch: u64) {
-        if epoch < self.newest && !env.fence_is_planted {
-            let text = format!("memory {at} took a request of epoch {epoch} after it had accepted {}", self.newest);
-            env.ledger.violate(env.now, "fence", text);
-        }
+    /// Its server calls it once more.
+    pub(super) fn call(&mut self, env: &mut Env, probe: bool) {
+        callers::submit(env, &mut self.caller, &mut self.calls, probe, true);
+        self.wake();
     }
 
-    /// What a lane holds stays within its limits.
-    pub(super) fn check_bounds(&self, env: &mut Env) {
-        let remembered = self.lane.remembered();
-        let (permits, handlers) = (self.lane.running(), self.handlers.running.len());
-        if permits != handlers {
-            let text = format!("memory {} counts {permits} handlers, and {handlers} run", self.index);
-            env.ledger.violate(env.now, "permits", text);
-        }
-        let window = env.limits.window as usize;
-        let ids_max = window + env.limits.parked_max;
-        // Each of the handlers that were let in below the bound may answer with a frame.
-        let bytes_max = env.limits.answer_bytes_max + window * env.limits.frame_bytes_max;
-        if remembered.unheld > 0 {
-            env.coverage.hit("server: handler outlives its id");
-        }
-        if remembered.ids > ids_max
-            || remembered.answer_bytes > bytes_max
-            || remembered.streams > env.limits.streams_max
-            || self.lane.running() > window
-        {
-            let text = format!("a lane with {} handlers holds {remembered:?}", self.lane.running());
-            env.ledger.violate(env.now, "bounded", text);
-        }
+    /// Forgotten by a server that goes on: whoever still calls has an outcome.
+    fn forget(&mut self, env: &mut Env) {
+        self.memory.end(env);
+        self.caller.end_reverse();
+        self.wake();
     }
 }

@@ -13,9 +13,11 @@ use super::client::Client;
 use super::coverage::Coverage;
 use super::env::{Env, micros};
 use super::faults;
+use super::knobs::{PLAIN, VERSION, WANTED};
 use super::ledger::Violation;
+use super::memory::Memory;
 use super::net::Net;
-use super::server::{Memory, Phase, Server};
+use super::server::{Phase, Server};
 
 /// Steps that a world may take to come to rest. LIMIT: about 3.6 s of its time, and the longest deadline then is 2 s.
 const CALM_STEPS_MAX: u64 = 60_000;
@@ -51,7 +53,7 @@ pub fn run(seed: u64, options: Options) -> Report {
     let mut world = World::new(seed, options);
     world.storm();
     world.calm();
-    world.server.memories.iter_mut().for_each(|memory| memory.end(&mut world.env));
+    world.server.known.iter_mut().for_each(|known| known.memory.end(&mut world.env));
     world.clients.iter().for_each(|client| client.end(&mut world.env));
     Report {
         seed,
@@ -112,33 +114,45 @@ impl World {
         if let Phase::Down { until } | Phase::Draining { until } = &mut self.server.phase {
             *until = self.env.now;
         }
-        if !self.run_until("every call has ended", |world| {
-            world.server.phase == Phase::Serving && world.clients.iter().all(|client| client.calls.is_empty())
-        }) {
+        if !self
+            .run_until("every call has ended", |world| world.server.phase == Phase::Serving && world.all_have_ended())
+        {
             return;
         }
         // What the storm has left behind is over: handshakes, stalls, lanes of clients that died.
         let settled = self.env.now + 2 * micros(self.env.limits.stall_timeout);
         if !self.run_until("lanes that nobody uses are forgotten", |world| {
             let busy = |memory: &Memory| memory.live && (!memory.lane.is_connected() || memory.lane.running() > 0);
-            world.env.now > settled && !world.server.memories.iter().any(busy)
+            let serve = world.clients.iter().any(Client::has_handlers);
+            world.env.now > settled && !serve && !world.server.known.iter().any(|known| busy(&known.memory))
         }) {
             return;
         }
         for client in &mut self.clients {
             client.call(&mut self.env, true);
         }
-        if self
-            .run_until("the last calls have ended", |world| world.clients.iter().all(|client| client.calls.is_empty()))
-        {
-            self.server.check_at_rest(&mut self.env);
-            for client in &mut self.clients {
-                if client.lane.has_open() {
-                    let text = format!("at rest client {} holds something", client.index);
-                    self.env.ledger.violate(self.env.now, "bounded", text);
-                }
+        if !self.run_until("the last calls have ended", Self::all_have_ended) {
+            return;
+        }
+        // The other way round, wherever somebody answers.
+        for known in &mut self.server.known {
+            let answers = known.caller.check_offer(&WANTED, PLAIN, VERSION).is_ok();
+            if known.memory.live && known.caller.is_connected() && answers {
+                self.env.coverage.hit("reverse: probe sent");
+                known.call(&mut self.env, true);
             }
         }
+        if self.run_until("the last calls of the server have ended", Self::all_have_ended) {
+            self.server.check_at_rest(&mut self.env);
+            for client in &mut self.clients {
+                client.check_at_rest(&mut self.env);
+            }
+        }
+    }
+
+    fn all_have_ended(&self) -> bool {
+        self.clients.iter().all(|client| client.calls.is_empty())
+            && self.server.known.iter().all(|known| known.calls.is_empty())
     }
 
     fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> bool {
