@@ -145,6 +145,7 @@ pub(crate) const GOALS: &[(&str, Goal)] = &[
     ("1MiB-1-one", Goal::FloorRateAtLeast(0.85)),
     ("1MiB-1-free", Goal::PeerRateAtLeast(1.0)),
     ("1MiB-1-free", Goal::FloorRateAtLeast(0.85)),
+    ("fetch-1MiB-free", Goal::PeerRateAtLeast(1.0)),
     ("fetch-1MiB-free", Goal::FloorRateAtLeast(0.85)),
     ("conns-1000-free", Goal::FloorRateAtLeast(0.80)),
     ("conns-1000-free", Goal::TailBelowPeers),

@@ -12,15 +12,19 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_local;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
-use super::{Contender, Driver, Failure, Load, LocalFuture, Role, Shape, check_echo, payload};
+use super::{Contender, Driver, Failure, Load, LocalFuture, Role, Shape, check_echo, fetched, request};
 use crate::measure::lap::Lap;
 use crate::schema::echo_capnp::echo;
 
-struct Mirror;
+/// Gives back what it is given, or this.
+struct Mirror(Option<Bytes>);
 
 impl echo::Server for Mirror {
     async fn say(self: Rc<Self>, request: echo::SayParams, mut answer: echo::SayResults) -> Result<(), capnp::Error> {
-        answer.get().set_payload(request.get()?.get_payload()?);
+        match &self.0 {
+            Some(fetched) => answer.get().set_payload(fetched),
+            None => answer.get().set_payload(request.get()?.get_payload()?),
+        }
         Ok(())
     }
 }
@@ -40,10 +44,10 @@ impl Contender for Capnp {
         "two-party RPC with buffered reads and writes as in its examples; it has no deadlines"
     }
 
-    fn serve<'a>(&'a self, path: &'a Path, _: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+    fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let listener = UnixListener::bind(path)?;
-            let client: echo::Client = capnp_rpc::new_client(Mirror);
+            let client: echo::Client = capnp_rpc::new_client(Mirror(fetched(load)));
             loop {
                 let network = network(listener.accept().await?.0, rpc_twoparty_capnp::Side::Server);
                 spawn_local(RpcSystem::new(Box::new(network), Some(client.clone().client)));
@@ -53,7 +57,7 @@ impl Contender for Capnp {
 
     fn connect<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<Box<dyn Driver>, Failure>> {
         Box::pin(async move {
-            let payload = payload(load);
+            let payload = request(load);
             if load.shape == Shape::Connect {
                 return Ok(Box::new(Reconnect { path: path.to_owned(), payload }) as Box<dyn Driver>);
             }
@@ -62,7 +66,7 @@ impl Contender for Capnp {
                 let client = open(path).await?;
                 callers.extend((0..load.in_flight).map(|_| client.clone()));
             }
-            Ok(Box::new(LocalTasks { callers, payload }) as Box<dyn Driver>)
+            Ok(Box::new(LocalTasks { callers, payload, answer_bytes: load.payload_bytes }) as Box<dyn Driver>)
         })
     }
 }
@@ -83,29 +87,31 @@ async fn open(path: &Path) -> Result<echo::Client, Failure> {
     Ok(client)
 }
 
-async fn call(client: &echo::Client, payload: &Bytes) -> Result<(), Failure> {
+async fn call(client: &echo::Client, payload: &Bytes, answer_bytes: usize) -> Result<(), Failure> {
     let mut request = client.say_request();
     request.get().set_payload(payload);
     let answer = request.send().promise.await?;
-    check_echo(payload.len(), answer.get()?.get_payload()?.len())
+    check_echo(answer_bytes, answer.get()?.get_payload()?.len())
 }
 
 /// Like `Tasks`, on one thread.
 struct LocalTasks {
     callers: Vec<echo::Client>,
     payload: Bytes,
+    answer_bytes: usize,
 }
 
 impl Driver for LocalTasks {
     fn run<'a>(&'a mut self, lap: &'a Arc<Lap>) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let mut tasks = Vec::with_capacity(self.callers.len());
-            for client in self.callers.iter().cloned() {
-                let (lap, payload) = (Arc::clone(lap), self.payload.clone());
+            for client in &self.callers {
+                let (client, lap) = (client.clone(), Arc::clone(lap));
+                let (payload, answer_bytes) = (self.payload.clone(), self.answer_bytes);
                 tasks.push(spawn_local(async move {
                     while lap.another() {
                         let started = lap.start();
-                        call(&client, &payload).await?;
+                        call(&client, &payload, answer_bytes).await?;
                         lap.done(started);
                     }
                     Ok::<_, Failure>(())
@@ -121,7 +127,7 @@ impl Driver for LocalTasks {
     fn call_each(&mut self, payload: Bytes) -> LocalFuture<'_, Result<(), Failure>> {
         Box::pin(async move {
             for client in &self.callers {
-                call(client, &payload).await?;
+                call(client, &payload, payload.len()).await?;
             }
             Ok(())
         })
@@ -138,7 +144,7 @@ impl Driver for Reconnect {
         Box::pin(async move {
             while lap.another() {
                 let started = lap.start();
-                call(&open(&self.path).await?, &self.payload).await?;
+                call(&open(&self.path).await?, &self.payload, self.payload.len()).await?;
                 lap.done(started);
             }
             Ok(())

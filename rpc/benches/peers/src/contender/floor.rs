@@ -17,7 +17,9 @@ use futures::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, check_echo};
+use super::{
+    Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, check_echo, fetched,
+};
 use crate::measure::lap::Lap;
 
 /// Ours without the payload and without the length in front: the header of a request and the payload's length.
@@ -48,18 +50,14 @@ impl Contender for Tokio {
         "UnixStream and LengthDelimitedCodec, frames of the size of ours; several in flight are pipelined"
     }
 
-    fn refuses(&self, _: &Load) -> Option<&'static str> {
-        None
-    }
-
     fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let listener = UnixListener::bind(path)?;
-            let fetched = (load.shape == Shape::Fetch).then(|| Bytes::from(vec![7; CHUNK_BYTES]));
+            let fetched = fetched(load);
             loop {
                 let stream = Framed::new(listener.accept().await?.0, codec());
                 match &fetched {
-                    Some(chunk) => drop(tokio::spawn(answer_fetches(stream, chunk.clone(), load.payload_bytes))),
+                    Some(value) => drop(tokio::spawn(answer_fetches(stream, value.clone()))),
                     None => drop(tokio::spawn(echo(stream))),
                 }
             }
@@ -85,7 +83,7 @@ impl Contender for Tokio {
                 return Ok(Tasks::driver(streams, &frame));
             }
             let frames = streams.pop().ok_or("no connection")?;
-            let payload = super::payload(&frame);
+            let payload = super::request(&frame);
             Ok(Box::new(Pipelined { frames: Some(frames), frame: payload, in_flight: load.in_flight })
                 as Box<dyn Driver>)
         })
@@ -119,8 +117,8 @@ async fn echo(mut frames: Frames) -> io::Result<()> {
     Ok(())
 }
 
-/// What a large answer is cut into.
-const CHUNK_BYTES: usize = 64 << 10;
+/// What a large answer is cut into: what ours cuts it into.
+const CHUNK_BYTES: usize = 32 << 10;
 
 struct Fetch {
     frames: Frames,
@@ -130,22 +128,20 @@ struct Fetch {
 impl Caller for Fetch {
     async fn call(&mut self, _: &Bytes) -> Result<usize, Failure> {
         self.frames.send(Bytes::from_static(&[0; rpc::wire::header::REQUEST_BYTES])).await?;
-        let mut bytes = 0;
-        while bytes < self.wanted_bytes {
-            bytes += self.frames.next().await.ok_or("the server has gone")??.len();
+        let mut value = Vec::new();
+        while value.len() < self.wanted_bytes {
+            value.extend_from_slice(&self.frames.next().await.ok_or("the server has gone")??);
         }
-        Ok(bytes)
+        Ok(value.len())
     }
 }
 
-async fn answer_fetches(mut frames: Frames, chunk: Bytes, wanted_bytes: usize) -> io::Result<()> {
+async fn answer_fetches(mut frames: Frames, value: Bytes) -> io::Result<()> {
     while let Some(request) = frames.next().await {
         request?;
-        let mut left = wanted_bytes;
-        while left > 0 {
-            let piece = chunk.slice(..left.min(chunk.len()));
-            left -= piece.len();
-            frames.feed(piece).await?;
+        let mut rest = value.clone();
+        while !rest.is_empty() {
+            frames.feed(rest.split_to(rest.len().min(CHUNK_BYTES))).await?;
         }
         SinkExt::<Bytes>::flush(&mut frames).await?;
     }

@@ -35,7 +35,8 @@ pub(crate) enum Shape {
     Echo,
     /// A connection for each call: connect, call, close.
     Connect,
-    /// A short request that is answered with the payload, as a stream of chunks where there are streams.
+    /// An empty request that is answered with the payload: as a stream of chunks by the floor and by ours, in one message
+    /// by the peers.
     Fetch,
 }
 
@@ -70,8 +71,8 @@ pub(crate) trait Contender: Sync {
     fn notes(&self) -> &'static str;
 
     /// Why it cannot do this, if it cannot.
-    fn refuses(&self, load: &Load) -> Option<&'static str> {
-        (load.shape == Shape::Fetch).then_some("not written for it")
+    fn refuses(&self, _: &Load) -> Option<&'static str> {
+        None
     }
 
     /// Listens at `path` and echoes until the process ends. `load` says how large messages may be.
@@ -120,8 +121,16 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Contender> {
 pub(crate) const LETTER: u8 = b'x';
 
 /// What is sent.
-fn payload(load: &Load) -> Bytes {
-    Bytes::from(vec![LETTER; load.payload_bytes])
+fn request(load: &Load) -> Bytes {
+    match load.shape {
+        Shape::Fetch => Bytes::new(),
+        Shape::Echo | Shape::Connect => Bytes::from(vec![LETTER; load.payload_bytes]),
+    }
+}
+
+/// What a server answers instead of what it was sent.
+fn fetched(load: &Load) -> Option<Bytes> {
+    (load.shape == Shape::Fetch).then(|| Bytes::from(vec![LETTER; load.payload_bytes]))
 }
 
 /// Frames of this size must pass.
@@ -146,12 +155,14 @@ trait Caller: Send + 'static {
 struct Tasks<C> {
     /// `None` while its task has it.
     callers: Vec<Option<C>>,
-    payload: Bytes,
+    request: Bytes,
+    answer_bytes: usize,
 }
 
 impl<C: Caller> Tasks<C> {
     fn driver(callers: impl IntoIterator<Item = C>, load: &Load) -> Box<dyn Driver> {
-        Box::new(Self { callers: callers.into_iter().map(Some).collect(), payload: payload(load) })
+        let callers = callers.into_iter().map(Some).collect();
+        Box::new(Self { callers, request: request(load), answer_bytes: load.payload_bytes })
     }
 }
 
@@ -161,13 +172,13 @@ impl<C: Caller> Driver for Tasks<C> {
             let mut tasks = Vec::with_capacity(self.callers.len());
             for caller in &mut self.callers {
                 let mut caller = caller.take().ok_or("it failed before")?;
-                let (lap, payload) = (Arc::clone(lap), self.payload.clone());
+                let (lap, request, answer_bytes) = (Arc::clone(lap), self.request.clone(), self.answer_bytes);
                 tasks.push(tokio::spawn(async move {
                     while lap.another() {
                         let started = lap.start();
-                        let answer_bytes = caller.call(&payload).await?;
+                        let bytes = caller.call(&request).await?;
                         lap.done(started);
-                        check_echo(payload.len(), answer_bytes)?;
+                        check_echo(answer_bytes, bytes)?;
                     }
                     Ok::<_, Failure>(caller)
                 }));
@@ -208,7 +219,7 @@ where
     C: Caller,
 {
     fn driver(connect: F, load: &Load) -> Box<dyn Driver> {
-        Box::new(Self { connect, payload: payload(load) })
+        Box::new(Self { connect, payload: request(load) })
     }
 }
 

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use rpc::{Address, Blob, Client, Limits, Never};
+use rpc::{Address, Blob, Client, ItemSender, Limits, Never};
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, frame_bytes_max};
+use super::{
+    Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched, frame_bytes_max,
+};
 
 /// Gives back what it is given. The answer of a method is as large as it declares, at most; 4 KiB if it says nothing.
 #[derive(Serialize, Deserialize, rpc::Request)]
@@ -29,15 +31,25 @@ struct SayBook {
     payload: Blob,
 }
 
+/// Answers with so many bytes, as a stream of chunks.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 4, ack = (), item = Blob)]
+struct Fetch {
+    bytes: u64,
+}
+
 #[derive(rpc::Protocol)]
 #[rpc(name = "echo", version = 1)]
 enum Echo {
     Say(Say),
     SayPage(SayPage),
     SayBook(SayBook),
+    #[rpc(stream)]
+    Fetch(Fetch),
 }
 
-struct Mirror;
+/// Gives back what it is given; of this as much as is fetched.
+struct Mirror(Bytes);
 
 impl EchoHandler for Mirror {
     async fn say(&self, request: Say) -> Result<Blob, Never> {
@@ -50,6 +62,13 @@ impl EchoHandler for Mirror {
 
     async fn say_book(&self, request: SayBook) -> Result<Blob, Never> {
         Ok(request.payload)
+    }
+
+    async fn fetch(&self, request: Fetch, items: ItemSender<Blob>) -> Result<(), Never> {
+        let wanted_bytes = usize::try_from(request.bytes).unwrap_or(usize::MAX);
+        let value = self.0.slice(..wanted_bytes.min(self.0.len()));
+        tokio::spawn(async move { items.send_value(&value).await });
+        Ok(())
     }
 }
 
@@ -70,7 +89,8 @@ impl Contender for Rpc {
 
     fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let _server = rpc::serve_with::<Echo>(&Address::unix(path), Mirror, limits(load)).await?;
+            let mirror = Mirror(fetched(load).unwrap_or_default());
+            let _server = rpc::serve_with::<Echo>(&Address::unix(path), mirror, limits(load)).await?;
             std::future::pending().await
         })
     }
@@ -92,6 +112,10 @@ impl Contender for Rpc {
                 Caller::call(&mut client, &Bytes::from_static(&[7])).await?;
                 callers.extend((0..load.in_flight).map(|_| client.clone()));
             }
+            if load.shape == Shape::Fetch {
+                let fetcher = |client| Fetcher { client, wanted_bytes: load.payload_bytes };
+                return Ok(Tasks::driver(callers.into_iter().map(fetcher), load));
+            }
             Ok(Tasks::driver(callers, load))
         })
     }
@@ -109,10 +133,22 @@ impl Caller for Client<Echo> {
     }
 }
 
+struct Fetcher {
+    client: Client<Echo>,
+    wanted_bytes: usize,
+}
+
+impl Caller for Fetcher {
+    async fn call(&mut self, _: &Bytes) -> Result<usize, Failure> {
+        let ((), items) = self.client.open(Fetch { bytes: self.wanted_bytes as u64 }).await?;
+        Ok(items.value(self.wanted_bytes).await?.len())
+    }
+}
+
 /// The defaults, as far as the payload fits them.
 fn limits(load: &Load) -> Limits {
     let defaults = Limits::default();
-    if load.payload_bytes + 4096 <= defaults.frame_bytes_max {
+    if load.shape == Shape::Fetch || load.payload_bytes + 4096 <= defaults.frame_bytes_max {
         return defaults;
     }
     Limits { frame_bytes_max: frame_bytes_max(load), ..defaults }

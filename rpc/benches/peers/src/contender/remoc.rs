@@ -8,7 +8,7 @@ use remoc::rch::base;
 use remoc::rtc::{CallError, ServerShared};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks};
+use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched};
 
 /// Gives back what it is given.
 #[remoc::rtc::remote]
@@ -16,11 +16,12 @@ pub(super) trait Echo {
     async fn say(&self, payload: Bytes) -> Result<Bytes, CallError>;
 }
 
-struct Mirror;
+/// Gives back what it is given, or this.
+struct Mirror(Option<Bytes>);
 
 impl Echo for Mirror {
     async fn say(&self, payload: Bytes) -> Result<Bytes, CallError> {
-        Ok(payload)
+        Ok(self.0.clone().unwrap_or(payload))
     }
 }
 
@@ -39,12 +40,13 @@ impl Contender for Remoc {
         "a remote trait, its default codec and configuration, payload as Bytes"
     }
 
-    fn serve<'a>(&'a self, path: &'a Path, _: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+    fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let listener = UnixListener::bind(path)?;
+            let mirror = Arc::new(Mirror(fetched(load)));
             loop {
                 let (stream, _) = listener.accept().await?;
-                tokio::spawn(answer(stream));
+                tokio::spawn(answer(stream, Arc::clone(&mirror)));
             }
         })
     }
@@ -65,12 +67,12 @@ impl Contender for Remoc {
     }
 }
 
-async fn answer(stream: UnixStream) -> Result<(), Failure> {
+async fn answer(stream: UnixStream, mirror: Arc<Mirror>) -> Result<(), Failure> {
     let (input, output) = stream.into_split();
     let (connection, mut to_client, _from_client): (_, base::Sender<EchoClient>, base::Receiver<()>) =
         remoc::Connect::io(remoc::Cfg::default(), input, output).await?;
     tokio::spawn(connection);
-    let (server, client) = EchoServerShared::new(Arc::new(Mirror));
+    let (server, client) = EchoServerShared::new(mirror);
     to_client.send(client).await?;
     server.serve().await.map_err(|error| error.to_string().into())
 }

@@ -8,7 +8,9 @@ use tarpc::server::{BaseChannel, Channel};
 use tarpc::tokio_serde::formats::Bincode;
 use tarpc::{client, context, serde_transport, server};
 
-use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, frame_bytes_max};
+use super::{
+    Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched, frame_bytes_max,
+};
 
 #[tarpc::service]
 trait Echo {
@@ -16,12 +18,13 @@ trait Echo {
     async fn say(payload: Bytes) -> Bytes;
 }
 
+/// Gives back what it is given, or this.
 #[derive(Clone)]
-struct Mirror;
+struct Mirror(Option<Bytes>);
 
 impl Echo for Mirror {
     async fn say(self, _: context::Context, payload: Bytes) -> Bytes {
-        payload
+        self.0.unwrap_or(payload)
     }
 }
 
@@ -44,9 +47,10 @@ impl Contender for Tarpc {
         Box::pin(async move {
             let mut incoming = serde_transport::unix::listen(path, Bincode::default).await?;
             incoming.config_mut().max_frame_length(frame_bytes_max(load));
+            let mirror = Mirror(fetched(load));
             while let Some(transport) = incoming.next().await {
                 let config = server::Config { pending_response_buffer: 4096 };
-                let calls = BaseChannel::new(config, transport?).execute(Mirror.serve());
+                let calls = BaseChannel::new(config, transport?).execute(mirror.clone().serve());
                 tokio::spawn(calls.for_each(|call| async move { drop(tokio::spawn(call)) }));
             }
             Ok(())

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
-use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks};
+use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched};
 use crate::schema::echo_grpc::echo_client::EchoClient;
 use crate::schema::echo_grpc::echo_server::{Echo, EchoServer};
 
@@ -17,12 +17,16 @@ pub(crate) struct Payload {
     pub(crate) payload: Bytes,
 }
 
-struct Mirror;
+/// Gives back what it is given, or this.
+struct Mirror(Option<Bytes>);
 
 #[tonic::async_trait]
 impl Echo for Mirror {
     async fn say(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
-        Ok(Response::new(request.into_inner()))
+        Ok(Response::new(match &self.0 {
+            Some(fetched) => Payload { payload: fetched.clone() },
+            None => request.into_inner(),
+        }))
     }
 }
 
@@ -41,14 +45,15 @@ impl Contender for Tonic {
         "HTTP/2 over the Unix socket, prost messages with Bytes, a timeout of 10 s for each call, up to 4 096 streams"
     }
 
-    fn serve<'a>(&'a self, path: &'a Path, _: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+    fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let listener = tokio::net::UnixListener::bind(path)?;
             let incoming = futures::stream::unfold(listener, |listener| async {
                 let accepted = listener.accept().await.map(|(stream, _)| stream);
                 Some((accepted, listener))
             });
-            let server = Server::builder().max_concurrent_streams(4096).add_service(EchoServer::new(Mirror));
+            let server =
+                Server::builder().max_concurrent_streams(4096).add_service(EchoServer::new(Mirror(fetched(load))));
             Ok(server.serve_with_incoming(incoming).await?)
         })
     }

@@ -6,16 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ttrpc::asynchronous::{Client, Server, TtrpcContext};
 
-use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks};
+use super::{Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched};
 use crate::schema::echo::Payload;
 use crate::schema::echo_ttrpc::{Echo, EchoClient, create_echo};
 
-struct Mirror;
+/// Gives back what it is given, or this.
+struct Mirror(Option<Bytes>);
 
 #[async_trait::async_trait]
 impl Echo for Mirror {
     async fn say(&self, _: &TtrpcContext, request: Payload) -> ttrpc::Result<Payload> {
-        Ok(request)
+        Ok(match &self.0 {
+            Some(fetched) => Payload { payload: fetched.clone(), ..request },
+            None => request,
+        })
     }
 }
 
@@ -34,10 +38,10 @@ impl Contender for Ttrpc {
         "asynchronous, rust-protobuf messages with Bytes, a timeout of 10 s for each call"
     }
 
-    fn serve<'a>(&'a self, path: &'a Path, _: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+    fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let server = Server::new().bind(&format!("unix://{}", path.display()))?;
-            let mut server = server.register_service(create_echo(Arc::new(Mirror)));
+            let mut server = server.register_service(create_echo(Arc::new(Mirror(fetched(load)))));
             server.start().await?;
             std::future::pending().await
         })

@@ -12,7 +12,7 @@ use zlink::Call;
 use zlink::tokio::unix;
 
 use super::{
-    Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, check_echo, payload,
+    Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, check_echo, fetched, request,
 };
 use crate::measure::lap::Lap;
 
@@ -41,12 +41,13 @@ enum Refused {
     Never,
 }
 
-struct Mirror;
+/// Gives back what it is given, or this.
+struct Mirror(Option<String>);
 
 #[zlink::service(interface = "org.example.Echo")]
 impl Mirror {
     async fn say(&mut self, payload: String) -> Say {
-        Say { payload }
+        Say { payload: self.0.clone().unwrap_or(payload) }
     }
 }
 
@@ -65,8 +66,11 @@ impl Contender for Zlink {
         "JSON, the payload as a string without escapes; several in flight are chains; it has no deadlines"
     }
 
-    fn serve<'a>(&'a self, path: &'a Path, _: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
-        Box::pin(async move { Ok(zlink::Server::new(unix::bind(path)?, Mirror).run().await?) })
+    fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let fetched = fetched(load).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            Ok(zlink::Server::new(unix::bind(path)?, Mirror(fetched)).run().await?)
+        })
     }
 
     fn connect<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<Box<dyn Driver>, Failure>> {
@@ -83,7 +87,7 @@ impl Contender for Zlink {
                 return Ok(Tasks::driver(connections, load));
             }
             let connection = connections.pop().ok_or("no connection")?;
-            let chains = Chains { connection: Some(connection), payload: payload(load), in_flight: load.in_flight };
+            let chains = Chains { connection: Some(connection), payload: request(load), in_flight: load.in_flight };
             Ok(Box::new(chains) as Box<dyn Driver>)
         })
     }
