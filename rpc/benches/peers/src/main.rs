@@ -39,6 +39,12 @@ struct Arguments {
     /// Write everything that was measured as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the plots into this directory: bench-in-flight.svg, bench-connections.svg
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+    /// Write the table for the README
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Only what matches, of `workload/contender` (see --list); `*` stands for anything, several patterns for any of them
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
@@ -144,6 +150,14 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
     print!("{}", report::table::all(&results, &workloads));
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_string_pretty(&results)? + "\n")?;
+    }
+    if let Some(file) = &arguments.markdown {
+        std::fs::write(file, report::markdown::table(&results))?;
+    }
+    if let Some(directory) = &arguments.svg {
+        for (name, svg) in report::svg::plots(&results) {
+            std::fs::write(directory.join(name), svg)?;
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Frames have the size of ours. [`Tokio`] is a codec and a runtime and nothing else; [`Raw`] blocks, and reads and
 //! writes as many frames in a system call as there are.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener as BlockingListener, UnixStream as BlockingStream};
 use std::path::{Path, PathBuf};
@@ -167,7 +168,7 @@ impl Driver for Pipelined {
 }
 
 async fn slide(mut frames: Frames, frame: Bytes, in_flight: usize, lap: Arc<Lap>) -> Result<Frames, Failure> {
-    let mut begun = std::collections::VecDeque::with_capacity(in_flight);
+    let mut begun = VecDeque::with_capacity(in_flight);
     let mut goes_on = true;
     poll_fn(|cx| {
         loop {
@@ -219,7 +220,7 @@ impl Contender for Raw {
     }
 
     fn notes(&self) -> &'static str {
-        "blocking reads and writes, as many frames in one as there are; one in flight is a blocking ping-pong"
+        "blocking reads and writes, as many frames in one as there are, each looked at and copied; one in flight is a blocking ping-pong"
     }
 
     fn refuses(&self, load: &Load) -> Option<&'static str> {
@@ -248,9 +249,9 @@ impl Contender for Raw {
         Box::pin(async move {
             let (wire_bytes, in_flight) = (wire_bytes(load), load.in_flight);
             let buffer = vec![0; wire_bytes.max(64 << 10)];
-            let requests = vec![7; wire_bytes * in_flight];
+            let (frame, requests) = (frame_of(wire_bytes), Vec::with_capacity(wire_bytes * in_flight));
             let stream = BlockingStream::connect(path)?;
-            Ok(Box::new(Batches { stream, requests, buffer, wire_bytes, in_flight }) as Box<dyn Driver>)
+            Ok(Box::new(Batches { stream, frame, requests, buffer, in_flight }) as Box<dyn Driver>)
         })
     }
 }
@@ -260,8 +261,32 @@ fn wire_bytes(load: &Load) -> usize {
     rpc::wire::frame::LENGTH_BYTES + frame_bytes(load)
 }
 
+/// Takes every whole frame of `bytes`, with its length; how many bytes and how many frames they were.
+fn each_frame(bytes: &[u8], mut whole: impl FnMut(&[u8])) -> (usize, usize) {
+    const LENGTH_BYTES: usize = rpc::wire::frame::LENGTH_BYTES;
+    let (mut at, mut frames) = (0, 0);
+    while let Some(length) = bytes.get(at..at + LENGTH_BYTES) {
+        let frame_bytes = length.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        let Some(frame) = bytes.get(at..at + LENGTH_BYTES + frame_bytes) else { break };
+        whole(frame);
+        at += frame.len();
+        frames += 1;
+    }
+    (at, frames)
+}
+
+/// A frame with its length in front, little endian.
+fn frame_of(wire_bytes: usize) -> Vec<u8> {
+    const LENGTH_BYTES: usize = rpc::wire::frame::LENGTH_BYTES;
+    let mut frame = vec![super::LETTER; wire_bytes];
+    let length = (wire_bytes - LENGTH_BYTES).to_le_bytes();
+    frame[..LENGTH_BYTES].copy_from_slice(&length[..LENGTH_BYTES]);
+    frame
+}
+
 fn echo_blocking(mut stream: BlockingStream, wire_bytes: usize) -> io::Result<()> {
     let mut buffer = vec![0; wire_bytes.max(64 << 10)];
+    let mut answers = Vec::with_capacity(buffer.len());
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..])?;
@@ -269,30 +294,35 @@ fn echo_blocking(mut stream: BlockingStream, wire_bytes: usize) -> io::Result<()
             return Ok(());
         }
         filled += read;
-        let whole = filled - filled % wire_bytes;
-        stream.write_all(&buffer[..whole])?;
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
+        answers.clear();
+        let (whole_bytes, _) = each_frame(&buffer[..filled], |frame| answers.extend_from_slice(frame));
+        stream.write_all(&answers)?;
+        buffer.copy_within(whole_bytes..filled, 0);
+        filled -= whole_bytes;
     }
 }
 
 struct Batches {
     stream: BlockingStream,
+    frame: Vec<u8>,
     requests: Vec<u8>,
     buffer: Vec<u8>,
-    wire_bytes: usize,
     in_flight: usize,
 }
 
 impl Batches {
     fn call(&mut self, lap: &Lap) -> Result<(), Failure> {
-        let mut begun: std::collections::VecDeque<(Option<Instant>, usize)> = std::collections::VecDeque::new();
-        let (mut room, mut waiting, mut partial_bytes) = (self.in_flight, 0, 0);
+        let mut begun: VecDeque<(Option<Instant>, usize)> = VecDeque::new();
+        let (mut room, mut waiting, mut filled) = (self.in_flight, 0, 0);
         loop {
             let next = usize::try_from(lap.several(room as u64))?;
             if next > 0 {
                 begun.push_back((lap.start(), next));
-                self.stream.write_all(&self.requests[..next * self.wire_bytes])?;
+                self.requests.clear();
+                for _ in 0..next {
+                    self.requests.extend_from_slice(&self.frame);
+                }
+                self.stream.write_all(&self.requests)?;
                 waiting += next;
             }
             if waiting == 0 {
@@ -300,13 +330,20 @@ impl Batches {
             }
             room = 0;
             while room == 0 {
-                let read = self.stream.read(&mut self.buffer)?;
+                let read = self.stream.read(&mut self.buffer[filled..])?;
                 if read == 0 {
                     return Err("the server has gone".into());
                 }
-                partial_bytes += read;
-                room = partial_bytes / self.wire_bytes;
-                partial_bytes %= self.wire_bytes;
+                filled += read;
+                let mut right = true;
+                let (whole_bytes, frames) =
+                    each_frame(&self.buffer[..filled], |echo| right &= echo.len() == self.frame.len());
+                if !right {
+                    return Err("something else came back".into());
+                }
+                room = frames;
+                self.buffer.copy_within(whole_bytes..filled, 0);
+                filled -= whole_bytes;
             }
             waiting -= room;
             for _ in 0..room {

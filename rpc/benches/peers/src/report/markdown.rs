@@ -37,7 +37,7 @@ pub(crate) fn table(results: &Results) -> String {
         .map(|contender| contender.name())
         .collect();
     let _ = writeln!(text, "| | {} |", columns.iter().map(|name| bold(name, name)).collect::<Vec<_>>().join(" | "));
-    text += &"|---".repeat(1);
+    text += "|---";
     text += &"|---:".repeat(columns.len());
     text += "|\n";
     let figure = |workload: &str, name: &str| {

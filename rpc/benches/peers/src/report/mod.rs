@@ -4,6 +4,8 @@
 
 pub(crate) mod goals;
 pub(crate) mod machine;
+pub(crate) mod markdown;
+pub(crate) mod svg;
 pub(crate) mod table;
 
 use serde::Serialize;

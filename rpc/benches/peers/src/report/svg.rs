@@ -44,8 +44,7 @@ struct Line {
 }
 
 /// Colours that the colour-blind can tell apart (Okabe and Ito); ours is black and thick.
-const COLORS: [&str; 8] =
-    ["#999999", "#56b4e9", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c6d1f"];
+const COLORS: [&str; 8] = ["#999999", "#56b4e9", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c6d1f"];
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 480.0;
