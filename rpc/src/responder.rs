@@ -38,6 +38,19 @@ pub struct Responder<R: Request> {
     _request: PhantomData<fn(R)>,
 }
 
+/// A call that somebody is about to begin with.
+pub(crate) struct Begin {
+    cell: Arc<LaneCell>,
+    id: u64,
+}
+
+impl Begin {
+    /// It is begun with: its caller learns that with what is written next.
+    pub(crate) fn now(self) {
+        self.cell.with(|lane| lane.started(self.id));
+    }
+}
+
 impl RawResponder {
     pub(crate) fn new(cell: Arc<LaneCell>, context: CallContext, watch: HandlerWatch) -> Self {
         Self { cell, context, watch }
@@ -51,6 +64,11 @@ impl RawResponder {
     /// The sending end of the stream that this call opens.
     pub fn items<T, L>(&self) -> ItemSender<T, L> {
         ItemSender::new(Arc::clone(&self.cell), self.context.request_id.0)
+    }
+
+    /// What says, later and elsewhere, that the call is begun with.
+    pub(crate) fn begin(&self) -> Begin {
+        Begin { cell: Arc::clone(&self.cell), id: self.context.request_id.0 }
     }
 
     /// A client for the other side of the connection that brought this call; see [`CallContext::caller`].

@@ -90,7 +90,28 @@ impl<P: Protocol> Service<P> {
         S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + Sync + 'static,
         F: Future<Output = Answer> + Send + 'static,
     {
-        Self { connect: Arc::new(Typed { start: Arc::new(start), pool: Arc::default() }), _protocol: PhantomData }
+        Self::with_pool(start, Pool::default())
+    }
+
+    /// A service whose `dispatch` only queues the requests; [`RawResponder::begin`] says when one is begun with.
+    pub(crate) fn of_queue<D, F>(dispatch: D) -> Self
+    where
+        D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let start = move |method, version, body: &[u8], raw| {
+            P::decode(method, version, body).map(|request| dispatch(request, raw))
+        };
+        Self::with_pool(start, Pool::of_queue())
+    }
+
+    fn with_pool<S, F>(start: S, pool: Pool<F>) -> Self
+    where
+        S: Fn(u16, u16, &[u8], RawResponder) -> Result<F, DecodeFault> + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let typed = Typed { start: Arc::new(start), pool: Arc::new(pool) };
+        Self { connect: Arc::new(typed), _protocol: PhantomData }
     }
 
     pub(crate) const INFO: ServiceInfo = ServiceInfo { name: P::NAME, version: P::VERSION, methods: P::METHODS };

@@ -663,3 +663,29 @@ async fn requests_that_run_hold_no_more_than_their_budget() {
     }
     assert_eq!(soon(client.call(Add { a: 1, b: 1 })).await.unwrap(), 2, "their bytes are given back");
 }
+
+#[tokio::test]
+async fn stage_of_a_queued_call_is_received_until_it_is_taken_out() {
+    for address in [None, Some(Address::mem("stage_of_a_queued_call"))] {
+        let directory = tempfile::tempdir().unwrap();
+        let address = address.unwrap_or_else(|| Address::unix(directory.path().join("d/s")));
+        let (_server, mut calls) = rpc::serve_calls::<Bench>(&address, 8).await.unwrap();
+        let client = Client::<Bench>::new(&address);
+        let add = || client.call(Add { a: 1, b: 2 });
+        let short = Duration::from_millis(500);
+        let actor = async {
+            let Some(BenchCall::Add(_, held)) = calls.recv().await else { panic!("the first call") };
+            let Some(BenchCall::Add(_, second)) = calls.recv().await else { panic!("the second call") };
+            second.ack(3);
+            held
+        };
+        // The first is taken out and held, the second acked, the third stays in the queue: the ack tells of all three.
+        let (first, second, third, _held) =
+            soon(async { tokio::join!(add().deadline(short), add(), add().deadline(short), actor) }).await;
+        assert_eq!(second.unwrap(), 3);
+        let Err(CallError::Unknown(first)) = first else { panic!("a doubt") };
+        let Err(CallError::Unknown(third)) = third else { panic!("a doubt") };
+        assert_eq!((first.stage(), first.cause()), (Stage::Started, Cause::Deadline));
+        assert_eq!((third.stage(), third.cause()), (Stage::Received, Cause::Deadline));
+    }
+}

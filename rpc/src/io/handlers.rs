@@ -28,6 +28,8 @@ const POOL_MAX: usize = 1024;
 /// Free slots of one server.
 pub(crate) struct Pool<F> {
     free: Mutex<Vec<Slot<F>>>,
+    /// Whether handlers only queue their calls: each begins when somebody takes it out.
+    pub(super) queues: bool,
 }
 
 struct Slot<F> {
@@ -69,7 +71,14 @@ pub(super) enum Polled {
 
 impl<F> Default for Pool<F> {
     fn default() -> Self {
-        Self { free: Mutex::new(Vec::new()) }
+        Self { free: Mutex::new(Vec::new()), queues: false }
+    }
+}
+
+impl<F> Pool<F> {
+    /// Of handlers that only queue their calls.
+    pub(crate) fn of_queue() -> Self {
+        Self { queues: true, ..Self::default() }
     }
 }
 
@@ -99,6 +108,11 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     /// Who is to be woken when a handler has something to do.
     pub(super) fn register(&self, waker: &Waker) {
         self.ready.driver.register(waker);
+    }
+
+    /// Whether handlers only queue their calls.
+    pub(super) fn queues(&self) -> bool {
+        self.pool.queues
     }
 
     /// Handlers that have not ended.

@@ -272,7 +272,15 @@ where
         };
         match self.handlers.start(context, watch, handler) {
             Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
-            Polled::Pending(waker) => cell.with(|lane| lane.on_cancel(call.id, &waker)),
+            Polled::Pending(waker) => {
+                let queues = self.handlers.queues();
+                cell.with(|lane| {
+                    if !queues {
+                        lane.started(call.id);
+                    }
+                    lane.on_cancel(call.id, &waker);
+                });
+            }
         }
     }
 

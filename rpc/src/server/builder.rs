@@ -16,6 +16,7 @@ use crate::io::listener::Listener;
 use crate::limits::Limits;
 use crate::peer::Peer;
 use crate::request::{Has, MethodInfo, Protocol, Request};
+use crate::responder::RawResponder;
 use crate::service::{Answer, Service};
 use crate::transport::Accept;
 
@@ -189,12 +190,13 @@ impl<P: Protocol> ServerBuilder<P, Actor> {
 /// A service that puts its calls in a queue.
 fn queued<P: Protocol>(queue: usize) -> (Service<P>, Calls<P>) {
     let (sender, receiver) = mpsc::channel(queue.max(1));
-    let service = Service::<P>::new(move |request: P, raw| {
+    let service = Service::<P>::of_queue(move |request: P, raw: RawResponder| {
         let sender = sender.clone();
         async move {
             match sender.reserve().await {
                 Ok(permit) => {
-                    permit.send(request.into_call(raw));
+                    let begin = raw.begin();
+                    permit.send((request.into_call(raw), begin));
                     Answer::Deferred
                 }
                 Err(_) => Answer::unavailable("the service has stopped taking calls"),

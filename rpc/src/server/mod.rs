@@ -30,6 +30,7 @@ use crate::io::{accept, lock};
 use crate::limits::Limits;
 use crate::peer::Peer;
 use crate::request::Protocol;
+use crate::responder::Begin;
 use crate::service::{Connect, Service};
 use crate::session::server::ServerCounters;
 use crate::transport::{Incoming, Transport};
@@ -51,7 +52,7 @@ pub struct Server {
 
 /// The calls of a service that an actor answers.
 pub struct Calls<P: Protocol> {
-    queue: mpsc::Receiver<P::Call>,
+    queue: mpsc::Receiver<(P::Call, Begin)>,
 }
 
 /// Serves `handler` at `address`, with the default limits.
@@ -189,13 +190,18 @@ impl<P: Protocol> Calls<P> {
     /// # Cancel safety
     /// A call is either returned or still queued.
     pub async fn recv(&mut self) -> Option<P::Call> {
-        self.queue.recv().await
+        self.queue.recv().await.map(taken_out)
     }
 
     /// A call that is already there.
     pub fn try_recv(&mut self) -> Option<P::Call> {
-        self.queue.try_recv().ok()
+        self.queue.try_recv().ok().map(taken_out)
     }
+}
+
+fn taken_out<C>((call, begin): (C, Begin)) -> C {
+    begin.now();
+    call
 }
 
 impl fmt::Debug for Server {

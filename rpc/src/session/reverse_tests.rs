@@ -155,6 +155,29 @@ fn handler_that_outlives_its_connection_answers_on_the_next_one() {
 }
 
 #[test]
+fn received_tells_what_was_taken_up_and_what_has_begun_also_after_a_reconnect() {
+    let mut play = Play::new();
+    play.connects();
+    let ids: Vec<u64> = (0..3).map(|_| play.calls(b"hi")).collect();
+    assert_eq!(play.caller_writes(), ids);
+    play.callee.started(ids[0]);
+    play.callee_writes();
+    assert_eq!(play.caller.stage(ids[0]), Some(Stage::Written), "nothing is written for it alone");
+    play.callee.answer(ids[1], ack());
+    play.callee_writes();
+    let stages = |play: &Play| [ids[0], ids[2]].map(|id| play.caller.stage(id).unwrap());
+    assert_eq!(stages(&play), [Stage::Started, Stage::Received]);
+    play.caller.detach_reverse(1);
+    play.callee.detach(1, play.now);
+    assert_eq!(stages(&play), [Stage::Started, Stage::Received], "what is known stays known");
+    play.connects();
+    play.callee.started(ids[2]);
+    play.caller_writes();
+    play.callee_writes();
+    assert_eq!(stages(&play), [Stage::Started, Stage::Started], "said behind the answers to the Resolves");
+}
+
+#[test]
 fn superseded_connection_proves_nothing_and_the_claim_is_asked_for() {
     let mut play = Play::new();
     play.connects();

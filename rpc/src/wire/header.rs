@@ -78,7 +78,7 @@ kinds! {
     Resolve = 8,
     /// What became of `id`. `aux`: [`ResolutionCode`].
     Resolution = 9,
-    /// Every request up to `id` has been taken up.
+    /// Every request up to `id` has been taken up; the body: the highest for which a handler has begun u64, or none.
     Received = 10,
     /// An item of the stream that `id` opened.
     Item = 11,
@@ -485,6 +485,11 @@ pub fn split_u32(body: &[u8]) -> Option<(u32, &[u8])> {
     let mut reader = Reader(body);
     let number = reader.u32()?;
     Some((number, reader.0))
+}
+
+/// The u64 at the front of a body.
+pub fn split_u64(body: &[u8]) -> Option<u64> {
+    Reader(body).u64()
 }
 
 #[cfg(test)]

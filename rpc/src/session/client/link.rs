@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{Claim, ClientLane, Link, Outcome, Role, State, StreamEnd, put_frame_with, remaining_ms, to_u64};
+use super::{Claim, ClientLane, Link, Outcome, Progress, Role, State, StreamEnd, put_frame_with, remaining_ms, to_u64};
 use crate::limits::TICK;
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
@@ -25,6 +25,7 @@ impl ClientLane {
         self.epoch = self.epoch.saturating_add(1);
         self.control.clear();
         self.welcomed = None;
+        self.progress = Progress::default();
         let Role::Connecting { identity, service, serves, secret } = &self.role else { return };
         let hello = Hello::new(
             identity.peer,
@@ -53,7 +54,7 @@ impl ClientLane {
         self.link = Link::Down;
         self.control.clear();
         self.claim = None;
-        let (written, out_base) = (self.written, self.out_base);
+        let (written, out_base, progress) = (self.written, self.out_base, self.progress);
         let mut not_delivered = Vec::new();
         for (id, entry) in self.window.iter_mut() {
             if !matches!(entry.state, State::Sent) {
@@ -62,6 +63,7 @@ impl ClientLane {
             if entry.end > written || (entry.end == written && self.planted.is(Bug::WholeFrameIsCut)) {
                 not_delivered.push(id);
             } else {
+                entry.stage = progress.stage(id, entry);
                 entry.state = State::InDoubt;
             }
         }
@@ -127,13 +129,14 @@ impl ClientLane {
         if self.earliest.is_none_or(|earliest| now < earliest) {
             return;
         }
-        let mut due = Vec::new();
+        let (mut due, progress) = (Vec::new(), self.progress);
         let mut earliest: Option<Instant> = None;
         for (id, entry) in self.window.iter_mut() {
             if !matches!(entry.state, State::Queued | State::Sent | State::InDoubt) {
                 continue;
             }
             if entry.deadline <= now {
+                entry.stage = progress.stage(id, entry);
                 due.push((id, matches!(entry.state, State::Queued), entry.stage));
             } else {
                 earliest = Some(earliest.map_or(entry.deadline, |e| e.min(entry.deadline)));
@@ -284,11 +287,14 @@ impl ClientLane {
     }
 
     pub(super) fn fail_open(&mut self, why: &NotDelivered, cause: Cause) {
-        let mut open = Vec::new();
+        let (mut open, progress) = (Vec::new(), self.progress);
         for (id, entry) in self.window.iter_mut() {
             match entry.state {
                 State::Queued => open.push((id, Outcome::NotDelivered(why.clone()))),
-                State::Sent | State::InDoubt => open.push((id, Outcome::Unknown(entry.stage, cause))),
+                State::Sent | State::InDoubt => {
+                    entry.stage = progress.stage(id, entry);
+                    open.push((id, Outcome::Unknown(entry.stage, cause)));
+                }
                 State::Done(_) | State::Doubt(_) | State::Lost(_) => {}
             }
         }
@@ -302,12 +308,17 @@ impl ClientLane {
         self.wakers.append(&mut self.blocked);
     }
 
-    /// The server has taken up everything that we sent it up to `upto`.
-    pub(super) fn raise_stage(&mut self, upto: u64, stage: Stage) {
+    /// The server has taken up everything that we sent it up to `received`, and begun a handler for all up to `started`.
+    pub(super) fn raise_progress(&mut self, received: u64, started: u64) {
+        self.progress.received = self.progress.received.max(received);
+        self.progress.started = self.progress.started.max(started);
+        if !std::mem::take(&mut self.stages_watched) {
+            return;
+        }
+        let progress = self.progress;
         for (id, entry) in self.window.iter_mut() {
-            if id <= upto && matches!(entry.state, State::Sent) {
-                self.wakers.extend(entry.raise(stage));
-            }
+            self.wakers.extend(entry.raise(progress.stage(id, entry)));
+            self.stages_watched |= entry.watched.is_some();
         }
     }
 }

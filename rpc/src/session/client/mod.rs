@@ -121,6 +121,10 @@ pub struct ClientLane {
     frame_bytes_max: usize,
     /// What both sides allow.
     window_ids_max: u32,
+    /// How far the server says it has come with what the present connection has brought.
+    progress: Progress,
+    /// Whether anybody may be waiting for a stage.
+    stages_watched: bool,
     /// The window of the server's Welcome, for the lane in the other direction.
     welcomed: Option<Memory>,
     window: Window<Entry>,
@@ -174,6 +178,24 @@ enum Link {
     Draining {
         last: u64,
     },
+}
+
+/// The highest ids that the server has taken up, and has begun a handler for, on the present connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    received: u64,
+    started: u64,
+}
+
+impl Progress {
+    /// How far a request is known to have come.
+    fn stage(self, id: u64, entry: &Entry) -> Stage {
+        match entry.state {
+            State::Sent if id <= self.started => Stage::Started,
+            State::Sent if id <= self.received => entry.stage.max(Stage::Received),
+            _ => entry.stage,
+        }
+    }
 }
 
 /// What the writer holds: so many bytes of control frames, then requests up to this offset.
@@ -257,6 +279,8 @@ impl ClientLane {
             role,
             flags: 0,
             claim_bytes_max: usize::MAX,
+            progress: Progress::default(),
+            stages_watched: false,
             welcomed: None,
             link: Link::Down,
             epoch: 0,
@@ -396,6 +420,7 @@ impl ClientLane {
     pub fn watch_stage(&mut self, id: u64, stage: Stage) {
         if let Some(entry) = self.window.get_mut(id) {
             entry.watched = Some(stage);
+            self.stages_watched = true;
         }
     }
 
@@ -550,7 +575,7 @@ impl ClientLane {
 
     /// How far `id` is known to have come.
     pub fn stage(&self, id: u64) -> Option<Stage> {
-        self.window.get(id).map(|entry| entry.stage)
+        self.window.get(id).map(|entry| self.progress.stage(id, entry))
     }
 
     fn window_span(&self) -> usize {

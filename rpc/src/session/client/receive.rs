@@ -15,6 +15,7 @@ use crate::session::Violation;
 use crate::session::planted::Bug;
 use crate::wire::header::{
     self, EndCode, FailedCode, Frame, Gap, GoodbyeCode, Kind, LOSSY, NackCode, REVERSE, ResolutionCode, split_u32,
+    split_u64,
 };
 use crate::wire::hello::Welcome;
 
@@ -77,7 +78,14 @@ impl ClientLane {
                 self.answered(frame.id, outcome);
             }
             Kind::Resolution => self.resolution(&frame)?,
-            Kind::Received => self.raise_stage(frame.id, Stage::Received),
+            Kind::Received => {
+                let started = if frame.body.is_empty() {
+                    0
+                } else {
+                    split_u64(frame.body).ok_or(Violation::Malformed("Received"))?
+                };
+                self.raise_progress(frame.id, started);
+            }
             Kind::Item => {
                 if let Some(stream) = self.streams.get_mut(&frame.id) {
                     if !stream.push(frame.body, frame.flags & LOSSY != 0) {
@@ -243,7 +251,8 @@ impl ClientLane {
                     && matches!(entry.state, State::InDoubt)
                 {
                     entry.state = State::Sent;
-                    self.wakers.extend(entry.raise(Stage::Started));
+                    // Whether a handler has begun is said by the Received that follows.
+                    self.wakers.extend(entry.raise(Stage::Received));
                     // Its bytes are long written; what the next connection writes says nothing about it.
                     entry.end = 0;
                 }

@@ -5,7 +5,7 @@
 //!
 //! Driven by `io::server`; called by `client`, for whoever serves.
 
-use super::{ClientLane, Link, Role};
+use super::{ClientLane, Link, Progress, Role};
 use crate::limits::{BULK_BYTES, Limits};
 use crate::outcome::{Cause, NotDelivered};
 use crate::wire::header::REVERSE;
@@ -44,6 +44,7 @@ impl ClientLane {
         }
         let first = self.epoch == 0;
         self.epoch = epoch;
+        self.progress = Progress::default();
         self.window_ids_max = self.limits.window.min(window.max(1));
         let theirs = usize::try_from(frame_bytes_max).unwrap_or(usize::MAX);
         self.frame_bytes_max = self.limits.frame_bytes_max.min(theirs);

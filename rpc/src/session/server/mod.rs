@@ -147,6 +147,9 @@ pub struct ServerLane {
     /// The highest id ever taken in this memory.
     taken_last: u64,
     received_told: u64,
+    /// The highest id for which a handler has begun, and what the present connection was told of it.
+    started_last: u64,
+    started_told: u64,
     running: usize,
     /// Handlers whose ids the client no longer holds. Nobody waits for their answers, but they too run to their end, a
     /// Cancel or their deadline.
@@ -205,6 +208,8 @@ impl ServerLane {
             mismatched: Vec::new(),
             taken_last: 0,
             received_told: 0,
+            started_last: 0,
+            started_told: 0,
             running: 0,
             unheld: Vec::new(),
             answer_bytes: 0,
@@ -279,7 +284,8 @@ impl ServerLane {
         self.done = false;
         self.window_ids_max = self.limits.window.min(window.max(1));
         self.frame_bytes_max = self.limits.frame_bytes_max.min(usize::try_from(frame_bytes_max).unwrap_or(usize::MAX));
-        self.received_told = self.taken_last;
+        // Said again with the answers to the first Resolves.
+        (self.received_told, self.started_told) = (0, 0);
         Some(())
     }
 
@@ -363,6 +369,12 @@ impl ServerLane {
         if let Entry::Running(running) = std::mem::replace(entry, Entry::Answered(reply)) {
             self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
         }
+    }
+
+    /// The handler of `id` has begun. Handlers of a lane begin in the order of their ids, so all below it have, too. Told
+    /// with what is written next; nothing is written for it alone.
+    pub fn started(&mut self, id: u64) {
+        self.started_last = self.started_last.max(id.min(self.taken_last));
     }
 
     /// Whether the handler of `id` should go on.
@@ -457,9 +469,12 @@ impl ServerLane {
         if !self.wants_transmit(epoch) {
             return false;
         }
-        if !self.out.is_empty() && self.running > 0 && self.taken_last > self.received_told {
-            put_frame_with(&mut self.out, Kind::Received, self.flags, 0, self.taken_last, &[]);
-            self.received_told = self.taken_last;
+        let news = self.taken_last > self.received_told || self.started_last > self.started_told;
+        if news && self.running > 0 && !self.out.is_empty() {
+            let started = self.started_last.to_le_bytes();
+            let body: &[u8] = if self.started_last > 0 { &started } else { &[] };
+            put_frame_with(&mut self.out, Kind::Received, self.flags, 0, self.taken_last, body);
+            (self.received_told, self.started_told) = (self.taken_last, self.started_last);
         }
         into.append(&mut self.out);
         self.transmit_items(into);
