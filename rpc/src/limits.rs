@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use crate::request::Request;
+
 /// What a lane, a connection and a server hold at most. The defaults suit local IPC with small messages.
 ///
 /// Memory that one lane can make a server hold, at most ([`Limits::lane_bytes_max`]): kept answers and what running
@@ -87,8 +89,7 @@ impl Limits {
 impl Limits {
     /// The most memory, in bytes, that all peers together can make a server hold: what its lanes may hold for their calls,
     /// and the fixed cost of as many connections, lanes and running handlers as there may be. Beside it stands what the
-    /// handlers of the user hold; a decoded request is one, and may be larger than its body: each of its lists by the size
-    /// of an element in memory, doubled.
+    /// handlers of the user hold, which begins with their decoded requests ([`decoded_bytes_max`](Self::decoded_bytes_max)).
     pub fn server_bytes_max(&self) -> usize {
         // Between two looks at what is held each connection may take one read or one frame, copied once, and answer it.
         let overshoot = READ_BYTES.max(self.frame_bytes_max).saturating_mul(2);
@@ -98,6 +99,17 @@ impl Limits {
         [self.held_bytes_max, overshoot.saturating_mul(THREADS_MAX), connections, lanes, running]
             .into_iter()
             .fold(0_usize, usize::saturating_add)
+    }
+}
+
+impl Limits {
+    /// The most memory, in bytes, that decoded requests of the method `R` can hold beside
+    /// [`server_bytes_max`](Self::server_bytes_max), for as long as their handlers keep them: what a byte of it can become,
+    /// for all bytes that requests may have. A `List` of large elements with small encodings is what makes this large.
+    pub fn decoded_bytes_max<R: Request>(&self) -> usize {
+        let bodies = self.held_bytes_max.min(self.running_max.saturating_mul(self.frame_bytes_max));
+        let inline = self.running_max.saturating_mul(size_of::<R>());
+        bodies.saturating_mul(R::HEAP_PER_BYTE).saturating_add(inline)
     }
 }
 

@@ -56,6 +56,10 @@ pub trait Wire {
     /// The fewest bytes that a value occupies when encoded. 0 means that a value may occupy none at all, and that the
     /// type cannot be the element of a [`List`](crate::List).
     const ENCODED_MIN: usize;
+    /// How many bytes of heap one byte of an encoded value can become at most, while it is decoded. Text and bytes are copied
+    /// once; a list costs the size of its elements in memory, three times while it grows. By hand: the default is true for
+    /// whatever repeats the constants of a number, a string or a [`Blob`](crate::Blob).
+    const HEAP_PER_BYTE: usize = 1;
 }
 
 /// One method of a service: a plain serde struct that says what it is answered with.
@@ -236,6 +240,12 @@ pub mod __private {
     #[must_use]
     pub const fn least(a: usize, b: usize) -> usize {
         if a < b { a } else { b }
+    }
+
+    /// The larger of two sizes, in constants.
+    #[must_use]
+    pub const fn most(a: usize, b: usize) -> usize {
+        if a > b { a } else { b }
     }
 
     /// Whether no method of `earlier` has this id and version.

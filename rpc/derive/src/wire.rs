@@ -85,6 +85,7 @@ fn of_enum(input: &DeriveInput, data: &DataEnum) -> Result<(TokenStream, TokenSt
 }
 
 fn implement(input: &DeriveInput, fingerprint: &TokenStream, encoded_min: &TokenStream) -> TokenStream {
+    let heap_per_byte = heap_per_byte_of(input);
     let name = &input.ident;
     let mut generics = input.generics.clone();
     for parameter in generics.type_params_mut() {
@@ -96,6 +97,7 @@ fn implement(input: &DeriveInput, fingerprint: &TokenStream, encoded_min: &Token
         impl #impl_generics ::rpc::Wire for #name #type_generics #where_clause {
             const FINGERPRINT: u64 = #fingerprint;
             const ENCODED_MIN: usize = #encoded_min;
+            const HEAP_PER_BYTE: usize = #heap_per_byte;
         }
     }
 }
@@ -116,6 +118,18 @@ fn fingerprint_of(fields: &Fields) -> TokenStream {
 fn encoded_min_of(fields: &Fields) -> TokenStream {
     let sizes = fields.iter().map(|field| constant(field, "ENCODED_MIN"));
     quote!((0usize #(+ #sizes)*))
+}
+
+fn heap_per_byte_of(input: &DeriveInput) -> TokenStream {
+    let fields: Vec<_> = match &input.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        Data::Enum(data) => data.variants.iter().flat_map(|variant| variant.fields.iter()).collect(),
+        Data::Union(_) => Vec::new(),
+    };
+    fields
+        .into_iter()
+        .map(|field| constant(field, "HEAP_PER_BYTE"))
+        .fold(quote!(1), |most, next| quote!(::rpc::__private::most(#most, #next)))
 }
 
 fn constant(field: &Field, name: &str) -> TokenStream {

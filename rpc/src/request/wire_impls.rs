@@ -34,12 +34,14 @@ leaf! {
 impl<T: Wire> Wire for Option<T> {
     const FINGERPRINT: u64 = __private::part(__private::shape("option", 1), "some", T::FINGERPRINT);
     const ENCODED_MIN: usize = 1;
+    const HEAP_PER_BYTE: usize = T::HEAP_PER_BYTE;
 }
 
 impl<T: Wire, E: Wire> Wire for Result<T, E> {
     const FINGERPRINT: u64 =
         __private::part(__private::part(__private::shape("result", 2), "ok", T::FINGERPRINT), "err", E::FINGERPRINT);
     const ENCODED_MIN: usize = 1 + __private::least(T::ENCODED_MIN, E::ENCODED_MIN);
+    const HEAP_PER_BYTE: usize = __private::most(T::HEAP_PER_BYTE, E::HEAP_PER_BYTE);
 }
 
 /// A box has the bytes and the shape of what it holds. It does not make a recursive type possible: the fingerprint of
@@ -47,12 +49,14 @@ impl<T: Wire, E: Wire> Wire for Result<T, E> {
 impl<T: Wire> Wire for Box<T> {
     const FINGERPRINT: u64 = T::FINGERPRINT;
     const ENCODED_MIN: usize = T::ENCODED_MIN;
+    const HEAP_PER_BYTE: usize = T::HEAP_PER_BYTE + size_of::<T>().div_ceil(__private::most(T::ENCODED_MIN, 1));
 }
 
 /// Serde carries arrays of up to 32 elements. For more, [`List`](crate::List) or [`Blob`](crate::Blob).
 impl<T: Wire, const N: usize> Wire for [T; N] {
     const FINGERPRINT: u64 = __private::part(__private::shape("array", N as u64), "element", T::FINGERPRINT);
     const ENCODED_MIN: usize = N * T::ENCODED_MIN;
+    const HEAP_PER_BYTE: usize = T::HEAP_PER_BYTE;
 }
 
 macro_rules! tuple {
@@ -64,6 +68,11 @@ macro_rules! tuple {
                 hash
             };
             const ENCODED_MIN: usize = 0 $(+ $type::ENCODED_MIN)+;
+            const HEAP_PER_BYTE: usize = {
+                let heap = 1;
+                $(let heap = __private::most(heap, $type::HEAP_PER_BYTE);)+
+                heap
+            };
         }
     };
 }

@@ -80,6 +80,8 @@ impl<T: Wire, const MAX: usize> Wire for List<T, MAX> {
         __private::part(__private::shape("list", MAX as u64), "element", T::FINGERPRINT)
     };
     const ENCODED_MIN: usize = 1;
+    // The vector doubles when it is full: at worst it has just done so, and the old one is still there.
+    const HEAP_PER_BYTE: usize = T::HEAP_PER_BYTE + 3 * size_of::<T>().div_ceil(T::ENCODED_MIN);
 }
 
 impl<T, const MAX: usize> TryFrom<Vec<T>> for List<T, MAX> {
