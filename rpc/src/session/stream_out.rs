@@ -93,6 +93,11 @@ impl StreamOut {
         }
     }
 
+    /// What its items occupy while they wait.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.queued_bytes.saturating_add(self.items.len().saturating_mul(size_of::<Item>()))
+    }
+
     pub(super) fn set_policy(&mut self, policy: Slow) {
         self.policy = policy;
     }

@@ -396,10 +396,13 @@ impl ServerLane {
         self.running
     }
 
-    /// Bytes that this lane holds for its calls: bodies of running requests, kept answers, and what is to be written.
+    /// Bytes that this lane holds for its calls: bodies of running requests, kept answers, what is to be written, items of
+    /// streams, and what is remembered of each id.
     pub fn held_bytes(&self) -> usize {
         let entries = self.window.span().saturating_mul(size_of::<Option<Entry>>());
-        self.request_bytes.saturating_add(self.answer_bytes).saturating_add(self.out.len()).saturating_add(entries)
+        let items = self.streams.values().map(|stream| stream.out.held_bytes());
+        let calls = [self.request_bytes, self.answer_bytes, self.out.len(), entries];
+        calls.into_iter().chain(items).fold(0, usize::saturating_add)
     }
 
     /// What this lane holds in memory.
