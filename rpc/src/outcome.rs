@@ -77,6 +77,15 @@ pub enum NotDelivered {
     /// The caller whom we wanted to call back serves no such service, or not in this version.
     #[error("the other side of the connection does not serve this; it must be built with `serves`")]
     NotServed,
+    /// The server refused the connection, and said what it has instead of what was asked for: another service, another
+    /// version of it, or another version of the protocol.
+    #[error("the server refused the connection: {refusal} ({said})")]
+    Incompatible {
+        /// What does not fit.
+        refusal: Refusal,
+        /// What was asked for and what is there.
+        said: String,
+    },
     /// The server has too much to do.
     #[error("the server is overloaded{}", After(*retry_after))]
     Overloaded {
@@ -226,7 +235,7 @@ impl NotDelivered {
             | Self::Expired
             | Self::NeverSeen
             | Self::Unavailable(_) => true,
-            Self::Refused(refusal) => refusal.can_pass(),
+            Self::Refused(refusal) | Self::Incompatible { refusal, .. } => refusal.can_pass(),
             Self::TooLarge { .. }
             | Self::Encode(_)
             | Self::NotServed

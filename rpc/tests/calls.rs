@@ -379,7 +379,9 @@ async fn another_service_at_the_address_is_refused_by_name() {
     let w = unix().await;
     let other = Client::<Other>::new(w.client.address());
     let error = soon(rpc::call(&other, Add { a: 1, b: 1 })).await.unwrap_err();
-    assert!(matches!(error, CallError::NotDelivered(NotDelivered::Refused(rpc::Refusal::Service))), "{error:?}");
+    let CallError::NotDelivered(NotDelivered::Incompatible { refusal, said }) = error else { panic!("{error:?}") };
+    assert_eq!(refusal, rpc::Refusal::Service);
+    assert_eq!(said, "`other` in version 1 is asked for, `bench` in version 1 is served");
 }
 
 #[tokio::test]

@@ -277,6 +277,7 @@ mod tests {
             NotDelivered::BadBody(String::new()),
             NotDelivered::Unauthorized(String::new()),
             NotDelivered::Refused(Refusal::Service),
+            NotDelivered::Incompatible { refusal: Refusal::Service, said: String::new() },
             NotDelivered::Refused(Refusal::Violation),
         ] {
             check(&not_delivered(why), End, End, End, End, End);

@@ -27,6 +27,7 @@ use crate::limits::Limits;
 use crate::metrics::{LaneMetrics, ServerMetrics};
 use crate::peer::Peer;
 use crate::server::{Denial, Options, PeerPidfd, Policy};
+use crate::service::clip;
 use crate::session::client::Offer;
 use crate::session::server::{Reply, ServerCounters, ServerLane};
 use crate::wire::header::GoodbyeCode;
@@ -76,7 +77,8 @@ struct Lanes {
 /// Why a Hello was not accepted.
 pub(super) enum Refused {
     Code(GoodbyeCode),
-    Denied(Denial),
+    /// With words for the peer.
+    Said(GoodbyeCode, Denial),
 }
 
 impl From<GoodbyeCode> for Refused {
@@ -298,10 +300,18 @@ impl Hub {
     ) -> Result<(Arc<LaneCell>, u64), Refused> {
         let wire = crate::limits::WIRE_VERSION;
         if hello.wire_min > wire || hello.wire_max < wire {
-            return Err(GoodbyeCode::WireVersion.into());
+            let said = format!("wire versions {} to {} are offered, {wire} is spoken", hello.wire_min, hello.wire_max);
+            return Err(Refused::Said(GoodbyeCode::WireVersion, said.into()));
         }
         if hello.service != self.service.name || hello.service_version != self.service.version {
-            return Err(GoodbyeCode::Service.into());
+            let said = format!(
+                "`{}` in version {} is asked for, `{}` in version {} is served",
+                clip(hello.service),
+                hello.service_version,
+                self.service.name,
+                self.service.version
+            );
+            return Err(Refused::Said(GoodbyeCode::Service, said.into()));
         }
         if self.phase() != SERVING {
             return Err(GoodbyeCode::Draining.into());
@@ -311,7 +321,8 @@ impl Hub {
             return Err(GoodbyeCode::Violation.into());
         }
         // No lock is held: this is the user's code.
-        self.policy.admits(hello, peer, pidfd).map_err(Refused::Denied)?;
+        let denied = |denial| Refused::Said(GoodbyeCode::Unauthorized, denial);
+        self.policy.admits(hello, peer, pidfd).map_err(denied)?;
         let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
         let mismatched = self.mismatched(hello);
         let (cell, attached) = {

@@ -41,7 +41,7 @@ enum End {
     Closed,
     Fenced,
     Refused(GoodbyeCode),
-    Denied(Denial),
+    Said(GoodbyeCode, Denial),
     Violation(Violation),
     Broken(io::Error),
 }
@@ -203,9 +203,9 @@ where
                 core.say_goodbye(code);
                 Ok(())
             }
-            Err(End::Denied(denial)) => {
+            Err(End::Said(code, denial)) => {
                 tracing::warn!(peer = ?core.peer, %denial, "denied a connection");
-                core.deny(&denial);
+                core.deny(code, &denial);
                 Ok(())
             }
             other => other,
@@ -367,7 +367,7 @@ where
         let pidfd = self.pidfd.take();
         let admitted = self.hub.admit(&hello, self.peer, pidfd.as_ref()).map_err(|refused| match refused {
             Refused::Code(code) => End::Refused(code),
-            Refused::Denied(denial) => End::Denied(denial),
+            Refused::Said(code, denial) => End::Said(code, denial),
         });
         let (cell, epoch) = admitted?;
         self.calling = cell.reverse().map(|cell| Calling::new(Arc::clone(cell), epoch, self.exact));
@@ -415,9 +415,9 @@ impl<S, F> Core<S, F> {
     }
 
     /// A peer that has no lane is told why it gets none.
-    fn deny(&mut self, denial: &Denial) {
-        self.last_words = Some(GoodbyeCode::Unauthorized);
-        put_frame(&mut self.writing, Kind::Goodbye, GoodbyeCode::Unauthorized.number(), 0, denial.reason());
+    fn deny(&mut self, code: GoodbyeCode, denial: &Denial) {
+        self.last_words = Some(code);
+        put_frame(&mut self.writing, Kind::Goodbye, code.number(), 0, denial.reason());
     }
 
     fn detach(&mut self) {

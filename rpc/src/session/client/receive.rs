@@ -278,9 +278,9 @@ impl ClientLane {
         self.farewell = Some(refusal(code));
         let why = match code {
             GoodbyeCode::Done | GoodbyeCode::Draining => NotDelivered::Draining,
-            GoodbyeCode::Unauthorized if !reason.is_empty() => {
-                let reason = reason.get(..REASON_BYTES_MAX).unwrap_or(reason);
-                NotDelivered::Unauthorized(String::from_utf8_lossy(reason).into_owned())
+            GoodbyeCode::Unauthorized if !reason.is_empty() => NotDelivered::Unauthorized(text(reason)),
+            GoodbyeCode::Service | GoodbyeCode::WireVersion if !reason.is_empty() => {
+                NotDelivered::Incompatible { refusal: refusal(code), said: text(reason) }
             }
             other => NotDelivered::Refused(refusal(other)),
         };
@@ -323,6 +323,12 @@ impl ClientLane {
             self.end_stream(id, StreamEnd::Lost);
         }
     }
+}
+
+/// The front of what a peer says.
+fn text(reason: &[u8]) -> String {
+    let reason = reason.get(..REASON_BYTES_MAX).unwrap_or(reason);
+    String::from_utf8_lossy(reason).into_owned()
 }
 
 fn refusal(code: GoodbyeCode) -> Refusal {
