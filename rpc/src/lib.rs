@@ -91,6 +91,8 @@ mod stream;
 pub mod testing;
 #[cfg(feature = "tls")]
 pub mod tls;
+#[cfg(feature = "tower")]
+pub mod tower;
 pub mod trace;
 pub mod transport;
 mod watch;

@@ -27,6 +27,9 @@ pub struct RawResponder {
     cell: Arc<LaneCell>,
     context: CallContext,
     watch: HandlerWatch,
+    /// The method and its version.
+    #[cfg(feature = "tower")]
+    method: (u16, u16),
 }
 
 /// The obligation to answer one call. Dropping it answers *in doubt*.
@@ -52,8 +55,25 @@ impl Begin {
 }
 
 impl RawResponder {
-    pub(crate) fn new(cell: Arc<LaneCell>, context: CallContext, watch: HandlerWatch) -> Self {
-        Self { cell, context, watch }
+    /// `method`: which one was called, and its version.
+    pub(crate) fn new(
+        cell: Arc<LaneCell>,
+        context: CallContext,
+        watch: HandlerWatch,
+        #[cfg_attr(not(feature = "tower"), expect(unused_variables, reason = "read by layers"))] method: (u16, u16),
+    ) -> Self {
+        Self {
+            cell,
+            context,
+            watch,
+            #[cfg(feature = "tower")]
+            method,
+        }
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) fn method(&self) -> (u16, u16) {
+        self.method
     }
 
     /// The responder of a request whose answer will come from elsewhere.

@@ -31,8 +31,15 @@ use crate::wire::hello::ServiceInfo;
 /// The handlers of a protocol, ready to be served.
 pub struct Service<P> {
     pub(crate) connect: Arc<dyn Connect>,
+    /// The same, one boxed future a call: for layers. `None` where requests are not decoded here.
+    #[cfg(feature = "tower")]
+    pub(crate) boxed: Option<Arc<Boxed<P>>>,
     _protocol: PhantomData<fn() -> P>,
 }
+
+/// Gives a request its handler.
+#[cfg(feature = "tower")]
+pub(crate) type Boxed<P> = dyn Fn(P, RawResponder) -> BoxFuture<'static, Answer> + Send + Sync;
 
 /// Serves one connection to its end. The one dynamic call is made per connection, none per request.
 pub(crate) trait Connect: Send + Sync {
@@ -73,6 +80,17 @@ impl<P: Protocol> Service<P> {
         D: Fn(P, RawResponder) -> F + Send + Sync + 'static,
         F: Future<Output = Answer> + Send + 'static,
     {
+        #[cfg(feature = "tower")]
+        {
+            let dispatch = Arc::new(dispatch);
+            let direct = Arc::clone(&dispatch);
+            let mut service = Self::starting(move |method, version, body: &[u8], raw| {
+                P::decode(method, version, body).map(|request| direct(request, raw))
+            });
+            service.boxed = Some(Arc::new(move |request, raw| Box::pin(dispatch(request, raw))));
+            service
+        }
+        #[cfg(not(feature = "tower"))]
         Self::starting(move |method, version, body: &[u8], raw| {
             P::decode(method, version, body).map(|request| dispatch(request, raw))
         })
@@ -81,7 +99,7 @@ impl<P: Protocol> Service<P> {
     /// The same handlers, for another server.
     #[cfg(feature = "testing")]
     pub(crate) fn again(connect: &Arc<dyn Connect>) -> Self {
-        Self { connect: Arc::clone(connect), _protocol: PhantomData }
+        Self::connecting(Arc::clone(connect))
     }
 
     /// A service that is given what has come, undecoded.
@@ -111,7 +129,16 @@ impl<P: Protocol> Service<P> {
         F: Future<Output = Answer> + Send + 'static,
     {
         let typed = Typed { start: Arc::new(start), pool: Arc::new(pool) };
-        Self { connect: Arc::new(typed), _protocol: PhantomData }
+        Self::connecting(Arc::new(typed))
+    }
+
+    fn connecting(connect: Arc<dyn Connect>) -> Self {
+        Self {
+            connect,
+            #[cfg(feature = "tower")]
+            boxed: None,
+            _protocol: PhantomData,
+        }
     }
 
     pub(crate) const INFO: ServiceInfo = ServiceInfo { name: P::NAME, version: P::VERSION, methods: P::METHODS };

@@ -113,6 +113,17 @@ impl<P: Protocol> Client<P> {
         self.lanes.first().server()
     }
 
+    /// Ready when a lane's window has room for one more call. Reserves nothing.
+    #[cfg(feature = "tower")]
+    pub(crate) fn poll_room(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        // It is woken when there is room; the deadline is only so far that the lane has one to keep.
+        let now = crate::io::now();
+        let by = |cell: &crate::io::client::LaneCell| now.checked_add(cell.limits().deadline_max).unwrap_or(now);
+        let has_room =
+            |cell: &Arc<crate::io::client::LaneCell>| cell.with(|lane| lane.poll_room(by(cell), cx)).is_ready();
+        if self.lanes.all().any(has_room) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    }
+
     /// What its lane has seen; of several lanes, the first.
     pub fn counters(&self) -> LaneCounters {
         self.lanes.first().with(|lane| lane.counters())

@@ -262,7 +262,7 @@ where
             return self.refuse(call.id, &watch, overloaded(retry_after));
         }
         let context = CallContext { peer: self.peer, request_id: RequestId(call.id), deadline: call.deadline };
-        let raw = RawResponder::new(Arc::clone(cell), context, watch.clone());
+        let raw = RawResponder::new(Arc::clone(cell), context, watch.clone(), (call.method, call.version));
         let start = catch_unwind(AssertUnwindSafe(|| (self.start)(call.method, call.version, body, raw)));
         let handler = match start {
             Ok(Ok(handler)) => handler,

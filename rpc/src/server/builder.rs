@@ -47,6 +47,11 @@ impl Server {
         ServerBuilder::new(handler.into().into())
     }
 
+    /// Sets up a server of a service that is there already, for example one made by [`Service::new`].
+    pub fn of<P: Protocol>(service: Service<P>) -> ServerBuilder<P> {
+        ServerBuilder::new(service)
+    }
+
     /// Sets up a server whose requests go, with their responders, to whoever receives them from a queue: see
     /// [`ServerBuilder::serve_calls`].
     pub fn actor<P: Protocol>() -> ServerBuilder<P, Actor> {
@@ -133,6 +138,11 @@ impl<P, H> ServerBuilder<P, H> {
 }
 
 impl<P: Protocol> ServerBuilder<P> {
+    #[cfg(feature = "tower")]
+    pub(crate) fn map_service(self, map: impl FnOnce(Service<P>) -> Service<P>) -> Self {
+        Self { handlers: map(self.handlers), ..self }
+    }
+
     /// Listens at `address` and serves it until the [`Server`] is drained or dropped.
     ///
     /// # Errors

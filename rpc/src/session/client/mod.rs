@@ -432,6 +432,16 @@ impl ClientLane {
         }
     }
 
+    /// Whether one more request would be queued now; woken when that may have changed.
+    pub fn poll_room(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        // What refuses a request for good is the request's to say.
+        if self.closed || self.make_room().is_ok() {
+            return Poll::Ready(());
+        }
+        self.wait_for_room(deadline, cx.waker());
+        Poll::Pending
+    }
+
     /// The caller has gone. A frame that nobody claimed is voided, anything else is cancelled at the server.
     pub fn abandon(&mut self, id: u64) {
         let Some(entry) = self.window.get(id) else { return };
