@@ -25,13 +25,21 @@ pub(crate) use dial::dial;
 pub(crate) use handlers::Pool;
 pub(crate) use timer::now;
 
+use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 /// Locks. A panic while the lock was held cannot have left these states half-changed in a way that matters: no
 /// handler and no caller's code runs under a lock of this crate.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has the task polled again after others, those included whose sockets have something to read by then: a task that wakes
+/// itself at once is polled dozens of times before its runtime looks at sockets again.
+pub(crate) fn give_way(cx: &mut Context<'_>) {
+    // Polled once it has put the waker aside; what is dropped here is not needed for that.
+    let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
 }
 
 /// Wakes all, after the lock under which they were collected is gone.

@@ -15,11 +15,11 @@ use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::Calling;
-use super::serving::{Serving, TURNS_MAX};
+use super::serving::{FRAMES_MAX, Serving, TURNS_MAX};
 use super::shares::Permit;
 use super::stream::Stream;
 use super::timer::{Timer, now};
-use super::{lock, wake_all};
+use super::{give_way, lock, wake_all};
 use crate::limits::READ_BYTES;
 use crate::peer::Peer;
 use crate::request::DecodeFault;
@@ -74,6 +74,8 @@ struct Core<S, F> {
     hello_by: Instant,
     /// Since when the peer has taken nothing of what we wrote.
     stalled_at: Option<Instant>,
+    /// Frames taken since the driver was last woken.
+    frames: usize,
     /// Bytes that this connection was last said to hold.
     held_bytes: usize,
     /// The connection closes once this has been written.
@@ -114,6 +116,7 @@ where
             exact: stream.proves_unsent(),
             hello_by,
             stalled_at: None,
+            frames: 0,
             held_bytes: 0,
             last_words: None,
             wakers: Vec::new(),
@@ -139,8 +142,10 @@ where
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.core.serving.register(cx.waker());
+        self.core.frames = 0;
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx) {
+                Poll::Ready(Ok(())) if self.core.frames >= FRAMES_MAX => break,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {
@@ -152,7 +157,7 @@ where
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 
@@ -328,6 +333,7 @@ where
                             Err(violation) => break Err(End::Violation(violation)),
                         }
                         consumed = end;
+                        self.frames += 1;
                     }
                     Cut::Incomplete { .. } => break Ok(()),
                     Cut::TooLarge { .. } => break Err(End::Refused(GoodbyeCode::FrameTooLarge)),

@@ -19,7 +19,7 @@ use super::handlers::{Handlers, Polled, Pool};
 use super::hub::{Hub, LaneCell};
 use super::load::LaneLoad;
 use super::timer::{Timer, now};
-use super::{lock, wake_all};
+use super::{give_way, lock, wake_all};
 use crate::context::{self, CallContext};
 use crate::id::RequestId;
 use crate::peer::Peer;
@@ -35,6 +35,9 @@ use crate::wire::hello::ServiceInfo;
 
 /// Turns of a driver before it lets other tasks run.
 pub(super) const TURNS_MAX: usize = 32;
+/// Frames of a connection before its driver lets other tasks run. LIMIT: a millisecond's worth of small ones; one read of
+/// the most that may be in flight is less.
+pub(super) const FRAMES_MAX: usize = 2048;
 
 /// A request that was taken from a read and waits for its first poll: where its body lies in the read's bytes.
 struct Queued {
@@ -205,7 +208,7 @@ where
                     return Poll::Pending;
                 }
             }
-            cx.waker().wake_by_ref();
+            give_way(cx);
             Poll::Pending
         })
         .await;
