@@ -290,7 +290,7 @@ impl Accept for TcpListener {
 impl Accept for tokio::net::UnixListener {
     async fn accept(&mut self) -> io::Result<Incoming> {
         let (stream, _) = Self::accept(self).await?;
-        Ok(Incoming::stream(Stream::Unix(stream)))
+        Ok(Incoming::stream(Stream::unix(stream)?))
     }
 }
 

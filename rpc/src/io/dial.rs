@@ -27,12 +27,12 @@ pub(crate) async fn dial(address: &Address) -> Result<Stream, NotDelivered> {
         let no_listener = |reason: String| NotDelivered::NoListener { address: address.clone(), reason };
         let full = match address {
             Address::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => return admit(Stream::Unix(stream)),
+                Ok(stream) => return admit(Stream::unix(stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
                 Err(error) => return Err(no_listener(error.to_string())),
             },
             Address::Mem(name) => match mem::connect(name) {
-                Ok(stream) => return admit(Stream::Mem(stream)),
+                Ok(stream) => return admit(Ok(Stream::Mem(stream))),
                 Err(MemRefusal::BacklogFull) => true,
                 Err(MemRefusal::NoListener) => {
                     return Err(no_listener("no service of that name in this process".into()));
@@ -53,8 +53,10 @@ pub(crate) async fn dial(address: &Address) -> Result<Stream, NotDelivered> {
 }
 
 /// Who listens must be us: a socket that someone else put in our place learns nothing.
-fn admit(stream: Stream) -> Result<Stream, NotDelivered> {
-    let peer = stream.peer().map_err(|_| NotDelivered::Refused(Refusal::Unauthorized))?;
+fn admit(stream: io::Result<Stream>) -> Result<Stream, NotDelivered> {
+    let unknown = |_| NotDelivered::Refused(Refusal::Unauthorized);
+    let stream = stream.map_err(unknown)?;
+    let peer = stream.peer().map_err(unknown)?;
     if peer.is_trusted_by_default() {
         Ok(stream)
     } else {

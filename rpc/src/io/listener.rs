@@ -143,7 +143,8 @@ impl Listener {
     pub(crate) async fn accept(&mut self) -> io::Result<Incoming> {
         match &mut self.kind {
             Kind::Unix { socket, .. } => {
-                socket.accept().await.map(|(stream, _)| Incoming::stream(Stream::Unix(stream)))
+                let (stream, _) = socket.accept().await?;
+                Ok(Incoming::stream(Stream::unix(stream)?))
             }
             Kind::Mem(listener) => Ok(Incoming::stream(Stream::Mem(listener.accept().await))),
             Kind::Source(source) => source.accept_boxed().await,

@@ -18,6 +18,7 @@ pub(crate) mod reverse;
 pub(crate) mod server;
 pub(crate) mod serving;
 pub(crate) mod shares;
+mod socket;
 pub(crate) mod stream;
 mod timer;
 

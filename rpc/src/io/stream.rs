@@ -12,18 +12,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
-use rustix::net::SendFlags;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::UnixStream;
 
-use crate::peer::{Peer, Process};
+use super::socket::Socket;
+use crate::peer::Peer;
 use crate::server::PeerPidfd;
 use crate::transport::Transport;
 
 /// A byte stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Unix(UnixStream),
+    Unix(Socket),
     Mem(DuplexStream),
     /// Boxed, so that the others stay small.
     Opaque(Box<Opaque>),
@@ -38,6 +38,10 @@ pub(crate) struct Opaque {
 }
 
 impl Stream {
+    pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
+        Ok(Self::Unix(Socket::new(stream)?))
+    }
+
     pub(crate) fn opaque(io: impl Transport, peer: Peer) -> Self {
         Self::Opaque(Box::new(Opaque { io: Box::new(io), peer, unflushed: false }))
     }
@@ -56,10 +60,7 @@ impl Stream {
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> io::Result<Peer> {
         match self {
-            Self::Unix(stream) => {
-                let credentials = stream.peer_cred()?;
-                Ok(Peer::Process(Process { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() }))
-            }
+            Self::Unix(socket) => Ok(Peer::Process(socket.process())),
             Self::Mem(_) => Ok(Peer::own()),
             Self::Opaque(opaque) => Ok(opaque.peer),
         }
@@ -78,9 +79,8 @@ impl Stream {
     /// Sends a few bytes at once or not at all: a last word, where nobody may be waited for.
     pub(crate) fn send_now(&mut self, bytes: &[u8]) {
         match self {
-            // Not by tokio, which knows nothing of a new socket's readiness until its driver has run.
             Self::Unix(stream) => {
-                let _ = rustix::net::send(&*stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                let _ = stream.send_now(bytes);
             }
             Self::Mem(stream) => {
                 let _ = stream.write_all(bytes).now_or_never();
@@ -99,7 +99,7 @@ impl Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => stream.poll_read(cx, buffer),
             Self::Mem(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Opaque(stream) => Pin::new(&mut stream.io).poll_read(cx, buffer),
         }
@@ -109,7 +109,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => stream.poll_write(cx, bytes),
             Self::Mem(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Opaque(stream) => {
                 stream.unflushed = true;
@@ -124,7 +124,7 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Unix(stream) => stream.poll_write_vectored(cx, slices),
             Self::Mem(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Opaque(stream) => {
                 stream.unflushed = true;
@@ -135,7 +135,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Unix(_) => true,
             Self::Mem(stream) => stream.is_write_vectored(),
             Self::Opaque(stream) => stream.io.is_write_vectored(),
         }
@@ -143,7 +143,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(_) => Poll::Ready(Ok(())),
             Self::Mem(stream) => Pin::new(stream).poll_flush(cx),
             Self::Opaque(stream) => {
                 ready!(Pin::new(&mut stream.io).poll_flush(cx))?;
@@ -155,7 +155,7 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Poll::Ready(stream.shutdown()),
             Self::Mem(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Opaque(stream) => Pin::new(&mut stream.io).poll_shutdown(cx),
         }

@@ -1,0 +1,173 @@
+//! A connected Unix socket that is watched for what a call waits for: bytes to read.
+//!
+//! A socket that is also watched for room to write wakes its owner each time the peer has read: one wake and one system call
+//! more for each call, for nothing. Room is waited for only when a write has found none, by a second descriptor of
+//! the same socket.
+//!
+//! Used by `stream`.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+
+use crate::peer::Process;
+
+/// Writes that find room at once before the room is no longer watched. LIMIT: a bulk transfer fills the socket more often
+/// than that; watching again costs four system calls.
+const UNWATCHED_AFTER: u8 = 64;
+
+/// A connected socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    /// Tokio's only reader that is registered for reading alone. It reads, and does not mind that this is no pipe.
+    reader: pipe::Receiver,
+    process: Process,
+    /// While writes find the socket full.
+    room: Option<UnixStream>,
+    /// Watched writes since one found the socket full.
+    found_room: u8,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let process = Process { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+        let reader = pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(stream.into_std()?))?;
+        Ok(Self { reader, process, room: None, found_room: 0 })
+    }
+
+    /// Who connected, or listens, by the kernel's word.
+    pub(crate) fn process(&self) -> Process {
+        self.process
+    }
+
+    /// Sends at once what there is room for.
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.reader, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.reader).poll_read(cx, buffer)
+    }
+
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(
+            cx,
+            |socket| rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            |room, cx| room.poll_write(cx, bytes),
+        )
+    }
+
+    pub(crate) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(
+            cx,
+            |socket| {
+                let mut nothing = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(socket, slices, &mut nothing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+            },
+            |room, cx| room.poll_write_vectored(cx, slices),
+        )
+    }
+
+    /// No more will be written.
+    pub(crate) fn shutdown(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(&self.reader, rustix::net::Shutdown::Write)?)
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        send: impl Fn(BorrowedFd<'_>) -> Result<usize, Errno>,
+        send_watched: impl FnOnce(Pin<&mut UnixStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        while self.room.is_none() {
+            match send(self.reader.as_fd()) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let socket = std::os::unix::net::UnixStream::from(self.reader.as_fd().try_clone_to_owned()?);
+                    self.room = Some(UnixStream::from_std(socket)?);
+                }
+                sent => return Poll::Ready(Ok(sent?)),
+            }
+        }
+        let Some(room) = &mut self.room else { return Poll::Pending };
+        let sent = send_watched(Pin::new(room), cx);
+        self.found_room = if sent.is_ready() { self.found_room.saturating_add(1) } else { 0 };
+        if self.found_room >= UNWATCHED_AFTER {
+            (self.room, self.found_room) = (None, 0);
+        }
+        sent
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn writes_that_find_the_socket_full_wait_for_room_and_lose_nothing() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = Socket::new(ours).unwrap();
+        let sent: Vec<u8> = (0..1_u32 << 22).map(|n| (n >> 8) as u8).collect();
+        let mut received = vec![0; sent.len()];
+        let write = async {
+            let mut rest = &sent[..];
+            while !rest.is_empty() {
+                let (first, second) = rest.split_at(rest.len() / 3);
+                let slices = [IoSlice::new(first), IoSlice::new(second)];
+                let written = poll_fn(|cx| ours.poll_write_vectored(cx, &slices)).await.unwrap();
+                rest = &rest[written..];
+            }
+            assert!(ours.room.is_some(), "it was full, and room is watched");
+            ours
+        };
+        let (mut ours, read) = tokio::join!(write, theirs.read_exact(&mut received));
+        read.unwrap();
+        assert!(received == sent);
+        for _ in 0..UNWATCHED_AFTER {
+            assert_eq!(poll_fn(|cx| ours.poll_write(cx, b"x")).await.unwrap(), 1);
+        }
+        assert!(ours.room.is_none(), "a call waits for bytes to read alone");
+    }
+
+    #[tokio::test]
+    async fn write_to_a_peer_that_has_gone_is_an_error_and_no_signal() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut ours = Socket::new(ours).unwrap();
+        drop(theirs);
+        let error = poll_fn(|cx| ours.poll_write(cx, b"x")).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn write_that_waits_for_room_ends_when_the_peer_goes() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut ours = Socket::new(ours).unwrap();
+        while ours.send_now(&[0; 4096]).is_ok() {}
+        let mut write = std::pin::pin!(poll_fn(|cx| ours.poll_write(cx, b"x")));
+        assert!(futures::poll!(write.as_mut()).is_pending());
+        drop(theirs);
+        assert!(write.await.is_err());
+    }
+}
