@@ -43,7 +43,7 @@ mod old {
     }
 
     #[derive(Clone, Default)]
-    pub struct Handler(pub Arc<Mutex<Vec<String>>>);
+    pub(crate) struct Handler(pub(crate) Arc<Mutex<Vec<String>>>);
 
     impl DepotHandler for Handler {
         async fn total(&self, _: Total) -> Result<u64, rpc::Never> {
@@ -106,7 +106,7 @@ mod new {
     }
 
     #[derive(Clone, Default)]
-    pub struct Handler(pub Arc<Mutex<Vec<String>>>);
+    pub(crate) struct Handler(pub(crate) Arc<Mutex<Vec<String>>>);
 
     impl DepotHandler for Handler {
         async fn total(&self, _: Total) -> Result<u64, rpc::Never> {

@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rpc::tls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use rpc::tls::{self, Authorities, Identity, TlsError};
 use rpc::transport::{Connector, HandshakeFault};
-use rpc::{Address, CallContext, CallError, CertificateId, Client, Denial, Limits, NotDelivered, Peer, Server};
+use rpc::{Address, Blob, CallContext, CallError, CertificateId, Client, Denial, Limits, NotDelivered, Peer, Server};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Serialize, Deserialize, rpc::Request)]
 #[rpc(id = 1, ack = String)]
 struct Who;
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 2, ack = Blob, ack_bytes_max = 1_000_000)]
+struct Echo {
+    bytes: Blob,
+}
 #[derive(rpc::Protocol)]
 #[rpc(name = "who", version = 1)]
 enum Asked {
     Who(Who),
+    Echo(Echo),
 }
 
 #[derive(Default)]
@@ -32,6 +38,9 @@ impl AskedHandler for Arc<Desk> {
     async fn who(&self, _: Who) -> Result<String, rpc::Never> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(CallContext::current().unwrap().peer.to_string())
+    }
+    async fn echo(&self, m: Echo) -> Result<Blob, rpc::Never> {
+        Ok(m.bytes)
     }
 }
 
@@ -147,6 +156,25 @@ async fn both_sides_know_each_other_by_certificate() {
     world.server.drain().await;
     let error = client.call(Who).await.unwrap_err();
     assert!(matches!(error, CallError::NotDelivered(NotDelivered::NoListener { .. })), "{error}");
+}
+
+/// More than any buffer between them holds, in both directions at once.
+#[tokio::test]
+async fn large_and_small_calls_share_a_connection() {
+    let world = world().await;
+    let ours = world.authority.signs("caller");
+    let client = world.client(tls::client_config(ours.identity(), &world.authority.trusted()).unwrap());
+    let calls = (0..24_u8).map(|n| {
+        let size = if n % 3 == 0 { 500_000 } else { 100 + usize::from(n) };
+        let call = client.call(Echo { bytes: Blob(vec![n; size].into()) });
+        async move {
+            let bytes = call.await.unwrap();
+            assert!(bytes.0.len() == size && bytes.0.iter().all(|byte| *byte == n), "{n}");
+        }
+    });
+    futures::future::join_all(calls).await;
+    assert_eq!(client.counters().connections, 1);
+    world.server.drain().await;
 }
 
 #[tokio::test]
