@@ -52,6 +52,14 @@
 //! an [`ItemStream`]. A reader that does not keep up stops its producer, or loses items and is told which, or loses the
 //! stream, as the producer chooses ([`Slow`]); it never stands in another call's way.
 //!
+//! # Transports
+//! `unix:` and `mem:` are built in; any other stream of bytes is one too: see [`transport`], and `tls` for TCP with mutual
+//! TLS. Who is at the other end is a [`Peer`]: what its transport can prove.
+//!
+//! # Features
+//! All are off by default and additive. `tls`: TCP with mutual TLS by rustls. `metrics`: counts for the crate of that name.
+//! `pidfd`: the peer's process by `SO_PEERPIDFD`. `testing`: a world without sockets and a scripted server, for your tests.
+//!
 //! # Cancel safety
 //! Dropping a call cancels it: it is taken back if it was not written, else its handler is stopped; whether it had
 //! been applied stays unknown. All other futures say it in their own documentation.

@@ -311,3 +311,17 @@ async fn request_that_a_stream_sent_before_it_failed_is_never_not_delivered() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn address_that_can_only_be_dialled_is_not_listened_at() {
+    let address = Address::custom(Connector::tcp("127.0.0.1:1"));
+    let error = rpc::serve::<Sum>(&address, Arc::new(Sums::default())).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`tcp:127.0.0.1:1` can only be dialled; serve a source of connections with `serve_from`"
+    );
+    // And where a source is served, its name leads nowhere.
+    let server = Server::builder::<Sum>(Arc::new(Sums::default())).start();
+    let result = Client::<Sum>::new(server.address()).call(Add { number: 1 }).await;
+    assert!(matches!(result, Err(CallError::NotDelivered(NotDelivered::NoListener { .. }))), "{result:?}");
+}

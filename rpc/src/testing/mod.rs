@@ -16,7 +16,7 @@
 //! use std::time::Duration;
 //!
 //! use rpc::testing::{Direction, Mock, Trouble, World};
-//! use rpc::{CallError, Cause, Client};
+//! use rpc::{CallError, Client};
 //!
 //! #[derive(serde::Serialize, serde::Deserialize, rpc::Request)]
 //! #[rpc(id = 1, ack = u64)]
