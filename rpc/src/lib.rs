@@ -46,6 +46,20 @@
 //! - **Once**: a request is applied at most once in the memory of one server.
 //! - **Unblocked**: nothing that a server sends unasked stands between a client and its call.
 //!
+//! # Doubt
+//! A call may do something about its own failure, within its own deadline: [`Call::retry`]. What was not delivered may be
+//! sent again; what is in doubt may be asked about, by the same id, and is never sent again blindly, unless the request
+//! says of itself that this does no harm ([`Idempotent`]; with any other it does not compile).
+//! ```
+//! # use rpc::{Client, Protocol, Has, Request, Retry, CallError};
+//! # async fn f<P: Has<R>, R: Request>(client: &Client<P>, request: R) -> Result<R::Ack, CallError<R>> {
+//! client.call(request).retry(Retry::not_delivered().and_resolve()).await
+//! # }
+//! ```
+//! Pauses grow by [`Backoff`], with full jitter. [`Call::stage`] tells how far a running call has come,
+//! [`Client::lanes`] what became of its connections. A call that a handler makes ends with the call that is served.
+//! Callers without a runtime use [`blocking`].
+//!
 //! # Limits
 //! Every bound is a field of [`Limits`]: 1 MiB a frame, 1 024 open calls a lane, 10 s a call unless it says otherwise.
 //! Whatever is larger or longer is a stream: mark the variant `#[rpc(stream)]`, answer with an [`ItemSender`], read
@@ -80,6 +94,7 @@ extern crate self as rpc;
 
 mod address;
 mod backoff;
+pub mod blocking;
 mod client;
 mod context;
 mod id;

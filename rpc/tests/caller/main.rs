@@ -2,6 +2,7 @@
 //! runtime.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod blocking;
 mod lanes;
 mod nested;
 mod retry;
