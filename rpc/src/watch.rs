@@ -33,7 +33,7 @@ impl CallWatch {
         if let Self::Unsent(given) = self {
             let given = given.take().map(|given| *given);
             let span = CallSpan::begin(given, service, R::NAME, timeout);
-            *self = Self::Sent { span, metrics: CallMetrics::begin(cell.metrics(), R::ID, R::VERSION) };
+            *self = Self::Sent { span, metrics: CallMetrics::begin::<R>(cell.metrics(), service) };
         }
     }
 

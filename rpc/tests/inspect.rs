@@ -125,7 +125,8 @@ async fn refused_hello_and_a_cancel_are_told_as_they_were_said() {
     let _ = passing.await;
 
     let lines = lines(&file.0.lock().unwrap());
-    says(&lines, 1, "from", &["Goodbye  up to id 0, because service"]);
+    let from = &lines[&(1, "from")];
+    assert!(from.len() == 1 && from[0].starts_with("Goodbye  up to id 0, because service, text \"`other`"), "{from:?}");
     let to = &lines[&(1, "to")];
     assert!(to[0].starts_with("Hello  service `other` version 3"), "{}", to[0]);
     assert!(to[1].starts_with("Request  id 1, method `do` version 1"), "{}", to[1]);
@@ -297,6 +298,19 @@ fn bytes_of_any_kind_are_described_and_read_without_a_panic() {
         while let Ok(Some(_)) = recording.next(|at, connection, seen| conversation.saw(at, connection, seen)) {}
     }
     assert!(matches!(Recording::read(&b"something else"[..]), Err(RecordingError::Magic)));
+}
+
+#[test]
+fn lossy_item_and_what_is_missing_are_said_to_be() {
+    let mut item = [0; 17];
+    (item[0], item[1], item[8], item[16]) = (11, 4, 7, 0x61);
+    assert_eq!(describe(&item, &Names::default()).to_string(), "Item  id 7, item lossy, body 1 bytes: 61 |a|");
+    let mut resync = [0; 40];
+    (resync[0], resync[8], resync[16], resync[24], resync[32]) = (20, 7, 30, 2, 5);
+    assert_eq!(
+        describe(&resync, &Names::default()).to_string(),
+        "Resync  id 7, next item 30, missing 2 lossless, 5 lossy"
+    );
 }
 
 #[test]

@@ -139,7 +139,14 @@ fn frame_of(
             }
             asked.insert(key, (frame.method, frame.version));
         }
-        Kind::Ack | Kind::Nack | Kind::Failed | Kind::Resolution | Kind::Item | Kind::End | Kind::Cancel => {
+        Kind::Ack
+        | Kind::Nack
+        | Kind::Failed
+        | Kind::Resolution
+        | Kind::Item
+        | Kind::Resync
+        | Kind::End
+        | Kind::Cancel => {
             if let Some((method, version)) = asked.get(&key) {
                 what.parts.insert(1.min(what.parts.len()), ("of", names.method(*method, *version)));
             }

@@ -11,8 +11,8 @@ use crate::limits::INSPECT_BYTES_SHOWN_MAX;
 use crate::request::{MethodInfo, Protocol};
 use crate::trace::{TraceContext, TraceError};
 use crate::wire::header::{
-    self, EndCode, FailedCode, Frame, GoodbyeCode, IGNORABLE, Kind, NackCode, REVERSE, ResolutionCode, TLV_CREDIT,
-    TLV_TRACEPARENT, TLV_TRACESTATE, parse_ids, split_u32,
+    self, EndCode, FailedCode, Frame, Gap, GoodbyeCode, IGNORABLE, Kind, LOSSY, NackCode, REVERSE, ResolutionCode,
+    TLV_CREDIT, TLV_TRACEPARENT, TLV_TRACESTATE, parse_ids, split_u32,
 };
 use crate::wire::hello::{Hello, Welcome};
 
@@ -115,10 +115,17 @@ impl Description {
                 Err(_) if frame.body.is_empty() => {}
                 Err(_) => self.bytes("body", frame.body),
             },
+            Kind::Resync => match Gap::parse(frame.body) {
+                Some((cursor, missed)) => {
+                    self.put("next item", cursor);
+                    self.put("missing", format_args!("{} lossless, {} lossy", missed.lossless, missed.lossy));
+                }
+                None => self.bytes("body", frame.body),
+            },
             Kind::End => self.put("because", words(EndCode::from_number(frame.aux))),
             Kind::Goodbye => {
                 self.put("because", words(GoodbyeCode::from_number(frame.aux)));
-                self.rest(frame.body);
+                self.text(frame.body);
             }
             Kind::Credit => {
                 self.put("items", frame.aux);
@@ -151,7 +158,10 @@ impl Description {
         if frame.flags & IGNORABLE != 0 && frame.kind != Kind::Void {
             self.put("flags", "ignorable");
         }
-        let unknown = frame.flags & !(IGNORABLE | REVERSE);
+        if frame.flags & LOSSY != 0 {
+            self.put("item", "lossy");
+        }
+        let unknown = frame.flags & !(IGNORABLE | REVERSE | LOSSY);
         if unknown != 0 {
             self.put("further flags", format_args!("{unknown:#04x}"));
         }
@@ -227,11 +237,16 @@ impl Description {
         match (code, split_u32(body)) {
             (NackCode::Rejected, _) => self.bytes("body", body),
             (NackCode::Overloaded, Some((ms, []))) => self.put("again after", format_args!("{ms} ms")),
-            _ if body.is_empty() => {}
-            _ => match std::str::from_utf8(body) {
-                Ok(text) => self.put("text", format_args!("\"{}\"", printable(text))),
-                Err(_) => self.bytes("body", body),
-            },
+            _ => self.text(body),
+        }
+    }
+
+    /// A reason in words, if there is one.
+    fn text(&mut self, body: &[u8]) {
+        match std::str::from_utf8(body) {
+            Ok("") => {}
+            Ok(text) => self.put("text", format_args!("\"{}\"", printable(text))),
+            Err(_) => self.bytes("body", body),
         }
     }
 

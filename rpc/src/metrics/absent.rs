@@ -4,7 +4,7 @@
 //!
 //! Stands in for `client` and `server`.
 
-use crate::request::MethodInfo;
+use crate::request::{MethodInfo, Request};
 use crate::session::client::{LaneCounters, Outcome};
 use crate::session::server::{Reply, ServerCounters};
 use crate::wire::header::GoodbyeCode;
@@ -34,13 +34,15 @@ impl ClientMetrics {
     #[inline]
     pub(crate) fn item(&self) {}
     #[inline]
+    pub(crate) fn missed(&self, _: u64) {}
+    #[inline]
     pub(crate) fn observe(&self, _: impl FnOnce() -> (LaneCounters, usize, usize)) {}
 }
 
 #[expect(clippy::unused_self, reason = "the same shape as with the feature")]
 impl CallMetrics {
     #[inline]
-    pub(crate) fn begin(_: &ClientMetrics, _: u16, _: u16) -> Self {
+    pub(crate) fn begin<R: Request>(_: &ClientMetrics, _: &'static str) -> Self {
         Self
     }
     #[inline]

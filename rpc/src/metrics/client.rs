@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{increased, moved};
 use crate::io::{lock, now};
-use crate::request::MethodInfo;
+use crate::request::{MethodInfo, Request};
 use crate::session::client::{LaneCounters, Outcome};
 
 /// The handles of one client.
@@ -22,11 +22,15 @@ pub(crate) struct ClientMetrics {
     window_ids: Gauge,
     connections: Counter,
     reconnects: Counter,
+    unreachable: Counter,
+    restarted: Counter,
+    forgotten: Counter,
     late_answers: Counter,
     resolved: Counter,
     read: Counter,
     written: Counter,
     items: Counter,
+    missed: Counter,
     told: Mutex<Told>,
 }
 
@@ -54,25 +58,32 @@ struct Told {
 #[derive(Debug)]
 pub(crate) struct CallMetrics {
     method: usize,
+    /// Of the service and of the method.
+    names: (&'static str, &'static str),
     /// `None` once it has ended.
     started: Option<Instant>,
 }
 
+impl Method {
+    fn new(service: &'static str, name: &'static str, (id, version): (u16, u16)) -> Self {
+        let calls =
+            |outcome| counter!("rpc_client_calls_total", "service" => service, "method" => name, "outcome" => outcome);
+        Self {
+            id,
+            version,
+            ack: calls("ack"),
+            rejected: calls("rejected"),
+            not_delivered: calls("not_delivered"),
+            unknown: calls("unknown"),
+            dropped: calls("dropped"),
+            ack_seconds: histogram!("rpc_client_ack_seconds", "service" => service, "method" => name),
+        }
+    }
+}
+
 impl ClientMetrics {
     pub(crate) fn new(name: &'static str, methods: &[MethodInfo]) -> Self {
-        let methods = methods.iter().map(|method| {
-            let calls = |outcome| counter!("rpc_client_calls_total", "service" => name, "method" => method.name, "outcome" => outcome);
-            Method {
-                id: method.id,
-                version: method.version,
-                ack: calls("ack"),
-                rejected: calls("rejected"),
-                not_delivered: calls("not_delivered"),
-                unknown: calls("unknown"),
-                dropped: calls("dropped"),
-                ack_seconds: histogram!("rpc_client_ack_seconds", "service" => name, "method" => method.name),
-            }
-        });
+        let methods = methods.iter().map(|method| Method::new(name, method.name, (method.id, method.version)));
         Self {
             methods: methods.collect(),
             in_flight: gauge!("rpc_client_in_flight", "service" => name),
@@ -80,11 +91,15 @@ impl ClientMetrics {
             window_ids: gauge!("rpc_client_window_ids", "service" => name),
             connections: counter!("rpc_client_connections_total", "service" => name),
             reconnects: counter!("rpc_client_reconnects_total", "service" => name),
+            unreachable: counter!("rpc_client_unreachable_total", "service" => name),
+            restarted: counter!("rpc_client_lanes_lost_total", "service" => name, "cause" => "restarted"),
+            forgotten: counter!("rpc_client_lanes_lost_total", "service" => name, "cause" => "forgotten"),
             late_answers: counter!("rpc_client_late_answers_total", "service" => name),
             resolved: counter!("rpc_client_resolved_total", "service" => name),
             read: counter!("rpc_client_bytes_total", "service" => name, "direction" => "in"),
             written: counter!("rpc_client_bytes_total", "service" => name, "direction" => "out"),
             items: counter!("rpc_client_stream_items_total", "service" => name),
+            missed: counter!("rpc_client_stream_items_missed_total", "service" => name),
             told: Mutex::default(),
         }
     }
@@ -101,6 +116,10 @@ impl ClientMetrics {
         self.items.increment(1);
     }
 
+    pub(crate) fn missed(&self, items: u64) {
+        self.missed.increment(items);
+    }
+
     /// Tells what has changed of the lane: its counters, bytes that wait, ids that its window covers.
     pub(crate) fn observe(&self, lane: impl FnOnce() -> (LaneCounters, usize, usize)) {
         let (counters, queue_bytes, window_ids) = lane();
@@ -108,6 +127,9 @@ impl ClientMetrics {
         let reconnects = counters.connections.saturating_sub(1);
         increased(&self.reconnects, &mut told.reconnects, reconnects);
         increased(&self.connections, &mut told.counters.connections, counters.connections);
+        increased(&self.unreachable, &mut told.counters.unreachable, counters.unreachable);
+        increased(&self.restarted, &mut told.counters.restarted, counters.restarted);
+        increased(&self.forgotten, &mut told.counters.forgotten, counters.forgotten);
         increased(&self.late_answers, &mut told.counters.late_answers, counters.late_answers);
         increased(&self.resolved, &mut told.counters.resolved, counters.resolved);
         moved(&self.queue_bytes, &mut told.queue_bytes, queue_bytes);
@@ -124,17 +146,28 @@ impl Drop for ClientMetrics {
 }
 
 impl CallMetrics {
-    pub(crate) fn begin(client: &ClientMetrics, id: u16, version: u16) -> Self {
+    /// `service`: which is called; that of `client`, unless it calls back.
+    pub(crate) fn begin<R: Request>(client: &ClientMetrics, service: &'static str) -> Self {
         client.in_flight.increment(1.0);
-        let method = client.methods.iter().position(|method| (method.id, method.version) == (id, version));
-        Self { method: method.unwrap_or(usize::MAX), started: Some(now()) }
+        let is_called = |method: &Method| (method.id, method.version) == (R::ID, R::VERSION);
+        let method = client.methods.iter().position(is_called).unwrap_or(usize::MAX);
+        Self { method, names: (service, R::NAME), started: Some(now()) }
     }
 
     /// `None`: it was dropped. The second end of a call is none.
     pub(crate) fn end(&mut self, client: &ClientMetrics, outcome: Option<&Outcome>) {
         let Some(started) = self.started.take() else { return };
         client.in_flight.decrement(1.0);
-        let Some(method) = client.methods.get(self.method) else { return };
+        let (service, name) = self.names;
+        // One lane calls back to whatever service is there, so its handles cannot be taken beforehand.
+        let looked_up;
+        let method = match client.methods.get(self.method) {
+            Some(method) => method,
+            None => {
+                looked_up = Method::new(service, name, (0, 0));
+                &looked_up
+            }
+        };
         match outcome {
             Some(Outcome::Ack(_)) => {
                 method.ack.increment(1);

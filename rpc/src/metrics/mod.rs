@@ -9,10 +9,13 @@
 //! | `rpc_client_window_ids` | gauge | service | ids that the windows cover |
 //! | `rpc_client_connections_total` | counter | service | connections that were made |
 //! | `rpc_client_reconnects_total` | counter | service | of these, those that were not a lane's first |
+//! | `rpc_client_unreachable_total` | counter | service | connections that could not be made |
+//! | `rpc_client_lanes_lost_total` | counter | service, cause | times that a lane was dropped by its server: `restarted`, `forgotten` |
 //! | `rpc_client_late_answers_total` | counter | service | answers that nobody waited for any more |
 //! | `rpc_client_resolved_total` | counter | service | calls resolved after a reconnect |
 //! | `rpc_client_bytes_total` | counter | service, direction | bytes `in` and `out`, framing included |
 //! | `rpc_client_stream_items_total` | counter | service | items that a reader took from a stream |
+//! | `rpc_client_stream_items_missed_total` | counter | service | items that a reader was told it had missed |
 //! | `rpc_server_calls_total` | counter | service, method, outcome | handlers that ended: `ack`, `rejected`, `not_taken`, `failed` (stopped, panicked, or no answer) |
 //! | `rpc_server_handler_seconds` | histogram | service, method | from the request's arrival to its handler's answer |
 //! | `rpc_server_in_flight` | gauge | service | handlers that have not ended |
@@ -31,6 +34,9 @@
 //! The recorder must be installed before a client or server is made: their handles are taken from it then, once per
 //! method, and nothing is looked up per call. A call costs two clock reads and a few atomic additions; without the
 //! feature, nothing at all: the types of this module are empty then.
+//!
+//! Calls on the lane of a connection that somebody else opened (calls back) are counted by the name of the service that
+//! they call; what that lane itself counts, bytes and connections aside, stands under the empty name.
 //!
 //! Never decides anything, and holds no lock of a session while it tells the recorder. Gauges are changed, not set: the
 //! clients of one service add up, and what ends takes its share back. Told by `watch`, the drivers and the streams.

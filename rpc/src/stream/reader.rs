@@ -69,8 +69,9 @@ impl<T, L> ItemStream<T, L> {
         }
         let end = match ready!(self.cell.with(|lane| lane.poll_item(self.id, cx))) {
             Ok(arrival) => {
-                if !matches!(arrival, Arrival::Resync { .. }) {
-                    self.cell.metrics().item();
+                match &arrival {
+                    Arrival::Resync { missed, .. } => self.cell.metrics().missed(missed.items()),
+                    _ => self.cell.metrics().item(),
                 }
                 return Poll::Ready(Some(Ok(arrival)));
             }
