@@ -7,6 +7,7 @@
 //! `plan` says what to measure and what to reach, `contender` how each of them calls, `process` and `child` are the two
 //! ends of a process, `run` and `counts` measure, `report` prints.
 
+mod build_cost;
 mod child;
 mod contender;
 mod counts;
@@ -60,6 +61,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Clean build time, size and dependencies of a small program with rpc, and of the same with tarpc
+    BuildCost {
+        /// How often each is built from nothing
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     #[command(hide = true)]
     Serve { job: String },
     #[command(hide = true)]
@@ -71,6 +78,7 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Some(Command::Serve { job }) => child::serve(job),
         Some(Command::Drive { job }) => child::drive(job),
+        Some(Command::BuildCost { rounds }) => build_cost::measure(*rounds),
         None if arguments.list => {
             list(&arguments);
             Ok(())

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ pub(crate) enum Side {
 }
 
 /// How long an order may take before the contender counts as hung.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process of a contender; killed when dropped.
 pub(crate) struct Process {
@@ -127,13 +127,20 @@ impl Process {
         line.push('\n');
         let orders = self.orders.as_mut().ok_or("it was told to end")?;
         let told = orders.write_all(line.as_bytes()).map_err(|error| error.to_string());
-        match told.and_then(|()| self.answers.recv_timeout(PATIENCE).map_err(|error| error.to_string())) {
+        match told.and_then(|()| self.answer()) {
             Ok(line) => match serde_json::from_str(&line)? {
                 Answer::Failed(why) => Err(why.into()),
                 answer => Ok(answer),
             },
             Err(why) => Err(format!("{why}{}", self.last_words()).into()),
         }
+    }
+
+    fn answer(&self) -> Result<String, String> {
+        self.answers.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => format!("no answer within {} s", PATIENCE.as_secs()),
+            RecvTimeoutError::Disconnected => "it ended".to_owned(),
+        })
     }
 
     /// What it wrote to standard error, in one line.
