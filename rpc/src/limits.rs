@@ -68,6 +68,14 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// How long a peer may leave its answers unread before the connection is closed.
     pub stall_timeout: Duration,
+    /// After how long a silence, while calls or streams are open, a peer is asked whether it is there; at the latest after
+    /// twice that. LIMIT: longer than the default deadline, so that ordinary calls end before it; a process that was
+    /// stopped for less than this and [`keepalive_timeout`](Self::keepalive_timeout) is never missed. `Duration::MAX`
+    /// switches it off.
+    pub keepalive: Duration,
+    /// How long a peer that was asked may stay silent before the connection is given up: calls that it may have are in
+    /// doubt, and asked for on the next one. A slow handler is no silence: its driver answers.
+    pub keepalive_timeout: Duration,
 }
 
 impl Limits {
@@ -137,6 +145,8 @@ impl Default for Limits {
             deadline_max: Duration::from_secs(3600),
             handshake_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(30),
+            keepalive: Duration::from_secs(15),
+            keepalive_timeout: Duration::from_secs(15),
         }
     }
 }
@@ -188,6 +198,10 @@ pub(crate) const BULK_BYTES: usize = 64 << 10;
 
 /// Bytes of a chunk of a large value. LIMIT: two fit what one write carries of streams, so that calls go between them.
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
+
+/// Bytes that a peer must take of what we write, within each [`Limits::stall_timeout`], unless it has taken all. LIMIT: one
+/// page; a reader slower than that in 30 s reads to hold memory, not to read.
+pub(crate) const STALL_PROGRESS_BYTES: usize = 4 << 10;
 
 /// The longest text of a refusal, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 256;

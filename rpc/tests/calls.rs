@@ -62,6 +62,14 @@ impl Drop for OnDrop {
     }
 }
 
+/// A panic's payload that panics when whoever has caught it lets it go.
+struct PanicsAgain;
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        std::panic::panic_any(Self);
+    }
+}
+
 impl BenchHandler for Handler {
     async fn add(&self, m: Add) -> Result<u64, Overflow> {
         self.0.applied.fetch_add(1, Ordering::SeqCst);
@@ -71,6 +79,7 @@ impl BenchHandler for Handler {
     async fn behave(&self, m: Behave) -> Result<rpc::Blob, rpc::Never> {
         match m.how.as_str() {
             "panic" => panic!("as told"),
+            "panic twice" => std::panic::panic_any(PanicsAgain),
             "panic later" => {
                 tokio::task::yield_now().await;
                 panic!("as told");
@@ -177,7 +186,7 @@ async fn peer_of_a_call_is_the_process_that_the_kernel_names() {
 #[tokio::test]
 async fn handler_that_panics_answers_at_once() {
     let w = unix().await;
-    for how in ["panic", "panic later"] {
+    for how in ["panic", "panic later", "panic twice"] {
         let Err(CallError::Unknown(doubt)) = soon(w.client.call(behave(how)).deadline(Duration::from_secs(600))).await
         else {
             panic!("a panic is a doubt")

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Client;
 use super::lanes::Lanes;
@@ -86,6 +87,13 @@ impl<P: Protocol> ClientBuilder<P> {
     /// Each lane has bounds of its own ([`limits`](Self::limits)), on both sides.
     pub fn lanes(mut self, lanes: u32) -> Self {
         self.lanes = lanes.clamp(1, LANES_MAX);
+        self
+    }
+
+    /// After how long a silence of the server, while anything is open, it is asked whether it is there:
+    /// [`Limits::keepalive`] alone. Say it after [`limits`](Self::limits).
+    pub fn keepalive(mut self, interval: Duration) -> Self {
+        self.limits.keepalive = interval;
         self
     }
 

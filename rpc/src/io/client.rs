@@ -29,6 +29,7 @@ use crate::metrics::ClientMetrics;
 use crate::outcome::{NotDelivered, Refusal};
 use crate::peer::Peer;
 use crate::session::client::{ClientLane, Next};
+use crate::session::keepalive::{Keepalive, Pulse};
 use crate::transport::HandshakeFault;
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header;
@@ -81,6 +82,9 @@ pub enum ConnectionEnd {
     /// The peer left our answers unread.
     #[error("the peer left answers unread")]
     Stalled,
+    /// The peer said nothing for two intervals, though it was asked whether it is there.
+    #[error("the peer fell silent")]
+    Silent,
     /// Reading or writing failed.
     #[error("it broke ({0})")]
     Broken(io::ErrorKind),
@@ -460,6 +464,8 @@ enum End {
     Unused,
     /// Our answers were left unread.
     Stalled,
+    /// Nothing has come for two intervals, though it was asked for.
+    Silent,
     Broken(io::Error),
     Violation(crate::session::Violation),
     FrameTooLarge(usize),
@@ -473,6 +479,7 @@ impl End {
             Self::Drained => ConnectionEnd::Drained,
             Self::Unused => ConnectionEnd::Unused,
             Self::Stalled => ConnectionEnd::Stalled,
+            Self::Silent => ConnectionEnd::Silent,
             Self::Broken(error) => ConnectionEnd::Broken(error.kind()),
             Self::Violation(violation) => ConnectionEnd::Violation(violation.clone()),
             Self::FrameTooLarge(bytes) => ConnectionEnd::FrameTooLarge(*bytes),
@@ -490,6 +497,9 @@ struct Connection {
     writing: Outgoing,
     timer: Timer,
     wakers: Vec<Waker>,
+    keepalive: Keepalive,
+    /// The timer has gone off since the silence was last looked at.
+    ticked: bool,
     welcomed: bool,
     /// A write has failed, and until when the end of what the peer wrote is waited for.
     broken: Option<(io::Error, Instant)>,
@@ -509,6 +519,8 @@ impl Connection {
             writing: Outgoing::default(),
             timer: Timer::default(),
             wakers: Vec::new(),
+            keepalive: Keepalive::default(),
+            ticked: false,
             welcomed: false,
             broken: None,
             gathers: Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread,
@@ -618,11 +630,38 @@ impl Connection {
         if broken_by.is_some_and(|by| now() >= by) {
             return Poll::Ready(Err(self.broken.take().map_or(End::PeerClosed, |(error, _)| End::Broken(error))));
         }
-        let due = [deadline, broken_by].into_iter().flatten().min();
+        // Only after all that had come was read: it may have come while we were stopped ourselves.
+        if self.poll_silence(cell)? {
+            return Poll::Ready(Ok(()));
+        }
+        let due = [deadline, broken_by, self.keepalive.poll_deadline()].into_iter().flatten().min();
         let answers = || self.serving.as_ref().is_some_and(Serving::wants_transmit);
         // What was written may have been the last thing that an unused client waited for.
         let more = wrote && ((unused && writes) || lock(&cell.lane).wants_transmit() || answers());
-        if more || polled || self.timer.poll(cx, due).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        self.ticked = self.timer.poll(cx, due).is_ready();
+        if more || polled || self.ticked { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Asks a server that has been silent for long; one that was asked and stays silent is given up. Returns whether there
+    /// is something to write.
+    fn poll_silence(&mut self, cell: &LaneCell) -> Result<bool, End> {
+        if !(self.keepalive.is_at_rest() || std::mem::take(&mut self.ticked)) {
+            return Ok(false);
+        }
+        let mut lane = lock(&cell.lane);
+        // A client that the other side may call wants to be reachable.
+        let open = lane.has_open() || self.serving.is_some();
+        if self.keepalive.is_at_rest() && !open {
+            return Ok(false);
+        }
+        match self.keepalive.poll(now(), open, cell.limits.keepalive, cell.limits.keepalive_timeout) {
+            Pulse::Quiet => Ok(false),
+            Pulse::Ask => {
+                lane.ping();
+                Ok(true)
+            }
+            Pulse::Dead => Err(End::Silent),
+        }
     }
 
     /// Whether nobody waits for what we answer any longer; once nobody uses this client, no further call is taken.
@@ -636,7 +675,9 @@ impl Connection {
     fn poll_read(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
         let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
         let (serving, peer) = (&mut self.serving, self.peer);
+        let keepalive = &mut self.keepalive;
         let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
+            keepalive.heard();
             let taken = {
                 let mut lane = lock(&cell.lane);
                 let taken = take_frames(cell, &mut lane, serving, peer, bytes);

@@ -218,6 +218,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
             Ok(Poll::Ready(Answer::Deferred)) => None,
             Err(panic) => {
                 tracing::error!(request_id = context.request_id.0, panic = panic_text(&*panic), "a handler panicked");
+                dispose(panic);
                 Some(Reply::Failed(FailedCode::Panicked))
             }
         };
@@ -234,6 +235,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
         slot.watch = None;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.future.set(None))) {
             tracing::error!(panic = panic_text(&*panic), "a handler panicked while it was dropped");
+            dispose(panic);
         }
         self.free.push(index);
     }
@@ -243,6 +245,13 @@ impl<F> Slot<F> {
     fn new() -> Self {
         let wake = Arc::new(SlotWake { queued: AtomicBool::new(false), home: Mutex::new(None) });
         Self { future: Box::pin(None), waker: Waker::from(Arc::clone(&wake)), wake, context: None, watch: None }
+    }
+}
+
+/// Drops what a panic carried. Its own drop may panic, too; what that carries is let go.
+pub(super) fn dispose(panic: Box<dyn std::any::Any + Send>) {
+    if let Err(worse) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        std::mem::forget(worse);
     }
 }
 

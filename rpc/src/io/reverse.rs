@@ -253,6 +253,11 @@ impl Calling {
         })?
     }
 
+    /// Whether calls or streams are open.
+    pub(super) fn has_open(&self) -> bool {
+        self.cell.lock().has_open()
+    }
+
     pub(super) fn wants_transmit(&self) -> bool {
         let lane = self.cell.lock();
         lane.is_attached(self.epoch) && lane.wants_transmit()

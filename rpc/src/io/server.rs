@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
@@ -20,7 +20,7 @@ use super::shares::Permit;
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{give_way, lock, wake_all};
-use crate::limits::READ_BYTES;
+use crate::limits::{READ_BYTES, STALL_PROGRESS_BYTES};
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
@@ -28,11 +28,16 @@ use crate::server::{Denial, PeerPidfd};
 use crate::service::Answer;
 use crate::session::Violation;
 use crate::session::client::put_frame;
+use crate::session::keepalive::{Keepalive, Pulse};
 use crate::session::server::Taken;
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header::{self, GoodbyeCode, Kind};
 use crate::wire::hello::{Hello, HelloError};
 use crate::wire::outgoing::Outgoing;
+
+/// How long a connection that cannot be written to is read on. LIMIT: the end of a closed socket is there at once; only a
+/// peer that closed nothing but its reading half makes us wait.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -43,6 +48,8 @@ enum End {
     Refused(GoodbyeCode),
     Said(GoodbyeCode, Denial),
     Violation(Violation),
+    /// Nothing has come for two intervals, though it was asked for.
+    Silent,
     Broken(io::Error),
 }
 
@@ -72,8 +79,13 @@ struct Core<S, F> {
     /// Whether bytes that the transport has not taken cannot have left.
     exact: bool,
     hello_by: Instant,
-    /// Since when the peer has taken nothing of what we wrote.
-    stalled_at: Option<Instant>,
+    /// Since when the peer has made no progress with what we wrote, and how many bytes it has taken since.
+    stalled: Option<(Instant, usize)>,
+    keepalive: Keepalive,
+    /// The timer has gone off since the silence was last looked at.
+    ticked: bool,
+    /// A write has failed, and until when the end of what the peer wrote is waited for.
+    broken: Option<(io::Error, Instant)>,
     /// Frames taken since the driver was last woken.
     frames: usize,
     /// Bytes that this connection was last said to hold.
@@ -115,7 +127,10 @@ where
             calling: None,
             exact: stream.proves_unsent(),
             hello_by,
-            stalled_at: None,
+            stalled: None,
+            keepalive: Keepalive::default(),
+            ticked: false,
+            broken: None,
             frames: 0,
             held_bytes: 0,
             last_words: None,
@@ -165,29 +180,50 @@ where
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let polled = self.core.poll_handlers();
         let due = self.core.prepare_write(cx.waker())?;
-        if let Poll::Ready(Err(error)) = self.core.poll_write(cx, &mut self.stream) {
-            // What the peer wrote before it went is taken all the same.
-            while let Poll::Ready(Ok(())) = self.poll_read(cx) {}
-            return Poll::Ready(Err(End::Broken(error)));
+        if self.core.broken.is_none()
+            && let Poll::Ready(Err(error)) = self.core.poll_write(cx, &mut self.stream)
+        {
+            self.core.broken = Some((error, now() + LAST_WORDS_TIMEOUT));
+        }
+        if let Some((_, by)) = &self.core.broken {
+            // What the peer wrote before it went is taken all the same. Nothing to read for now does not mean that nothing
+            // is there; the end of the stream does.
+            let by = *by;
+            if self.poll_read(cx)?.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if now() >= by || self.core.last_words.is_some() {
+                return Poll::Ready(Err(self.core.broken.take().map_or(End::Closed, |(error, _)| End::Broken(error))));
+            }
+            let due = [due, Some(by)].into_iter().flatten().min();
+            let more = polled || self.timer.poll(cx, due).is_ready();
+            return if more { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         let wants_write = self.core.wants_write();
         let all_sent = self.core.writing.is_empty() && !self.stream.wants_flush();
         if let (Some(code), true, false) = (self.core.last_words, all_sent, wants_write) {
             return Poll::Ready(Err(End::Refused(code)));
         }
-        let read = if self.core.may_read() { self.poll_read(cx)? } else { Poll::Pending };
-        let stalled = self.core.stalled_at.and_then(|at| at.checked_add(self.core.hub.limits.stall_timeout));
-        let due = [due, stalled].into_iter().flatten().min();
-        if read.is_ready() || polled || wants_write || self.timer.poll(cx, due).is_ready() {
-            Poll::Ready(Ok(()))
+        let read = if self.core.may_read() {
+            self.poll_read(cx)?
         } else {
+            // Whom we do not listen to is not silent.
+            self.core.keepalive.heard();
             Poll::Pending
+        };
+        if read.is_ready() || polled || wants_write || self.core.poll_silence()? {
+            return Poll::Ready(Ok(()));
         }
+        let stalled = self.core.stalled.and_then(|(at, _)| at.checked_add(self.core.hub.limits.stall_timeout));
+        let due = [due, stalled, self.core.keepalive.poll_deadline()].into_iter().flatten().min();
+        self.core.ticked = self.timer.poll(cx, due).is_ready();
+        if self.core.ticked { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let core = &mut self.core;
         let read = ready!(self.inbound.poll_read(cx, &mut self.stream, |bytes| {
+            core.keepalive.heard();
             let taken = core.take(bytes);
             core.hub.metrics.read(taken.0);
             taken
@@ -232,7 +268,7 @@ where
         if self.hub.phase() == CLOSING {
             self.say_goodbye(GoodbyeCode::Draining);
         }
-        if self.stalled_at.is_some_and(|at| now().saturating_duration_since(at) >= self.hub.limits.stall_timeout) {
+        if self.stalled.is_some_and(|(at, _)| now().saturating_duration_since(at) >= self.hub.limits.stall_timeout) {
             // It does not read; there is no use in telling it.
             return Err(End::Refused(GoodbyeCode::Stalled));
         }
@@ -276,14 +312,40 @@ where
                 calling.transmitted(bytes);
             }
         });
-        self.stalled_at = if written.is_ready() {
-            None
-        } else if self.writing.len() < before {
-            Some(now())
-        } else {
-            self.stalled_at.or_else(|| Some(now()))
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let taken = before - self.writing.len();
+        self.stalled = match self.stalled {
+            // A reader that takes a byte now and then makes no progress.
+            Some((since, so_far)) if so_far + taken < STALL_PROGRESS_BYTES => Some((since, so_far + taken)),
+            _ => Some((now(), 0)),
         };
         written
+    }
+
+    /// Asks a peer that has been silent for long; one that was asked and stays silent is given up. Returns whether there is
+    /// something to write.
+    fn poll_silence(&mut self) -> Result<bool, End> {
+        if !(self.keepalive.is_at_rest() || std::mem::take(&mut self.ticked)) {
+            return Ok(false);
+        }
+        let Some((cell, _)) = &self.lane else { return Ok(false) };
+        let mut lane = lock(&cell.lane);
+        let open = lane.has_open() || self.calling.as_ref().is_some_and(Calling::has_open);
+        if self.keepalive.is_at_rest() && !open {
+            return Ok(false);
+        }
+        let limits = &self.hub.limits;
+        match self.keepalive.poll(now(), open, limits.keepalive, limits.keepalive_timeout) {
+            Pulse::Quiet => Ok(false),
+            Pulse::Ask => {
+                lane.ping();
+                Ok(true)
+            }
+            Pulse::Dead => Err(End::Silent),
+        }
     }
 
     fn wants_write(&self) -> bool {

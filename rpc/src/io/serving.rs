@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
-use super::handlers::{Handlers, Polled, Pool};
+use super::handlers::{Handlers, Polled, Pool, dispose};
 use super::hub::{Hub, LaneCell};
 use super::load::LaneLoad;
 use super::timer::{Timer, now};
@@ -271,7 +271,10 @@ where
             Ok(Ok(handler)) => handler,
             Ok(Err(fault)) => return self.refuse(call.id, &watch, refuse(&fault)),
             // A `Deserialize` of the user's panicked.
-            Err(_) => return self.refuse(call.id, &watch, Reply::Failed(FailedCode::Panicked)),
+            Err(panic) => {
+                dispose(panic);
+                return self.refuse(call.id, &watch, Reply::Failed(FailedCode::Panicked));
+            }
         };
         match self.handlers.start(context, watch, handler) {
             Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),

@@ -11,6 +11,7 @@
 )]
 
 pub mod client;
+pub mod keepalive;
 pub mod payload;
 pub mod planted;
 pub mod server;

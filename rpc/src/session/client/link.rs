@@ -14,7 +14,7 @@ use crate::limits::TICK;
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
 use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
-use crate::wire::header::{DEADLINE_AT, GoodbyeCode, Kind};
+use crate::wire::header::{self, DEADLINE_AT, GoodbyeCode, Kind};
 use crate::wire::hello::{Extras, Hello};
 use crate::wire::outgoing::{Frames, Outgoing};
 
@@ -111,6 +111,18 @@ impl ClientLane {
     pub fn say_done(&mut self) {
         if matches!(self.link, Link::Up | Link::Opening { optimistic: true }) && !self.has_open() {
             put_frame_with(&mut self.control, Kind::Goodbye, 0, GoodbyeCode::Done.number(), 0, &[]);
+        }
+    }
+
+    /// Asks the server whether it is there. Before the Welcome there is nobody to ask.
+    pub fn ping(&mut self) {
+        if matches!(self.link, Link::Up | Link::Draining { .. }) {
+            let floor = self.window.floor();
+            let appended = frame::append(self.control.small(), usize::MAX, |out| {
+                header::put_ping(out, 0, floor);
+                Ok::<(), Oversized>(())
+            });
+            debug_assert!(appended.is_ok(), "a ping fits a u32");
         }
     }
 

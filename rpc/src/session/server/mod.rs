@@ -453,6 +453,22 @@ impl ServerLane {
         }
     }
 
+    /// Asks the client whether it is there.
+    pub fn ping(&mut self) {
+        if self.attached {
+            let appended = frame::append(self.out.small(), usize::MAX, |out| {
+                header::put_ping(out, 0, 0);
+                Ok::<(), Oversized>(())
+            });
+            debug_assert!(appended.is_ok(), "a ping fits a u32");
+        }
+    }
+
+    /// Whether handlers run or streams are open.
+    pub fn has_open(&self) -> bool {
+        self.running > 0 || !self.streams.is_empty()
+    }
+
     /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
     pub fn wants_transmit(&self, epoch: u64) -> bool {
         self.is_attached(epoch) && (!self.out.is_empty() || self.streams.values().any(Stream::is_ready))

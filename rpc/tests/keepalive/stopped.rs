@@ -1,0 +1,100 @@
+//! A process that is stopped for a while, and goes on.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rpc::{Address, CallError, Client, Limits};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Handler, Slow, Wait};
+
+const SOCKET: &str = "RPC_KEEPALIVE_SOCKET";
+
+struct Serving(Child);
+
+impl Serving {
+    #[allow(clippy::disallowed_methods, reason = "what is stopped is a process; this one has other tests in it")]
+    fn start(socket: &std::path::Path) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "stopped::serves", "--nocapture"])
+            .env(SOCKET, socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Does nothing unless the test below started it.
+#[tokio::test]
+async fn serves() {
+    let Some(socket) = std::env::var_os(SOCKET) else { return };
+    let _server = rpc::serve::<Slow>(&Address::unix(socket), Handler::default()).await.unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn stopped_server_is_never_said_to_have_received_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("d/s");
+    let serving = Serving::start(&socket);
+    // Shorter than any real one, so that the connection is given up while the server stands still.
+    let (keepalive, keepalive_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    let limits = Limits { keepalive, keepalive_timeout, ..Limits::default() };
+    let client = Client::<Slow>::with_limits(&Address::unix(&socket), limits);
+    let mut applied = loop {
+        match client.call(Wait { secs: 0 }).await {
+            Ok(applied) => break applied,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    for _ in 0..3 {
+        serving.signal(Signal::STOP);
+        let before = client.counters().connections;
+        let call = tokio::spawn(client.call(Wait { secs: 0 }).deadline(Duration::from_secs(60)));
+        let given_up = async {
+            while client.counters().connections == before {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), given_up).await.expect("a silent peer is given up");
+        serving.signal(Signal::CONT);
+        // It had the request in its socket all the time: not delivered would be a lie, and twice would be worse.
+        match call.await.unwrap() {
+            Ok(count) => {
+                assert_eq!(count, applied + 1);
+                applied = count;
+            }
+            Err(CallError::Unknown(doubt)) => match doubt.resolve().await {
+                Ok(count) => {
+                    assert_eq!(count, applied + 1);
+                    applied = count;
+                }
+                Err(CallError::NotDelivered(_)) => {}
+                Err(other) => panic!("{other:?}"),
+            },
+            // By the server's word on the next connection: then it never applied it.
+            Err(CallError::NotDelivered(_)) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+        let next = loop {
+            match client.call(Wait { secs: 0 }).await {
+                Ok(next) => break next,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(next, applied + 1, "what was not delivered was not applied, what was acked was, once");
+        applied = next;
+    }
+}
