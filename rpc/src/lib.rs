@@ -70,8 +70,14 @@
 //! `unix:` and `mem:` are built in; any other stream of bytes is one too: see [`transport`], and `tls` for TCP with mutual
 //! TLS. Who is at the other end is a [`Peer`]: what its transport can prove.
 //!
+//! # Watching
+//! Calls and handlers are `tracing` spans of one trace across processes, where a subscriber wants them: [`trace`].
+//! [`Client::counters`] and [`Server::counters`] count; with the feature `metrics` so does the facade of that name: [`metrics`].
+//! [`inspect`] says in words what goes over a connection.
+//!
 //! # Features
 //! All are off by default and additive. `tls`: TCP with mutual TLS by rustls. `metrics`: counts for the crate of that name.
+//! `tower`: a client is a `tower` service, and handlers can be behind its layers.
 //! `pidfd`: the peer's process by `SO_PEERPIDFD`. `testing`: a world without sockets and a scripted server, for your tests.
 //!
 //! # Cancel safety

@@ -39,6 +39,10 @@ impl HopHandler for Doer {
         match (m.what.as_str(), &self.next) {
             ("panic", _) => panic!("as told"),
             ("reject", _) => Err(Refused),
+            ("back", _) => {
+                let caller = rpc::CallContext::current().unwrap().caller::<Hop>().unwrap();
+                Ok(caller.call(told("say")).await.unwrap())
+            }
             ("next", Some(next)) => Ok(next.call(told("say")).await.unwrap()),
             ("next in a task", Some(next)) => {
                 let call = next.call(told("say"));
@@ -211,4 +215,20 @@ async fn actor_that_answers_later_has_the_trace_of_its_call() {
     assert_eq!(handle["parent_span_id"], call["span_id"]);
     assert_eq!(handle["outcome"], "ack", "its span lasts until it is answered");
     assert!(ack.unwrap().contains(&handle["span_id"]));
+}
+
+#[tokio::test]
+async fn call_back_on_the_same_connection_continues_the_trace() {
+    let (seen, _guard) = Seen::listen();
+    let address = Address::mem("trace-back");
+    let _server = rpc::serve::<Hop>(&address, Doer { next: None }).await.unwrap();
+    let client = Client::<Hop>::builder(&address).serves::<Hop>(Doer { next: None }).build();
+    client.call(told("back")).await.unwrap();
+    let spans = seen.expect(4).await;
+    let chain = [the(&spans, "call", 1), the(&spans, "handle", 1), the(&spans, "call", 0), the(&spans, "handle", 0)];
+    for pair in chain.windows(2) {
+        assert_eq!(pair[1]["trace_id"], pair[0]["trace_id"]);
+        assert_eq!(pair[1]["parent_span_id"], pair[0]["span_id"], "{pair:#?}");
+    }
+    assert_eq!(chain.map(|span| (&*span["service"], &*span["outcome"])), [("hop", "ack"); 4]);
 }
