@@ -27,3 +27,14 @@ fn every_input_of_the_corpora_keeps_what_its_target_checks() {
         assert!(inputs >= 10, "the corpus of {name} has {inputs} inputs");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    /// Frames in any order, each with any numbers, through the cutter and either half of a lane: read whole, one by one,
+    /// and in pieces of any size.
+    #[test]
+    fn lane_does_the_same_however_its_bytes_are_cut(input in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+        targets::chunking::run(&input);
+    }
+}

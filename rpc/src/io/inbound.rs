@@ -200,3 +200,7 @@ pub(super) fn poll_write_all(
 pub(super) fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+#[path = "inbound_tests.rs"]
+mod tests;

@@ -1,0 +1,334 @@
+//! Every future of the API, dropped after its n-th poll, for all n until it ends by itself: nothing is left behind.
+//!
+//! The tables are tiny, so that an id, a permit or a place in the window that leaked would soon be missed by the calls
+//! that follow. In memory, with the clock paused: a poll follows each round of the runtime.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rpc::{Address, CallError, Client, ItemSender, Limits, Never, Server};
+use serde::{Deserialize, Serialize};
+
+/// More polls than any of these futures takes, unless it never ends.
+const POLLS_MAX: usize = 40;
+/// How often each is dropped at the same place: more often than the tables have room.
+const TIMES: usize = 4;
+
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 1, ack = u32)]
+struct Work {
+    /// How often the handler yields; `None` is for ever.
+    yields: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 2, ack = (), item = u32)]
+struct Count {
+    to: u32,
+    /// After how many polls each `send` is dropped and made again.
+    polls: u32,
+}
+
+#[derive(rpc::Protocol)]
+#[rpc(name = "dropped", version = 1)]
+enum Jobs {
+    Work(Work),
+    #[rpc(stream)]
+    Count(Count),
+}
+
+#[derive(Clone, Default)]
+struct Handler {
+    running: Arc<AtomicUsize>,
+}
+
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Handler {
+    fn begins(&self) -> Running {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        Running(Arc::clone(&self.running))
+    }
+}
+
+impl JobsHandler for Handler {
+    async fn work(&self, m: Work) -> Result<u32, Never> {
+        let _running = self.begins();
+        let Some(yields) = m.yields else { std::future::pending().await };
+        for _ in 0..yields {
+            tokio::task::yield_now().await;
+        }
+        Ok(yields)
+    }
+
+    async fn count(&self, m: Count, items: ItemSender<u32>) -> Result<(), Never> {
+        let running = self.begins();
+        tokio::spawn(async move {
+            let _running = running;
+            for n in 0..m.to {
+                // A dropped send has sent nothing; once it has ended it is not made again.
+                let mut polls = m.polls as usize;
+                loop {
+                    match after(polls, items.send(n)).await {
+                        Some(Ok(())) => break,
+                        Some(Err(_)) => return,
+                        // Its reader neither reads nor goes: that is for the test to find.
+                        None if polls > 1000 => return,
+                        None => polls += 1,
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Polls a future so many times, once a round of the runtime, then drops it at once. `None`: it had not ended.
+fn after<F: Future>(polls: usize, future: F) -> impl Future<Output = Option<F::Output>> {
+    Dropped { future: Some(Box::pin(future)), polls }
+}
+
+struct Dropped<F> {
+    future: Option<Pin<Box<F>>>,
+    polls: usize,
+}
+
+impl<F: Future> Future for Dropped<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polls = self.polls;
+        if let (Some(future), true) = (&mut self.future, polls > 0) {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                self.future = None;
+                return Poll::Ready(Some(output));
+            }
+            self.polls -= 1;
+            if self.polls > 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.future = None;
+        Poll::Ready(None)
+    }
+}
+
+struct World {
+    handler: Handler,
+    server: Server,
+    client: Client<Jobs>,
+}
+
+fn limits() -> Limits {
+    Limits { window: 3, parked_max: 1, streams_max: 2, stream_items: 2, ..Limits::default() }
+}
+
+async fn world(name: &str) -> World {
+    let (handler, address) = (Handler::default(), Address::mem(name));
+    let server = rpc::serve_with::<Jobs>(&address, handler.clone(), limits()).await.unwrap();
+    World { handler, server, client: Client::with_limits(&address, limits()) }
+}
+
+impl World {
+    /// Nothing runs any more, and as many calls as the window has room for are answered at once.
+    async fn is_as_new(&self) {
+        tokio::time::timeout(Duration::from_secs(2), async {
+            while self.handler.running.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("a handler whose caller has gone is stopped");
+        let call = || self.client.call(Work { yields: Some(1) }).deadline(Duration::from_secs(1));
+        let (a, b, c) = futures::join!(call(), call(), call());
+        assert!(matches!((&a, &b, &c), (Ok(1), Ok(1), Ok(1))), "{a:?} {b:?} {c:?}");
+    }
+}
+
+/// Drops what `make` makes after 0 polls, 1, 2, ... until it ends by itself.
+async fn sweep<F: Future>(what: &str, world: &World, mut make: impl FnMut() -> F, ends: bool) {
+    for polls in 0..POLLS_MAX {
+        let mut ended = 0;
+        for _ in 0..TIMES {
+            ended += usize::from(after(polls, make()).await.is_some());
+        }
+        world.is_as_new().await;
+        if ended == TIMES {
+            assert!(polls > 1, "{what}: it was never dropped on its way");
+            return;
+        }
+    }
+    assert!(!ends, "{what} does not end within {POLLS_MAX} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_dropped_after_any_poll_leaves_nothing() {
+    let w = world("dropped_call").await;
+    for yields in [Some(0), Some(5), None] {
+        sweep("a call", &w, || w.client.call(Work { yields }), yields.is_some()).await;
+    }
+    // The client's first call ever, whose connection is not there yet.
+    for polls in 0..POLLS_MAX {
+        let client = Client::<Jobs>::with_limits(w.client.address(), limits());
+        if after(polls, client.call(Work { yields: Some(2) })).await.is_some() {
+            return;
+        }
+        assert_eq!(client.call(Work { yields: Some(3) }).await.unwrap(), 3);
+    }
+    panic!("a first call does not end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn resolve_dropped_after_any_poll_leaves_nothing() {
+    let w = world("dropped_resolve").await;
+    for polls in 0..POLLS_MAX {
+        let mut ended = 0;
+        for _ in 0..TIMES {
+            let call = w.client.call(Work { yields: None }).deadline(Duration::from_millis(5));
+            let Err(CallError::Unknown(doubt)) = call.await else { panic!("its handler never ends") };
+            ended += usize::from(after(polls, doubt.resolve()).await.is_some());
+        }
+        w.is_as_new().await;
+        if ended == TIMES {
+            return assert!(polls > 1, "it was never dropped on its way");
+        }
+    }
+    panic!("a doubt is not resolved within {POLLS_MAX} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn open_dropped_after_any_poll_leaves_no_stream() {
+    let w = world("dropped_open").await;
+    sweep("open", &w, || w.client.open(Count { to: 9, polls: 99 }), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn item_whose_read_was_dropped_is_still_there() {
+    let w = world("dropped_event").await;
+    for polls in 0..12 {
+        let ((), mut items) = w.client.open(Count { to: 9, polls: 99 }).await.unwrap();
+        let mut expected = 0;
+        let mut polls = polls;
+        loop {
+            match after(polls, items.event()).await {
+                None => polls += 1,
+                Some(None) => break,
+                Some(Some(event)) => {
+                    assert!(matches!(event.unwrap(), rpc::Event::Item(n) if n == expected));
+                    expected += 1;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(expected, 9, "none is lost, none comes twice");
+    }
+    // The reader goes in the middle.
+    for items in 0..4 {
+        let ((), mut stream) = w.client.open(Count { to: 9, polls: 99 }).await.unwrap();
+        for _ in 0..items {
+            stream.event().await.unwrap().unwrap();
+        }
+    }
+    w.is_as_new().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn item_whose_send_was_dropped_was_not_sent() {
+    let w = world("dropped_send").await;
+    for polls in 0..6 {
+        let ((), mut items) = w.client.open(Count { to: 9, polls }).await.unwrap();
+        for expected in 0..9 {
+            // Slow enough for every send to wait.
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            let event = items.event().await.expect("an item").unwrap();
+            assert!(matches!(event, rpc::Event::Item(n) if n == expected), "{event:?} is not {expected}");
+        }
+        assert!(items.event().await.is_none());
+    }
+    w.is_as_new().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_whose_recv_was_dropped_is_still_queued() {
+    let address = Address::mem("dropped_recv");
+    let (_server, mut calls) = rpc::serve_calls_with::<Jobs>(&address, 4, limits()).await.unwrap();
+    let client = Client::<Jobs>::with_limits(&address, limits());
+    for polls in 0..12 {
+        let call = tokio::spawn({
+            let client = client.clone();
+            async move { client.call(Work { yields: Some(7) }).await.map_err(|error| error.to_string()) }
+        });
+        let mut polls = polls;
+        let taken = loop {
+            match after(polls, calls.recv()).await {
+                Some(taken) => break taken.expect("the server is there"),
+                None => polls += 1,
+            }
+            tokio::task::yield_now().await;
+        };
+        let JobsCall::Work(work, responder) = taken else { panic!("that was not called") };
+        responder.ack(work.yields.unwrap());
+        assert_eq!(call.await.unwrap(), Ok(7));
+        assert!(calls.try_recv().is_none(), "once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn serve_dropped_after_any_poll_leaves_the_address_free() {
+    for polls in 0..POLLS_MAX {
+        let address = Address::mem("dropped_serve");
+        let ended = after(polls, rpc::serve_with::<Jobs>(&address, Handler::default(), limits())).await.is_some();
+        // What had been started stops with its handle; its listener goes when its task does.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let server = rpc::serve_with::<Jobs>(&address, Handler::default(), limits()).await.unwrap();
+        let client = Client::<Jobs>::with_limits(&address, limits());
+        assert_eq!(client.call(Work { yields: Some(1) }).await.unwrap(), 1);
+        server.drain().await;
+        if ended {
+            return;
+        }
+    }
+    panic!("a server does not start within {POLLS_MAX} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_dropped_after_any_poll_answers_every_caller() {
+    for polls in 0..POLLS_MAX {
+        let w = world(&format!("dropped_drain_{polls}")).await;
+        let open = |yields| w.client.call(Work { yields }).deadline(Duration::from_secs(1));
+        let (short, long) = (open(Some(3)), open(Some(12)));
+        let drain = async {
+            // Both handlers run before the server drains.
+            while w.handler.running.load(Ordering::SeqCst) < 2 {
+                tokio::task::yield_now().await;
+            }
+            after(polls, w.server.drain()).await.is_some()
+        };
+        let (short, long, ended) = futures::join!(short, long, drain);
+        assert!(matches!(short, Ok(3) | Err(CallError::Unknown(_))), "{short:?}");
+        assert!(matches!(long, Ok(12) | Err(CallError::Unknown(_))), "{long:?}");
+        assert_eq!(w.handler.running.load(Ordering::SeqCst), 0, "no handler outlives its server");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let free = rpc::serve_with::<Jobs>(w.client.address(), Handler::default(), limits()).await;
+        assert!(free.is_ok(), "{free:?}");
+        if ended {
+            return assert!(polls > 1, "it was never dropped on its way");
+        }
+    }
+    panic!("a drain does not end within {POLLS_MAX} polls");
+}
