@@ -187,6 +187,9 @@ impl<R: Request> Call<'_, R> {
     }
 }
 
+/// What a stream brings next; `None` is its end.
+pub type Next<T, L> = Option<Result<Event<T, L>, StreamError>>;
+
 impl<T: Wire + DeserializeOwned, L: Wire + DeserializeOwned> Items<T, L> {
     /// Blocks until the stream brings something. `None`: its end.
     ///
@@ -195,7 +198,7 @@ impl<T: Wire + DeserializeOwned, L: Wire + DeserializeOwned> Items<T, L> {
     ///
     /// # Panics
     /// Inside of an asynchronous task.
-    pub fn event(&mut self) -> Option<Result<Event<T, L>, StreamError>> {
+    pub fn event(&mut self) -> Next<T, L> {
         self.engine.wait(self.items.event())
     }
 
@@ -206,7 +209,7 @@ impl<T: Wire + DeserializeOwned, L: Wire + DeserializeOwned> Items<T, L> {
     ///
     /// # Panics
     /// Inside of an asynchronous task.
-    pub fn event_within(&mut self, timeout: Duration) -> Result<Option<Result<Event<T, L>, StreamError>>, Duration> {
+    pub fn event_within(&mut self, timeout: Duration) -> Result<Next<T, L>, Duration> {
         let items = &mut self.items;
         self.engine.wait(async { tokio::time::timeout(timeout, items.event()).await }).map_err(|_| timeout)
     }

@@ -3,6 +3,7 @@
 //! A binary of its own, because it counts every allocation of the process: client, server and the runtime under them.
 #![allow(missing_docs, reason = "a test")]
 #![allow(unsafe_code, reason = "an allocator that counts is an unsafe trait; it hands every call on to the system's")]
+#![allow(clippy::print_stdout, reason = "its figures are for people")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
