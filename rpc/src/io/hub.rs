@@ -313,7 +313,8 @@ impl Hub {
             );
             return Err(Refused::Said(GoodbyeCode::Service, said.into()));
         }
-        if self.phase() != SERVING {
+        let phase = self.phase();
+        if phase == CLOSING {
             return Err(GoodbyeCode::Draining.into());
         }
         if hello.epoch == 0 {
@@ -330,6 +331,8 @@ impl Hub {
             let known = lanes.by_key.get(&key).cloned();
             let cell = match known {
                 Some(cell) => cell,
+                // One that is remembered may come to hear what became of its calls; it is told that we drain.
+                None if phase != SERVING => return Err(GoodbyeCode::Draining.into()),
                 None => {
                     let permit = self.lane_permit(&mut lanes, peer).ok_or(GoodbyeCode::TooMany)?;
                     let load = LaneLoad::new(Arc::clone(&self.load), permit);

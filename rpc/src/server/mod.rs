@@ -149,13 +149,14 @@ impl Server {
     /// # Cancel safety
     /// Dropping it stops the server at once.
     pub async fn drain(mut self) {
-        self.accept.abort();
+        // Whoever loses a connection now may still come back for the answers to what it had sent.
         self.hub.enter(DRAINING);
-        // Its end is the listener's: whoever listens next finds the address free.
-        let _ = (&mut self.accept).await;
         // A handler can run no longer than its deadline, and then for one poll. Answers are waited for below.
         let handlers = self.until(|| self.hub.lanes().iter().all(|cell| cell.with(|lane| lane.running()) == 0));
         let _ = tokio::time::timeout(self.hub.limits.deadline_max + GOODBYE_TIMEOUT, handlers).await;
+        self.accept.abort();
+        // Its end is the listener's: whoever listens next finds the address free.
+        let _ = (&mut self.accept).await;
         self.hub.enter(CLOSING);
         let connections = self.until(|| self.hub.lanes().iter().all(|cell| !cell.with(|lane| lane.is_connected())));
         if tokio::time::timeout(GOODBYE_TIMEOUT, connections).await.is_err() {

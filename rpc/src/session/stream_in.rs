@@ -83,6 +83,11 @@ impl StreamIn {
         }
     }
 
+    /// Whether the peer has ended it.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.end, Some(StreamEnd::Ended(_)))
+    }
+
     pub(super) fn end(&mut self, end: StreamEnd) {
         self.end.get_or_insert(end);
     }

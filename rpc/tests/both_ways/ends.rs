@@ -122,6 +122,28 @@ async fn server_that_drains_waits_for_handlers_that_call_back() {
 }
 
 #[tokio::test]
+async fn client_that_loses_its_connection_to_a_draining_server_comes_back_for_its_answers() {
+    let (world, mut wire) = World::with_wire(Limits::default()).await;
+    let ask = tokio::spawn(world.client.call(AskBack { how: "wait".into() }));
+    until("it runs", || world.works.started.load(Ordering::SeqCst) == 1).await;
+    let World { works, server, client, directory, .. } = world;
+    let drain = tokio::spawn(server.drain());
+    soon(async {
+        while client.call(Turn { depth: 0, body: body(0) }).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    wire.cut().await;
+    wire.mend();
+    until("it is let in again", || client.counters().connections == 2).await;
+    works.release.notify_waiters();
+    assert_eq!(soon(ask).await.unwrap().unwrap(), 1, "its reverse call was acked, and so was it");
+    soon(drain).await.unwrap();
+    drop(directory);
+}
+
+#[tokio::test]
 async fn reverse_calls_of_a_server_that_stops_end_at_once() {
     for world in each("stops").await {
         let back = world.back().await;

@@ -448,10 +448,7 @@ impl ClientLane {
         match entry.state {
             State::Queued => self.void(id),
             State::Sent | State::InDoubt => self.put_control(Kind::Cancel, 0, id, &[]),
-            State::Done(_) | State::Doubt(_) | State::Lost(_) => {}
-        }
-        if entry_is_stream_of_server(&self.streams, id) {
-            self.put_control(Kind::Cancel, 0, id, &[]);
+            State::Done(_) | State::Doubt(_) | State::Lost(_) => self.drop_stream(id),
         }
         self.streams.remove(&id);
         if !self.planted.is(Bug::IdLeaked) {
@@ -502,10 +499,10 @@ impl ClientLane {
 
     /// The reader of a stream has gone.
     pub fn drop_stream(&mut self, id: u64) {
-        if entry_is_stream_of_server(&self.streams, id) {
+        // One that the server has ended is nothing to it any more.
+        if self.streams.remove(&id).is_some_and(|stream| !stream.is_over()) {
             self.put_control(Kind::Cancel, 0, id, &[]);
         }
-        self.streams.remove(&id);
     }
 
     /// Tasks to wake. Call it before unlocking, wake after.
@@ -695,11 +692,6 @@ impl ClientLane {
     fn expect_by(&mut self, deadline: Instant) {
         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
     }
-}
-
-/// The server holds a stream for `id` as long as we do and it has not ended.
-fn entry_is_stream_of_server(streams: &BTreeMap<u64, StreamIn>, id: u64) -> bool {
-    streams.contains_key(&id)
 }
 
 /// Appends a frame that has only the common header. Control frames are small: none is ever too large.
