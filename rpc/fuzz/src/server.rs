@@ -152,7 +152,10 @@ impl Play {
         if !present {
             return;
         }
-        if let Ok(Some(frame)) = parsed {
+        // A frame of the other direction is not even looked at.
+        if let Ok(Some(frame)) = parsed
+            && frame.flags & header::REVERSE == 0
+        {
             let of_request = matches!(frame.kind, Kind::Request | Kind::Void);
             if (of_request && frame.id != 0 && frame.floor <= frame.id) || frame.kind == Kind::Ping {
                 self.floor = self.floor.max(frame.floor);

@@ -8,6 +8,10 @@
 //! Not in the model: cancel on the wire, streams, permits, parts of frames (a part is no frame), a client that restarts (it
 //! comes back as another lane), several lanes (they share nothing that the rules speak of).
 //!
+//! A lane may be forgotten at any moment at which nothing runs, nobody is connected and no older Hello is unread. So it
+//! covers the lane that is kept for a stated time as well as the one whose client said that it is done and which goes at
+//! once: the clock, and epoch 1, only make sure that there is no such Hello.
+//!
 //! `config` bounds a run, `state` is the world, `client` and `server` are the two halves of the rules, `model` lists what may
 //! happen, `properties` says what must hold, `check` explores; `rules` and `defects` are the tests.
 
