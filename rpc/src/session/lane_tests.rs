@@ -489,3 +489,21 @@ fn client_with_an_open_call_or_doubt_does_not_say_that_it_is_done() {
     play.server.answer(1, Reply::Ack(Payload::EMPTY));
     assert_eq!(play.server.expires_at().map(|at| at - play.now), Some(limits().lane_retention));
 }
+
+#[test]
+fn large_answer_is_let_go_by_the_server_when_its_client_has_it() {
+    let mut play = Play::new();
+    play.connects();
+    for bytes in [LARGE_BODY_BYTES, LARGE_BODY_BYTES - 1] {
+        let id = play.calls(false, SECOND);
+        assert_eq!(play.client_writes(), [id]);
+        play.server.answer(id, Reply::Ack(Payload::copy(&vec![7; bytes])));
+        play.server_writes();
+        assert!(play.server.held_bytes() >= bytes, "until its client has it, an answer is kept");
+        assert!(matches!(play.outcome(id), Some(Outcome::Ack(_))));
+        let said = play.client_writes_into_the_void();
+        assert_eq!(said.len(), usize::from(bytes >= LARGE_BODY_BYTES), "a small one may wait for the next request");
+        play.server_reads(&said);
+        assert_eq!(play.server.held_bytes() < LARGE_BODY_BYTES / 2, bytes >= LARGE_BODY_BYTES);
+    }
+}

@@ -24,7 +24,7 @@ use super::stream_in::StreamIn;
 pub use super::stream_in::{Arrival, StreamEnd};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{BULK_BYTES, Limits};
+use crate::limits::{BULK_BYTES, LARGE_BODY_BYTES, Limits};
 use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::request::MethodInfo;
 use crate::wire::frame::{self, Oversized};
@@ -395,6 +395,11 @@ impl ClientLane {
         let State::Done(outcome) = std::mem::replace(&mut entry.state, State::Doubt(None)) else {
             return Poll::Pending;
         };
+        if let Outcome::Ack(payload) | Outcome::Rejected(payload) = &outcome {
+            // The server keeps the answer until it learns that it is here. The next request would say so; an idle client
+            // makes none.
+            self.park_dirty |= payload.as_slice().len() >= LARGE_BODY_BYTES;
+        }
         match &outcome {
             Outcome::Unknown(_, cause @ (Cause::PeerRestarted | Cause::Forgotten)) => entry.state = State::Lost(*cause),
             // Its memory ended while the outcome waited for its caller.
