@@ -290,9 +290,8 @@ impl OpenCall {
         &mut self,
         cx: &mut Context<'_>,
         body: &[u8],
-        large: Option<Bytes>,
+        mut large: Option<Bytes>,
     ) -> Poll<Result<u64, NotDelivered>> {
-        self.cell.ensure_driver();
         let now = now();
         let deadline = *self.deadline.get_or_insert_with(|| {
             let deadline = now.checked_add(self.timeout).unwrap_or(now);
@@ -300,14 +299,24 @@ impl OpenCall {
         });
         let tlvs = self.watch.tlvs();
         let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
-        let submitted = self.cell.with(|lane| {
-            lane.check_offer(self.service, R::ID, R::VERSION).map_err(SubmitError::Refused)?;
-            let submitted = lane.submit_body(request, large);
-            if submitted == Err(SubmitError::Full) && now < deadline {
-                lane.wait_for_room(deadline, cx.waker());
-            }
-            submitted
-        });
+        let mut submit = || {
+            self.cell.ensure_driver();
+            self.cell.with(|lane| {
+                lane.check_offer(self.service, R::ID, R::VERSION).map_err(SubmitError::Refused)?;
+                // Kept for the other time where this one is refused.
+                let large = if lane.is_closed() { None } else { large.take() };
+                let submitted = lane.submit_body(request, large);
+                if submitted == Err(SubmitError::Full) && now < deadline {
+                    lane.wait_for_room(deadline, cx.waker());
+                }
+                submitted
+            })
+        };
+        let submitted = match submit() {
+            // The runtime of the driver ended between the two: from here on ours has it.
+            Err(SubmitError::Refused(NotDelivered::ClientClosed)) => submit(),
+            submitted => submitted,
+        };
         match submitted {
             Ok(id) => {
                 self.id = Some(id);

@@ -37,6 +37,12 @@ use crate::stream::ItemStream;
 ///
 /// Cheap to clone; clones share the lane. The connection is opened again when it was lost and somebody needs it. Needs
 /// a tokio runtime with I/O and time when the first call is polled.
+///
+/// # Runtimes
+/// The task that drives a lane lives in the runtime in which a call first needed it. Calls may be awaited in any other.
+/// When that runtime ends, the calls that are open then end at once ([`ClientClosed`](crate::NotDelivered::ClientClosed),
+/// or in doubt), and the next call or [`resolve`](Doubt::resolve) starts the task again in its own runtime: nothing but
+/// the connection is lost by that.
 pub struct Client<P> {
     lanes: Lanes,
     _protocol: PhantomData<fn() -> P>,

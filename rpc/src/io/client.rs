@@ -275,9 +275,10 @@ impl Drop for DriverGuard {
         self.0.with(|lane| {
             lane.disconnected();
             lane.close_all();
+            // Under the lock: whoever finds the lane closed finds that it has no driver.
+            self.0.driver_runs.store(false, Ordering::Release);
         });
         self.0.observe();
-        self.0.driver_runs.store(false, Ordering::Release);
     }
 }
 

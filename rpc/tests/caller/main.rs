@@ -6,5 +6,6 @@ mod blocking;
 mod lanes;
 mod nested;
 mod retry;
+mod runtimes;
 mod stages;
 mod support;

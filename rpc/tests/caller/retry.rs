@@ -167,8 +167,8 @@ async fn attempt_that_is_not_delivered_hides_no_earlier_doubt() {
     };
     let Err(CallError::Unknown(doubt)) = (&mut call).await else { panic!("it may have been applied") };
     assert_eq!((doubt.cause(), doubt.attempts()), (Cause::PeerRestarted, 2));
-    let refused = NotDelivered::Refused(rpc::Refusal::Service);
-    assert!(matches!(doubt.last_error(), Some(CallError::NotDelivered(why)) if *why == refused), "{doubt:?}");
+    let Some(CallError::NotDelivered(why)) = doubt.last_error() else { panic!("{doubt}") };
+    assert!(matches!(why, NotDelivered::Incompatible { refusal: rpc::Refusal::Service, .. }), "{why:?}");
     assert!(doubt.to_string().contains("another service"), "{doubt}");
     assert!(matches!(doubt.resolve().await, Err(CallError::Unknown(_))), "asking once more clears nothing");
 }
