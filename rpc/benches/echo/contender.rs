@@ -43,7 +43,7 @@ impl Workload {
 }
 
 /// What both sides of ours are set to: the largest payload fits.
-fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits { frame_bytes_max: (1 << 20) + (4 << 10), ..Limits::default() }
 }
 
@@ -155,13 +155,13 @@ fn on<T: Send + 'static>(
 /// Gives back what it is given.
 #[derive(Serialize, Deserialize, rpc::Request)]
 #[rpc(id = 1, ack = Blob, ack_bytes_max = 1_048_640)]
-struct Say {
-    payload: Blob,
+pub(crate) struct Say {
+    pub(crate) payload: Blob,
 }
 
 #[derive(rpc::Protocol)]
 #[rpc(name = "echo", version = 1)]
-enum Echo {
+pub(crate) enum Echo {
     Say(Say),
 }
 

@@ -2,7 +2,8 @@
 //! beside bare tokio (`LengthDelimitedCodec`) and bare blocking sockets with frames of the same size.
 //!
 //! `cargo bench -p rpc` takes about 90 s; `-- --quick` about 15 s, `-- --json` prints one JSON object, `-- --only NAME[,NAME]
-//! --payload BYTES --in-flight N` measures part of it (to profile it). All contenders take turns within one run: absolute figures move with the
+//! --payload BYTES --in-flight N` measures part of it (to profile it), `-- --idle N[,N]` shows what a server holds for so many
+//! idle connections. All contenders take turns within one run: absolute figures move with the
 //! machine, ratios of neighbours do not. Everything is measured twice: as the kernel schedules it, where waking the
 //! other core is most of a lone call, and with both processes on one core, where only the work is left. Each
 //! contender's server is this program again, in a process of its own, which ends when the bench does, however that
@@ -14,6 +15,7 @@
 )]
 
 mod contender;
+mod idle;
 mod report;
 
 use std::path::Path;
@@ -58,8 +60,18 @@ fn main() -> ExitCode {
     if !arguments.iter().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let value = |flag: &str| arguments.iter().skip_while(|argument| *argument != flag).nth(1).cloned();
+    if let Some(counts) = value("--idle") {
+        let counts: Vec<usize> = counts.split(',').filter_map(|count| count.parse().ok()).collect();
+        return match idle::print_held(&counts) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("the benchmark failed: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let only = value("--only");
     let number = |flag: &str| value(flag).and_then(|n| n.parse::<usize>().ok());
     let (payload_bytes, in_flight) = (number("--payload"), number("--in-flight"));
@@ -161,6 +173,15 @@ impl Server {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(server)
+    }
+}
+
+impl Server {
+    /// What it holds in memory.
+    fn resident_kib(&self) -> Result<f64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 }
 
