@@ -400,6 +400,38 @@ fn queue_of_nothing_but_voids_behind_a_stalled_write_has_room() {
 }
 
 #[test]
+fn room_for_one_wakes_one_that_waits_and_half_a_window_wakes_all() {
+    let mut play = Play::new();
+    let deadline = play.now + SECOND;
+    let request = Submit { method: 1, version: 1, body: &[], deadline, stream: false, tlvs: &[] };
+    let ids: Vec<u64> = (0..4).map(|_| play.client.submit(request).unwrap()).collect();
+    assert_eq!(play.client.submit(request), Err(SubmitError::Full));
+    let flags = [(); 3].map(|()| Arc::new(Flag::default()));
+    for flag in &flags {
+        play.client.wait_for_room(deadline, &Waker::from(Arc::clone(flag)));
+    }
+    let woken = |play: &mut Play| {
+        let mut wakers = Vec::new();
+        play.client.take_wakers(&mut wakers);
+        wakers.into_iter().for_each(Waker::wake);
+        flags.each_ref().map(|flag| flag.0.load(Ordering::Relaxed))
+    };
+    play.client.abandon(ids[1]);
+    assert_eq!(woken(&mut play), [false; 3], "the floor is where it was");
+    play.client.abandon(ids[0]);
+    assert_eq!(woken(&mut play), [true; 3], "two of four are free");
+
+    let mut play = Play::new();
+    let ids: Vec<u64> = (0..4).map(|_| play.client.submit(request).unwrap()).collect();
+    flags.iter().for_each(|flag| flag.0.store(false, Ordering::Relaxed));
+    for flag in &flags {
+        play.client.wait_for_room(deadline, &Waker::from(Arc::clone(flag)));
+    }
+    play.client.abandon(ids[0]);
+    assert_eq!(woken(&mut play), [true, false, false], "first come, first served");
+}
+
+#[test]
 fn caller_that_waits_for_queue_bytes_is_woken_when_they_are_claimed() {
     let mut play = Play::new();
     let deadline = play.now + SECOND;

@@ -96,7 +96,7 @@ impl ClientLane {
         for id in streams {
             self.end_stream(id, StreamEnd::Lost);
         }
-        self.wakers.append(&mut self.blocked);
+        self.wakers.extend(self.blocked.drain(..));
     }
 
     /// What calls end with that a closed lane still has, or is given.
@@ -170,7 +170,7 @@ impl ClientLane {
                 self.finish(id, Outcome::Unknown(stage, Cause::Deadline));
             }
         }
-        self.wakers.append(&mut self.blocked);
+        self.wakers.extend(self.blocked.drain(..));
     }
 
     /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
@@ -207,7 +207,7 @@ impl ClientLane {
         }
         if requests >= self.limits.queued_bytes_max {
             // The queue has room again.
-            self.wakers.append(&mut self.blocked);
+            self.wakers.extend(self.blocked.drain(..));
         }
         into.append(&mut self.control);
         if requests > 0 {
@@ -295,7 +295,7 @@ impl ClientLane {
         self.first_queued = first_queued;
         self.queued = queued;
         // What was queued can be parked from here on: there may be room for those who wait.
-        self.wakers.append(&mut self.blocked);
+        self.wake_blocked_if_room();
     }
 
     pub(super) fn fail_open(&mut self, why: &NotDelivered, cause: Cause) {
@@ -317,7 +317,7 @@ impl ClientLane {
         // No writer has them: every frame in `out` belongs to a call that has its outcome now.
         self.drop_out();
         self.first_queued = self.next_id;
-        self.wakers.append(&mut self.blocked);
+        self.wakers.extend(self.blocked.drain(..));
     }
 
     /// The server has taken up everything that we sent it up to `received`, and begun a handler for all up to `started`.

@@ -10,7 +10,7 @@ mod link;
 mod receive;
 mod reverse;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -148,7 +148,7 @@ pub struct ClientLane {
     earliest: Option<Instant>,
     streams: BTreeMap<u64, StreamIn>,
     /// Tasks that wait for room in the window.
-    blocked: Vec<Waker>,
+    blocked: VecDeque<Waker>,
     /// Tasks to be woken once the lane is unlocked.
     wakers: Vec<Waker>,
     park_dirty: bool,
@@ -300,7 +300,7 @@ impl ClientLane {
             written: 0,
             earliest: None,
             streams: BTreeMap::new(),
-            blocked: Vec::new(),
+            blocked: VecDeque::new(),
             wakers: Vec::new(),
             park_dirty: false,
             closed: false,
@@ -433,7 +433,7 @@ impl ClientLane {
     pub fn wait_for_room(&mut self, deadline: Instant, waker: &Waker) {
         self.expect_by(deadline);
         if !self.blocked.iter().any(|known| known.will_wake(waker)) {
-            self.blocked.push(waker.clone());
+            self.blocked.push_back(waker.clone());
         }
     }
 
@@ -623,7 +623,26 @@ impl ClientLane {
         }
         self.window.remove(id);
         self.window.trim();
-        self.wakers.append(&mut self.blocked);
+        self.wake_blocked_if_room();
+    }
+
+    /// Wakes as many of those who wait as there may be room for, first come, first served: a thousand of them, woken by every
+    /// call that ends, would do nothing else. One that does not use its turn costs the others no more than time: when
+    /// half of the window is free, all are woken.
+    pub(super) fn wake_blocked_if_room(&mut self) {
+        if self.blocked.is_empty() {
+            return;
+        }
+        if self.out.len() >= self.limits.queued_bytes_max {
+            return;
+        }
+        let may_park = self.link == Link::Up
+            && self.window.floor() < self.first_queued
+            && self.window.parked().count() < self.limits.parked_max;
+        let free = self.window_span().saturating_sub(self.window.span());
+        let all = free.saturating_mul(2) >= self.window_span();
+        let turns = if all { usize::MAX } else { free.saturating_add(usize::from(may_park)) };
+        self.wakers.extend(self.blocked.drain(..turns.min(self.blocked.len())));
     }
 
     fn finish(&mut self, id: u64, outcome: Outcome) {
@@ -676,7 +695,7 @@ impl ClientLane {
         self.written = self.written.saturating_add(bytes);
         self.out.clear();
         self.queued = 0;
-        self.wakers.append(&mut self.blocked);
+        self.wakers.extend(self.blocked.drain(..));
     }
 
     fn end_stream(&mut self, id: u64, end: StreamEnd) {
