@@ -307,6 +307,11 @@ impl Client {
             net.close_client(conn, env.now);
             return self.disconnected(env, net, conn, "drained");
         }
+        let idle = self.writing.is_empty() && self.again.is_empty() && self.inbound.is_empty();
+        // A client that goes takes the calls along that its server makes: only in a storm.
+        if env.stormy && idle && self.welcomed && !self.lane.has_open() && env.random.per_mille(env.knobs.done) {
+            return self.say_done(env, net, conn);
+        }
         let broken = self.write(env, net, conn);
         if broken {
             // What the peer wrote before it went is read first.
@@ -319,6 +324,18 @@ impl Client {
         }
         let chunk = usize::try_from(env.random.between(1, env.knobs.chunk_bytes)).unwrap_or(1);
         self.read(env, net, conn, chunk);
+    }
+
+    /// Nobody has anything open: the client says so and goes, but may come back.
+    fn say_done(&mut self, env: &mut Env, net: &mut Net, conn: usize) {
+        let mut last_word = BytesMut::new();
+        self.lane.say_done();
+        self.lane.poll_transmit(env.instant(), &mut last_word);
+        // Whole or in part, as a full pipe has it.
+        let _ = net.conns[conn].to_server.write(env.now, &last_word, last_word.len());
+        env.coverage.hit("client: done");
+        net.close_client(conn, env.now);
+        self.disconnected(env, net, conn, "done");
     }
 
     /// Writes once. `true`: the server's end is gone.

@@ -81,6 +81,7 @@ pub const REQUIRED: &[&str] = &[
     "server: handler outlives its id",
     "server: handler cancelled",
     "server: handler stopped by its deadline",
+    "client: done",
     "client: dial refused",
     "client: caller waited for room",
     "client: late answer",

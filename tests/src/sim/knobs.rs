@@ -52,6 +52,8 @@ pub(super) struct Knobs {
     pub(super) client_crash: u64,
     pub(super) client_close: u64,
     pub(super) drain: u64,
+    /// Of a thousand turns with nothing open.
+    pub(super) done: u64,
     pub(super) mute: u64,
     pub(super) submit: u64,
     /// The same for those who call from the server's side.
@@ -75,6 +77,7 @@ impl Knobs {
         let (cut, stall, duplicate) = (often(8), often(6), often(12));
         let (server_crash, client_crash, client_close) = (often(14), often(6), often(6));
         let (drain, mute, abandon, hasty) = (often(6), often(10), often(60), often(150));
+        let often_done = often(150);
         Self {
             clients: random.choose(&[(2, 1), (3, 2)]),
             steps: random.between(3_000, 16_000),
@@ -85,6 +88,7 @@ impl Knobs {
             client_crash,
             client_close,
             drain,
+            done: often_done,
             mute,
             submit: random.choose(&[(1, 120), (2, 300), (2, 600)]),
             submit_reverse: random.choose(&[(1, 0), (2, 150), (2, 500)]),

@@ -63,7 +63,7 @@ pub fn promises(bug: Bug) -> &'static [&'static str] {
         Bug::WrittenIsNotDelivered => &["P2 honest"],
         Bug::WholeFrameIsCut => &["P2 honest"],
         Bug::WrongIncarnation => &["P2 honest"],
-        Bug::ParkNotRepeated => &["P2 honest", "remembered"],
+        Bug::ParkNotRepeated => &["P2 honest", "P3 once", "remembered"],
         Bug::ReplayOutOfOrder => &["ordered"],
         Bug::DrainCoversOlderIds => &["P2 honest"],
         Bug::IdLeaked => &["P1 answered", "bounded"],
