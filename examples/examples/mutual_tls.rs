@@ -1,5 +1,6 @@
 //! The same calls over TCP, where both sides show certificates: who has none that the other side trusts gets nowhere, and
 //! learns that nothing was delivered.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rpc::tls::{self, Authorities, Identity};

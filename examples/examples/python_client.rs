@@ -1,5 +1,6 @@
 //! A client in another language: `examples/python/rpc_client.py` was written from `PROTOCOL.md` alone. This is the real
 //! server that its tests run against; it needs `python3`.
+#![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::path::Path;
 use std::process::Stdio;
@@ -138,6 +139,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut server = Some(Server::builder::<Python>(handler.clone()).serve(&address).await?);
 
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/test_client.py");
+    #[expect(clippy::disallowed_methods, reason = "an example that starts its client")]
     let mut python = tokio::process::Command::new("python3")
         .arg("-B")
         .arg(&tests)

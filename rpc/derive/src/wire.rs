@@ -17,7 +17,7 @@ pub(crate) fn derive(input: &DeriveInput) -> TokenStream {
         Ok(tokens) => tokens,
         Err(error) => {
             let errors = error.to_compile_error();
-            let empty = implement(input, &quote!(0), &quote!(1));
+            let empty = implement(input, &quote!(0), &quote!(1), &quote!(1));
             quote!(#errors #empty)
         }
     }
@@ -42,7 +42,7 @@ fn implementation(input: &DeriveInput) -> Result<TokenStream, Error> {
             return Err(Error::new(data.union_token.span, "a union cannot travel in a message; use an enum"));
         }
     };
-    let mut tokens = implement(input, &fingerprint, &encoded_min);
+    let mut tokens = implement(input, &fingerprint, &encoded_min, &heap_per_byte_of(input));
     if input.generics.params.is_empty() {
         // A constant that nobody uses is not evaluated; this one makes what is wrong with the type an error here.
         let name = &input.ident;
@@ -84,8 +84,12 @@ fn of_enum(input: &DeriveInput, data: &DataEnum) -> Result<(TokenStream, TokenSt
     Ok((fingerprint, quote!(1 + #smallest)))
 }
 
-fn implement(input: &DeriveInput, fingerprint: &TokenStream, encoded_min: &TokenStream) -> TokenStream {
-    let heap_per_byte = heap_per_byte_of(input);
+fn implement(
+    input: &DeriveInput,
+    fingerprint: &TokenStream,
+    encoded_min: &TokenStream,
+    heap_per_byte: &TokenStream,
+) -> TokenStream {
     let name = &input.ident;
     let mut generics = input.generics.clone();
     for parameter in generics.type_params_mut() {

@@ -50,6 +50,8 @@ struct OpenCall {
     until: Option<Instant>,
     deadline: Option<Instant>,
     id: Option<u64>,
+    /// An id whose outcome is unknown, which nobody has been told yet.
+    doubted: Option<u64>,
     stream: bool,
     attempts: u32,
     /// How far it had come when it ended.
@@ -70,6 +72,7 @@ impl<R: Request> Call<R> {
             until,
             deadline: None,
             id: None,
+            doubted: None,
             stream: false,
             attempts: 0,
             stage,
@@ -147,6 +150,9 @@ impl<R: Request> Call<R> {
                 return Poll::Ready(self.open.stage >= Some(stage));
             }
             if let Poll::Ready(end) = self.poll_end(cx) {
+                if let (id, Outcome::Unknown(..)) = &end {
+                    self.open.doubted = Some(*id);
+                }
                 self.ended = Some(Box::new(end));
                 return Poll::Ready(self.open.stage >= Some(stage));
             }
@@ -274,7 +280,11 @@ impl<R: Request> Future for Call<R> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let (id, outcome) = match this.ended.take() {
-            Some(ended) => *ended,
+            Some(ended) => {
+                // From here on the doubt holds its id.
+                this.open.doubted = None;
+                *ended
+            }
             None => ready!(this.poll_end(cx)),
         };
         Poll::Ready(this.end(id, outcome))
@@ -365,6 +375,9 @@ impl Drop for OpenCall {
                 // Also that of a call which has ended, where the ack that opened it could not be read.
                 lane.drop_stream(id);
             });
+        }
+        if let Some(id) = self.doubted {
+            self.cell.with(|lane| lane.release(id));
         }
         self.cell.nudge_if_unused();
     }

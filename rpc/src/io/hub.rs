@@ -431,7 +431,10 @@ impl Lanes {
     }
 
     fn forget(&mut self, cell: &LaneCell) {
-        if cell.key.as_ref().is_some_and(|key| self.by_key.remove(key).is_some()) {
+        let Some(key) = &cell.key else { return };
+        // A lane that was forgotten may have a successor of the same key by now: that one stays.
+        if self.by_key.get(key).is_some_and(|known| std::ptr::eq(&**known, cell)) {
+            self.by_key.remove(key);
             self.forgotten = self.forgotten.plus(lock(&cell.lane).counters());
         }
     }

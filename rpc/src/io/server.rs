@@ -474,7 +474,12 @@ impl<S, F> Core<S, F> {
         }
         self.last_words = Some(code);
         match &self.lane {
-            Some((cell, _)) => cell.with(|lane| lane.goodbye(code)),
+            // On this connection only: a newer one of the lane goes on.
+            Some((cell, epoch)) => cell.with(|lane| {
+                if lane.is_attached(*epoch) {
+                    lane.goodbye(code);
+                }
+            }),
             None => {
                 self.hub.metrics.refused_connection(code);
                 put_frame(&mut self.writing, Kind::Goodbye, code.number(), 0, &[]);

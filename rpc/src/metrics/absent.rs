@@ -42,6 +42,7 @@ impl ClientMetrics {
 #[expect(clippy::unused_self, reason = "the same shape as with the feature")]
 impl CallMetrics {
     #[inline]
+    #[expect(clippy::extra_unused_type_parameters, reason = "the same shape as with the feature")]
     pub(crate) fn begin<R: Request>(_: &ClientMetrics, _: &'static str) -> Self {
         Self
     }

@@ -54,3 +54,18 @@ async fn call_that_is_never_written_reaches_no_stage() {
     assert_eq!((call.stage(), call.attempts()), (None, 2));
     assert!(!soon(call.reached(Stage::Written)).await, "also when it is over");
 }
+
+#[tokio::test]
+async fn doubt_that_was_waited_for_and_not_taken_leaves_nothing_open() {
+    let w = unix().await;
+    let client = Client::<Sums>::new(w.server.address());
+    for _ in 0..3 {
+        let mut call = client.call(add("panic"));
+        // Whether it is heard of before the call ends or not, the outcome is there afterwards, and is not taken.
+        let _ = soon(call.reached(Stage::Started)).await;
+        until("the outcome is known", || client.lanes()[0].open == 1).await;
+        assert!(!soon(call.reached(Stage::Started)).await || call.stage() == Some(Stage::Started));
+        drop(call);
+    }
+    until("every id is free again", || client.lanes()[0].open == 0).await;
+}

@@ -40,7 +40,8 @@ fn open(path: &Path, mode: u32) {
 
 #[allow(clippy::disallowed_methods, reason = "a user belongs to a process; this one has other tests in it")]
 fn as_nobody(binary: &Path, role: &str, socket: &Path) -> Child {
-    Command::new(binary)
+    let mut command = Command::new(binary);
+    command
         .args(["--exact", "uid::nobody", "--nocapture"])
         .env(ROLE, role)
         .env(SOCKET, socket)
@@ -48,9 +49,15 @@ fn as_nobody(binary: &Path, role: &str, socket: &Path) -> Child {
         .gid(NOBODY)
         .current_dir("/")
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stdout(Stdio::piped());
+    loop {
+        match command.spawn() {
+            Ok(child) => return child,
+            // Another test forked while we wrote the copy: its child holds it open until it has become its program.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 fn said(child: Child) -> String {

@@ -418,7 +418,7 @@ impl ClientLane {
     /// How far `id`, whose outcome is not known yet, has come; `None` while its frame waits for the writer.
     pub fn progress(&self, id: u64) -> Option<Stage> {
         let entry = self.window.get(id)?;
-        (!matches!(entry.state, State::Queued)).then_some(entry.stage)
+        (!matches!(entry.state, State::Queued)).then(|| self.progress.stage(id, entry))
     }
 
     /// The task that waits for the outcome of `id` is woken also when it has come to `stage`.
