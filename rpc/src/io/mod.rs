@@ -8,6 +8,7 @@
 pub(crate) mod accept;
 pub(crate) mod client;
 mod dial;
+mod gate;
 mod handlers;
 pub(crate) mod hub;
 mod inbound;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
+use super::gate::Gate;
 use super::handlers::Pool;
 use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
 use super::inbound::{Inbound, is_end, poll_write_all};
@@ -58,6 +59,8 @@ pub(crate) struct Connection<S, F> {
     stream: Stream,
     inbound: Inbound,
     timer: Timer,
+    /// Handlers and other tasks wake the driver through it.
+    gate: Gate,
     core: Core<S, F>,
 }
 
@@ -136,7 +139,8 @@ where
             last_words: None,
             wakers: Vec::new(),
         };
-        let mut connection = Self { stream, inbound: Inbound::default(), timer: Timer::default(), core };
+        let (inbound, timer, gate) = (Inbound::default(), Timer::default(), Gate::default());
+        let mut connection = Self { stream, inbound, timer, gate, core };
         if connection.core.hub.policy.pidfds {
             connection.core.pidfd = connection.stream.pidfd(peer);
         }
@@ -156,7 +160,8 @@ where
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.core.serving.register(cx.waker());
+        self.gate.get_up(cx.waker());
+        self.core.serving.register(self.gate.waker());
         self.core.frames = 0;
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx) {
@@ -168,7 +173,10 @@ where
                     if self.core.hold(self.inbound.held_bytes()) {
                         continue;
                     }
-                    return Poll::Pending;
+                    if self.gate.rest() {
+                        return Poll::Pending;
+                    }
+                    self.core.serving.register(self.gate.waker());
                 }
             }
         }
@@ -179,7 +187,7 @@ where
     /// Handlers, then one write, then one read. `Ready(Ok)`: there may be more to do.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let polled = self.core.poll_handlers();
-        let due = self.core.prepare_write(cx.waker())?;
+        let due = self.core.prepare_write(self.gate.waker())?;
         if self.core.broken.is_none()
             && let Poll::Ready(Err(error)) = self.core.poll_write(cx, &mut self.stream)
         {

@@ -11,23 +11,23 @@ use rpc::{Blob, Client, Limits};
 
 use crate::figure;
 use crate::raw::{RawPeer, hello};
-use crate::world::{Echo, SOON, World, hears, process, wait_for_the_end};
+use crate::world::{Echo, SOON, World, hears, is_quiet, process, wait_for_the_end};
 
-/// Connects and closes, ten thousand times a second, for two seconds.
+/// Connects and closes, a little more than ten thousand times a second, for two seconds.
 #[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
 pub fn connect_and_leave(path: &Path) {
     println!("connecting");
     let start = Instant::now();
-    let mut connects = 0_u32;
+    let (mut attempts, mut connects) = (0_u32, 0_u32);
     while start.elapsed() < Duration::from_secs(2) {
         for _ in 0..100 {
-            drop(UnixStream::connect(path));
+            connects += u32::from(UnixStream::connect(path).is_ok());
         }
-        connects += 100;
-        let due = Duration::from_micros(u64::from(connects) * 100);
+        attempts += 100;
+        let due = Duration::from_micros(u64::from(attempts) * 90);
         std::thread::park_timeout(due.saturating_sub(start.elapsed()));
     }
-    println!("{connects} connects in {:?}.", start.elapsed());
+    println!("{} connects a second.", (f64::from(connects) / start.elapsed().as_secs_f64()) as u32);
     wait_for_the_end();
 }
 
@@ -79,15 +79,18 @@ fn ten_thousand_connects_a_second_without_a_hello_leave_room_for_new_clients() {
         all
     });
     let said = hears(&mut other, ".");
-    let said = said + &hears(&mut other, "\n");
+    let rate: u32 = said.split_whitespace().next().unwrap().parse().unwrap();
     figure!(
-        "connects without a Hello: {}; {fresh} new clients served meanwhile; honest p99 {:?}, without {:?}",
-        said.trim(),
+        "connects without a Hello: {rate} a second; {fresh} new clients served meanwhile; honest p99 {:?}, without {:?}",
         during.p99(),
         quiet.p99()
     );
-    assert!(fresh >= 5, "{fresh} new clients were served");
-    assert!(during.p99() < Duration::from_millis(250), "{:?}", during.p99());
+    assert!(fresh >= 1, "no new client was served");
+    if is_quiet() {
+        assert!(rate >= 10_000, "{rate} connects a second are no flood");
+        assert!(fresh >= 20, "{fresh} new clients were served");
+        assert!(during.p99() < Duration::from_millis(50), "{:?}", during.p99());
+    }
     w.until("the empty connections are gone", |w| w.server.connections() <= 2);
     drop(other.stdin.take());
     assert!(other.wait().unwrap().success());

@@ -1,21 +1,20 @@
 //! Peers that take their time, and peers that never read.
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rpc::{Blob, Limits};
+use rpc::{Blob, Client, Limits};
 
 use crate::counting::live;
 use crate::figure;
 use crate::raw::{RawPeer, hello, request};
-use crate::world::{Echo, World};
+use crate::world::{Abused, Echo, Latencies, World, is_quiet};
 
 const SLOW: usize = 1_000;
 
 /// Byte after byte of a Hello and then of requests, each connection one byte in half a second, evenly spread.
-fn dribble(path: &std::path::Path, ready: &AtomicBool, stop: &AtomicBool) -> u64 {
+fn dribble(path: &std::path::Path, ready: &AtomicBool, sent: &AtomicU64, stop: &AtomicBool) {
     let mut script = hello().to_vec();
     for id in 1..=1000 {
         script.extend_from_slice(&request(id, id, &Echo(Blob::from(vec![1; 16]))));
@@ -26,22 +25,35 @@ fn dribble(path: &std::path::Path, ready: &AtomicBool, stop: &AtomicBool) -> u64
         peer.stream.write_all(&script[..40 + at % 40]).unwrap();
     }
     ready.store(true, Ordering::SeqCst);
-    let mut sent = 0;
     for round in 0.. {
         let start = Instant::now();
         for (at, peer) in peers.iter_mut().enumerate() {
             if stop.load(Ordering::Relaxed) {
-                return sent;
+                return;
             }
             let next = 40 + at % 40 + round;
             if let Some(byte) = script.get(next..=next) {
-                sent += u64::from(peer.stream.write(byte).is_ok());
+                sent.fetch_add(u64::from(peer.stream.write(byte).is_ok()), Ordering::Relaxed);
             }
             let due = Duration::from_micros(500 * (at as u64 + 1));
             std::thread::park_timeout(due.saturating_sub(start.elapsed()));
         }
     }
-    sent
+}
+
+/// An honest client while the slow ones are there, and have sent what shows that they are slow, not silent.
+fn honest_among_slow(w: &World, client: &Client<Abused>, time: Duration) -> Latencies {
+    let (ready, sent, stop) = (AtomicBool::new(false), AtomicU64::new(0), AtomicBool::new(false));
+    let during = std::thread::scope(|threads| {
+        threads.spawn(|| dribble(&w.path, &ready, &sent, &stop));
+        w.until("they are connected", |w| ready.load(Ordering::SeqCst) && w.server.connections() == SLOW + 1);
+        let (start, before) = (Instant::now(), sent.load(Ordering::Relaxed));
+        let during = w.honest_until(client, || start.elapsed() >= time && sent.load(Ordering::Relaxed) >= before + 500);
+        stop.store(true, Ordering::SeqCst);
+        during
+    });
+    w.until("they are gone", |w| w.server.connections() == 1);
+    during
 }
 
 #[test]
@@ -49,37 +61,31 @@ fn thousand_slow_clients_do_not_slow_an_honest_one() {
     // Long enough that the slow ones stay, whatever they do.
     let w = World::new(Limits { handshake_timeout: Duration::from_secs(60), ..Limits::default() });
     let client = w.client();
-    let time = Duration::from_millis(700);
+    // In pairs, because a machine is not the same from one second to the next; the median of the pairs counts.
+    let (pairs, time) = if is_quiet() { (15, Duration::from_millis(800)) } else { (1, Duration::from_millis(300)) };
     w.honest(&client, time);
-    let mut quiet = w.honest(&client, time);
-    let mut attacked: Option<crate::world::Latencies> = None;
-    for _ in 0..3 {
-        let (ready, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (path, is_ready, is_over) = (w.path.clone(), Arc::clone(&ready), Arc::clone(&stop));
-        let slow = std::thread::spawn(move || dribble(&path, &is_ready, &is_over));
-        w.until("they are connected", |w| ready.load(Ordering::SeqCst) && w.server.connections() == SLOW + 1);
-        let during = w.honest(&client, time);
-        attacked = Some(match attacked {
-            Some(before) => before.merge(during),
-            None => during,
-        });
-        stop.store(true, Ordering::SeqCst);
-        assert!(slow.join().unwrap() > 300, "they were slow, not silent");
-        w.until("they are gone", |w| w.server.connections() == 1);
-        quiet = quiet.merge(w.honest(&client, time));
+    let mut ratios = Vec::new();
+    for _ in 0..pairs {
+        let before = w.honest(&client, time / 2);
+        let among = honest_among_slow(&w, &client, time);
+        let without = before.merge(w.honest(&client, time / 2));
+        ratios.push((among.p99().as_secs_f64() / without.p99().as_secs_f64(), among, without));
     }
-    let attacked = attacked.unwrap();
-    let ratio = attacked.p99().as_secs_f64() / quiet.p99().as_secs_f64();
+    ratios.sort_by(|(one, ..), (other, ..)| one.total_cmp(other));
+    let (ratio, among, without) = &ratios[ratios.len() / 2];
     figure!(
-        "{SLOW} slow clients: honest p99 {:?}, without them {:?}: {ratio:.2} x; median {:?} and {:?}",
-        attacked.p99(),
-        quiet.p99(),
-        attacked.quantile(0.5),
-        quiet.quantile(0.5)
+        "{SLOW} slow clients: honest p99 {:?}, without them {:?}: {ratio:.2} x, the median of {pairs} pairs from \
+         {:.2} to {:.2} x; medians {:?} and {:?}",
+        among.p99(),
+        without.p99(),
+        ratios[0].0,
+        ratios[ratios.len() - 1].0,
+        among.quantile(0.5),
+        without.quantile(0.5)
     );
-    // Where the machine does other things too, a p99 of either kind is theirs.
-    let bound = (quiet.p99() * 6).max(Duration::from_millis(20));
-    assert!(attacked.p99() < bound, "an honest client's p99 is {ratio:.2} times what it is without slow ones");
+    if is_quiet() {
+        assert!(*ratio <= 1.2, "an honest client's p99 is {ratio:.2} times what it is without slow ones");
+    }
 }
 
 #[test]
@@ -96,20 +102,28 @@ fn clients_that_never_read_cost_what_the_limits_say_and_then_their_connection() 
     let mut deaf: Vec<_> = (0..DEAF).map(|_| RawPeer::welcomed(&w.path)).collect();
     let script: Vec<u8> = (1..=128).flat_map(|id| request(id, 1, &Echo(Blob::from(vec![1; 16 << 10])))).collect();
     let mut sent = [0; DEAF];
-    // Until the server takes no more of any of them.
-    let mut progress = Instant::now();
-    while progress.elapsed() < Duration::from_millis(300) {
+    for peer in &deaf {
+        peer.stream.set_nonblocking(true).unwrap();
+    }
+    // As much as the server takes of each, until it has given up all of them.
+    let mut held = 0;
+    let mut during = None;
+    w.until("they lose their connections", |w| {
         for (peer, sent) in deaf.iter_mut().zip(&mut sent) {
-            peer.stream.set_nonblocking(true).unwrap();
             while let Ok(bytes @ 1..) = peer.stream.write(&script[*sent..]) {
                 *sent += bytes;
-                progress = Instant::now();
             }
         }
-    }
-    let sent: usize = sent.iter().sum();
-    let during = w.honest(&client, Duration::from_millis(500));
-    let held = usize::try_from(live() - before).unwrap_or(0);
+        let some = w.honest(&client, Duration::from_millis(10));
+        during = Some(match during.take() {
+            Some(before) => some.merge(before),
+            None => some,
+        });
+        held = held.max(live() - before);
+        w.server.connections() == 1
+    });
+    let (sent, held): (usize, usize) = (sent.iter().sum(), held.try_into().unwrap());
+    let during = during.unwrap();
     figure!(
         "{DEAF} clients that never read sent {} KiB: the server holds {} KiB of at most {} KiB; honest p99 {:?}",
         sent >> 10,
@@ -118,7 +132,6 @@ fn clients_that_never_read_cost_what_the_limits_say_and_then_their_connection() 
         during.p99()
     );
     assert!(held < DEAF * per_peer, "{held} bytes are held");
-    w.until("they lose their connections", |w| w.server.connections() == 1);
     drop(deaf);
     w.honest(&client, Duration::from_millis(100));
 }
