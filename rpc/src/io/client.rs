@@ -499,6 +499,8 @@ struct Connection {
     timer: Timer,
     wakers: Vec<Waker>,
     keepalive: Keepalive,
+    /// The last write found no room for all.
+    stalled: bool,
     /// The timer has gone off since the silence was last looked at.
     ticked: bool,
     welcomed: bool,
@@ -521,6 +523,7 @@ impl Connection {
             timer: Timer::default(),
             wakers: Vec::new(),
             keepalive: Keepalive::default(),
+            stalled: false,
             ticked: false,
             welcomed: false,
             broken: None,
@@ -617,7 +620,14 @@ impl Connection {
                     lock(&cell.lane).transmitted(bytes);
                 }
             };
-            if let Poll::Ready(Err(error)) = poll_write_all(cx, &mut self.stream, &mut self.writing, transmitted) {
+            let before = self.writing.len();
+            let written = poll_write_all(cx, &mut self.stream, &mut self.writing, transmitted);
+            if self.stalled && self.writing.len() < before {
+                // There is room again: the peer reads, and our ping may be behind what it reads.
+                self.keepalive.heard();
+            }
+            self.stalled = written.is_pending();
+            if let Poll::Ready(Err(error)) = written {
                 self.broken = Some((error, now() + LAST_WORDS_TIMEOUT));
             }
         }
@@ -676,9 +686,7 @@ impl Connection {
     fn poll_read(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
         let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
         let (serving, peer) = (&mut self.serving, self.peer);
-        let keepalive = &mut self.keepalive;
         let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
-            keepalive.heard();
             let taken = {
                 let mut lane = lock(&cell.lane);
                 let taken = take_frames(cell, &mut lane, serving, peer, bytes);
@@ -693,6 +701,9 @@ impl Connection {
             }
             taken
         });
+        if self.inbound.has_heard() {
+            self.keepalive.heard();
+        }
         cell.observe();
         match read {
             Poll::Pending => Poll::Pending,
@@ -716,6 +727,11 @@ fn take_frames(
         match cut(bytes.get(consumed..).unwrap_or_default(), cell.limits.frame_bytes_max) {
             Cut::Frame { frame, consumed: frame_bytes } => {
                 consumed += frame_bytes;
+                // We never stop reading, or both sides could; so a peer that makes us queue without end is given up.
+                let answers = serving.as_ref().map_or(0, Serving::queued_bytes);
+                if answers.saturating_add(lane.control_bytes()) >= cell.limits.answer_bytes_max.saturating_mul(2) {
+                    break Err(End::Stalled);
+                }
                 if let (true, Some(serving), true) =
                     (header::is_reverse(frame), serving.as_mut(), lane.memory().is_some())
                 {
@@ -740,9 +756,5 @@ fn take_frames(
             Cut::TooLarge { announced } => break Err(End::FrameTooLarge(announced)),
         }
     };
-    if end.is_ok() && serving.as_ref().is_some_and(|serving| serving.queued_bytes() >= cell.limits.answer_bytes_max * 2)
-    {
-        return (consumed, Err(End::Stalled));
-    }
     (consumed, end)
 }

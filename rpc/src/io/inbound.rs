@@ -26,10 +26,12 @@ thread_local! {
     static SCRATCH: Cell<Buffer> = Cell::new(Buffer::default());
 }
 
-/// The bytes of a partial frame, between two reads.
+/// The bytes of a partial frame, between two reads; or of whole ones that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
     partial: Buffer,
+    /// Bytes have arrived since that was last asked, whole frames or not.
+    heard: bool,
     /// The size of the last frame if it was large: the next one is expected to be like it.
     large_bytes: usize,
 }
@@ -59,11 +61,26 @@ impl Inbound {
         let read = match poll_read_buf(Pin::new(stream), cx, &mut (&mut scratch.bytes).limit(read_max)) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(None)),
-            Poll::Ready(Ok(_)) => Poll::Ready(Ok(Some(self.take(&mut scratch, take)))),
+            Poll::Ready(Ok(_)) => {
+                self.heard = true;
+                Poll::Ready(Ok(Some(self.take(&mut scratch, take))))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         };
         scratch.keep();
         read
+    }
+
+    /// Gives to `take` once more what it has left of an earlier read, without a read.
+    pub(super) fn take_kept<T>(&mut self, take: impl FnOnce(&[u8]) -> (usize, T)) -> T {
+        let (consumed, result) = take(&self.partial.bytes);
+        self.consume_kept(consumed);
+        result
+    }
+
+    /// Whether anything has arrived since this was last asked. A large frame on its way is no silence.
+    pub(super) fn has_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
     }
 
     /// Bytes that are kept between two reads.
@@ -87,6 +104,7 @@ impl Inbound {
             if ready!(poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut partial.bytes).limit(missing)))? == 0 {
                 return Poll::Ready(Ok(None));
             }
+            self.heard = true;
         }
         self.large_bytes = whole;
         let mut buffer = std::mem::take(partial);
@@ -99,13 +117,7 @@ impl Inbound {
     fn take<T>(&mut self, fresh: &mut Buffer, take: impl FnOnce(&[u8]) -> (usize, T)) -> T {
         if !self.partial.bytes.is_empty() {
             self.partial.extend(&fresh.bytes);
-            let (consumed, result) = take(&self.partial.bytes);
-            if consumed >= self.partial.bytes.len() {
-                self.partial = Buffer::default();
-            } else {
-                self.partial.bytes.advance(consumed);
-            }
-            return result;
+            return self.take_kept(take);
         }
         let whole = announced(&fresh.bytes).filter(|whole| *whole >= LARGE_FRAME_BYTES);
         self.large_bytes = whole.filter(|whole| *whole <= fresh.bytes.len()).unwrap_or(0);
@@ -120,6 +132,14 @@ impl Inbound {
             self.partial.extend(fresh.bytes.get(consumed..).unwrap_or_default());
         }
         result
+    }
+
+    fn consume_kept(&mut self, bytes: usize) {
+        if bytes >= self.partial.bytes.len() {
+            self.partial = Buffer::default();
+        } else {
+            self.partial.bytes.advance(bytes);
+        }
     }
 
     /// Gives whole frames away in a buffer that they can be kept in.

@@ -258,6 +258,16 @@ impl Calling {
         self.cell.lock().has_open()
     }
 
+    /// Bytes of frames that wait to be written and are no requests: what the other side can make grow.
+    pub(super) fn control_bytes(&self) -> usize {
+        self.cell.lock().control_bytes()
+    }
+
+    /// Bytes that the calls hold.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.cell.lock().held_bytes()
+    }
+
     pub(super) fn wants_transmit(&self) -> bool {
         let lane = self.cell.lock();
         lane.is_attached(self.epoch) && lane.wants_transmit()

@@ -89,8 +89,10 @@ struct Core<S, F> {
     ticked: bool,
     /// A write has failed, and until when the end of what the peer wrote is waited for.
     broken: Option<(io::Error, Instant)>,
-    /// Frames taken since the driver was last woken.
+    /// Frames taken since the driver was last woken, of either direction.
     frames: usize,
+    /// Whole frames are left of what was read: there was no room for what they may bring.
+    kept: bool,
     /// Bytes that this connection was last said to hold.
     held_bytes: usize,
     /// The connection closes once this has been written.
@@ -135,6 +137,7 @@ where
             ticked: false,
             broken: None,
             frames: 0,
+            kept: false,
             held_bytes: 0,
             last_words: None,
             wakers: Vec::new(),
@@ -197,6 +200,7 @@ where
             // What the peer wrote before it went is taken all the same. Nothing to read for now does not mean that nothing
             // is there; the end of the stream does.
             let by = *by;
+            self.core.discard();
             if self.poll_read(cx)?.is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -230,13 +234,21 @@ where
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let core = &mut self.core;
-        let read = ready!(self.inbound.poll_read(cx, &mut self.stream, |bytes| {
-            core.keepalive.heard();
+        let kept = std::mem::take(&mut core.kept);
+        let take = |bytes: &[u8]| {
             let taken = core.take(bytes);
             core.hub.metrics.read(taken.0);
             taken
-        }));
-        let read = match read {
+        };
+        let read = if kept {
+            Poll::Ready(Ok(Some(self.inbound.take_kept(take))))
+        } else {
+            self.inbound.poll_read(cx, &mut self.stream, take)
+        };
+        if self.inbound.has_heard() {
+            core.keepalive.heard();
+        }
+        let read = match ready!(read) {
             Ok(Some(result)) => result,
             Ok(None) => Err(End::Closed),
             Err(error) if is_end(&error) => Err(End::Closed),
@@ -320,11 +332,15 @@ where
                 calling.transmitted(bytes);
             }
         });
+        let taken = before - self.writing.len();
+        if self.stalled.is_some() && taken > 0 {
+            // There is room again: the peer reads, and our ping may be behind what it reads.
+            self.keepalive.heard();
+        }
         if written.is_ready() {
             self.stalled = None;
             return written;
         }
-        let taken = before - self.writing.len();
         self.stalled = match self.stalled {
             // A reader that takes a byte now and then makes no progress.
             Some((since, so_far)) if so_far + taken < STALL_PROGRESS_BYTES => Some((since, so_far + taken)),
@@ -364,13 +380,16 @@ where
 
     /// A peer that leaves its answers unread first loses intake.
     fn may_read(&self) -> bool {
-        let full = |(cell, _): &(Arc<LaneCell>, u64)| {
-            !self.writing.is_empty() && lock(&cell.lane).queued_bytes() >= self.hub.limits.out_bytes_max
-        };
-        self.last_words.is_none() && !self.lane.as_ref().is_some_and(full)
+        if self.last_words.is_some() || self.writing.is_empty() {
+            return self.last_words.is_none();
+        }
+        let answers = self.lane.as_ref().map_or(0, |(cell, _)| lock(&cell.lane).queued_bytes());
+        let control = self.calling.as_ref().map_or(0, Calling::control_bytes);
+        answers.saturating_add(control) < self.hub.limits.out_bytes_max
     }
 
     /// Takes what a read brought: the Hello if it is the first, then requests, all under one lock, then their handlers.
+    /// Stops early where a frame could bring more than there is room for: a few bytes can ask for a large answer again.
     fn take(&mut self, bytes: &[u8]) -> (usize, Result<(), End>) {
         let mut consumed = 0;
         if self.lane.is_none() {
@@ -387,6 +406,11 @@ where
             let result = loop {
                 match cut(bytes.get(consumed..).unwrap_or_default(), self.hub.limits.frame_bytes_max) {
                     Cut::Frame { frame, consumed: frame_bytes } => {
+                        if lane.queued_bytes() >= self.hub.limits.out_bytes_max {
+                            self.kept = true;
+                            break Ok(());
+                        }
+                        self.frames += 1;
                         let end = consumed + frame_bytes;
                         if let (true, Some(calling)) = (header::is_reverse(frame), &mut self.calling) {
                             match calling.take(frame, &mut self.wakers) {
@@ -403,7 +427,6 @@ where
                             Err(violation) => break Err(End::Violation(violation)),
                         }
                         consumed = end;
-                        self.frames += 1;
                     }
                     Cut::Incomplete { .. } => break Ok(()),
                     Cut::TooLarge { .. } => break Err(End::Refused(GoodbyeCode::FrameTooLarge)),
@@ -452,6 +475,13 @@ where
         Ok(consumed)
     }
 
+    /// Nothing can be written any more: what the peer is still heard for queues nothing.
+    fn discard(&self) {
+        if let Some((cell, epoch)) = &self.lane {
+            cell.with(|lane| lane.discard(*epoch));
+        }
+    }
+
     /// Nothing to do for now.
     fn rest(&mut self) {
         self.serving.rest();
@@ -466,7 +496,9 @@ impl<S, F> Core<S, F> {
     /// it does not finish, loses its connection: `true` then, and there are last words to write.
     fn hold(&mut self, partial: usize) -> bool {
         let Some(load) = self.lane.as_ref().and_then(|(cell, _)| cell.load.as_ref()) else { return false };
-        self.held_bytes = load.hold_connection(self.held_bytes, partial.saturating_add(self.writing.held_bytes()));
+        let calling = self.calling.as_ref().map_or(0, Calling::held_bytes);
+        let held = [partial, self.writing.held_bytes(), calling].into_iter().fold(0, usize::saturating_add);
+        self.held_bytes = load.hold_connection(self.held_bytes, held);
         if partial <= READ_BYTES || self.last_words.is_some() || load.has_room_for_bytes() {
             return false;
         }

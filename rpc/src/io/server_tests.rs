@@ -274,6 +274,51 @@ async fn peer_that_never_reads_its_answers_is_cut_off_and_alone_in_that() {
 }
 
 #[tokio::test]
+async fn answers_asked_for_again_and_again_are_queued_no_further_than_the_bound() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.welcomed().await;
+    let text = "x".repeat(4_000);
+    peer.sends(&say(1, &text, 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+    let resolve = frame_of(|out| header::put_common(out, Kind::Resolve, 0, 0, 1));
+    // What one read may bring: 64 KiB that ask for 13 MB. A repeat asks for as much by itself, if not for as little.
+    let resolves = resolve.repeat(3_276);
+    let repeats = say(1, &text, 1).repeat(16);
+    // What is queued and what is being written, each in a buffer that has doubled as it grew, and the rest of a read.
+    let bound = 4 * (w.server.hub.limits.out_bytes_max + 4_100) + 2 * crate::limits::READ_BYTES;
+    for (asked, expected, count) in [(resolves, Kind::Resolution, 3_276), (repeats, Kind::Ack, 16)] {
+        peer.sends(&asked).await;
+        let mut held_max = 0;
+        for _ in 0..count {
+            // The socket holds some, the server no more than it may: before the first is read, and while they are.
+            held_max = held_max.max(w.server.hub.load.held_bytes());
+            let (kind, _, body) = peer.expects().await;
+            assert_eq!(kind, expected);
+            assert!(body.ends_with(text.as_bytes()));
+        }
+        assert!(held_max < bound, "{held_max} bytes, {bound} at most");
+    }
+    peer.sends(&say(2, "well", 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack, "what was left of the read has been taken");
+}
+
+#[tokio::test]
+async fn requests_of_a_peer_that_has_stopped_reading_are_taken_though_their_answers_cannot_be_written() {
+    let w = World::new(Limits::default()).await;
+    let mut peer = w.welcomed().await;
+    let text = "x".repeat(4_000);
+    peer.sends(&say(1, &text, 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+    let stream = peer.stream.into_std().unwrap();
+    stream.shutdown(std::net::Shutdown::Read).unwrap();
+    peer.stream = UnixStream::from_std(stream).unwrap();
+    // More than may be queued, in front of a request: it is taken all the same.
+    let resolve = frame_of(|out| header::put_common(out, Kind::Resolve, 0, 0, 1));
+    peer.sends(&[&resolve.repeat(3_000)[..], &say(2, "last", 1)[..]].concat()).await;
+    until("the last request is applied", || w.applied.load(Ordering::SeqCst) == 2).await;
+}
+
+#[tokio::test]
 async fn peer_that_reads_slowly_keeps_its_connection() {
     let limits = Limits { stall_timeout: Duration::from_secs(1), ..Limits::default() };
     let w = World::new(limits).await;

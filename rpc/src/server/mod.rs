@@ -43,7 +43,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// lets it finish, and returns with the address free.
 #[must_use = "dropping a server stops it"]
 pub struct Server {
-    hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub>,
     address: Address,
     /// Serves a connection.
     connect: Arc<dyn Connect>,

@@ -539,3 +539,55 @@ fn large_answer_is_let_go_by_the_server_when_its_client_has_it() {
         assert_eq!(play.server.held_bytes() < LARGE_BODY_BYTES / 2, bytes >= LARGE_BODY_BYTES);
     }
 }
+
+/// The frames of a claim, by kind and id.
+fn told(frames: &[Vec<u8>]) -> Vec<(Kind, u64)> {
+    frames.iter().map(|frame| crate::wire::header::parse(frame).unwrap().unwrap()).map(|f| (f.kind, f.id)).collect()
+}
+
+#[test]
+fn pings_of_a_peer_that_does_not_read_leave_one_pong_the_last_ones() {
+    let ping = |nonce: u64, floor: u64| {
+        let mut out = BytesMut::new();
+        crate::wire::header::put_ping(&mut out, nonce, floor);
+        out
+    };
+    let mut play = Play::new();
+    play.connects();
+    for nonce in 1..=1_000 {
+        play.server.handle_frame(play.now, play.epoch, &ping(nonce, 1)).unwrap();
+        play.client.handle_frame(&ping(nonce, 0)).unwrap();
+    }
+    assert!(play.server.wants_transmit(play.epoch) && play.client.wants_transmit());
+    let mut written = BytesMut::new();
+    play.server.poll_transmit(play.epoch, &mut written);
+    assert_eq!(told(&frames(&written)), [(Kind::Pong, 1_000)]);
+    assert_eq!(told(&play.client_writes_into_the_void()), [(Kind::Pong, 1_000)]);
+    assert!(!play.server.wants_transmit(play.epoch) && !play.client.wants_transmit());
+    // It is the connection's own: the next one has not asked.
+    play.server.handle_frame(play.now, play.epoch, &ping(7, 1)).unwrap();
+    play.client.handle_frame(&ping(7, 0)).unwrap();
+    play.loses_connection();
+    play.dials();
+    assert_eq!(told(&play.client_writes_into_the_void())[0].0, Kind::Hello);
+    assert!(!play.client.wants_transmit());
+}
+
+#[test]
+fn large_answer_that_is_asked_for_again_is_not_copied() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    play.client_writes();
+    let body = Bytes::from(vec![7; LARGE_BODY_BYTES]);
+    play.server.answer(id, Reply::Ack(Payload::Shared(body.clone())));
+    let mut resolve = BytesMut::new();
+    crate::wire::header::put_common(&mut resolve, Kind::Resolve, 0, 0, id);
+    let mut out = Outgoing::default();
+    play.server.handle_frame(play.now, play.epoch, &resolve).unwrap();
+    play.server.poll_frames(play.epoch, &mut out);
+    let mut slices = [std::io::IoSlice::new(&[]); SLICES_MAX];
+    let count = out.slices(&mut slices);
+    let copies = slices[..count].iter().filter(|slice| slice.as_ptr() == body.as_ptr()).count();
+    assert_eq!(copies, 2, "the ack and its resolution are the kept bytes themselves");
+}

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rpc::transport::Connector;
-use rpc::{Address, CallContext, CallError, Client, Limits, Peer, Server};
+use rpc::{Address, Blob, CallContext, CallError, Client, Limits, Peer, Server};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -26,11 +26,19 @@ struct AskBack {
     secs: u64,
 }
 
+/// Comes back as it is.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 3, ack = Blob, ack_bytes_max = 524288)]
+struct Echo {
+    bytes: Blob,
+}
+
 #[derive(rpc::Protocol)]
 #[rpc(name = "slow", version = 1)]
 enum Slow {
     Wait(Wait),
     AskBack(AskBack),
+    Echo(Echo),
 }
 
 #[derive(rpc::Protocol)]
@@ -58,6 +66,10 @@ impl SlowHandler for Handler {
         let back: Client<Back> = CallContext::current().unwrap().caller().unwrap();
         Ok(back.call(Wait { secs: m.secs }).deadline(HOUR).await.unwrap())
     }
+
+    async fn echo(&self, m: Echo) -> Result<Blob, rpc::Never> {
+        Ok(m.bytes)
+    }
 }
 
 impl BackHandler for Handler {
@@ -75,6 +87,8 @@ struct World {
     applied: Arc<AtomicU64>,
     /// How many of the wires, the oldest first, carry nothing.
     dead: watch::Sender<usize>,
+    /// How long each 4 KiB take.
+    pace: watch::Sender<Duration>,
 }
 
 fn world(keepalive: Duration) -> World {
@@ -82,6 +96,7 @@ fn world(keepalive: Duration) -> World {
     let applied = handler.0.clone();
     let server = Arc::new(Server::builder::<Slow>(handler.clone()).start());
     let (dead, is_dead) = watch::channel(0);
+    let (pace, is_slow) = watch::channel(Duration::ZERO);
     let (to, laid) = (Arc::clone(&server), AtomicUsize::new(1));
     let connector = Connector::with_peer("a wire", move || {
         let (near, far) = (tokio::io::duplex(4096), tokio::io::duplex(4096));
@@ -89,8 +104,8 @@ fn world(keepalive: Duration) -> World {
         to.serve_stream(far.0, Peer::own());
         let (from_client, to_client) = tokio::io::split(near.1);
         let (from_server, to_server) = tokio::io::split(far.1);
-        tokio::spawn(carry(from_client, to_server, number, is_dead.clone()));
-        tokio::spawn(carry(from_server, to_client, number, is_dead.clone()));
+        tokio::spawn(carry(from_client, to_server, number, is_dead.clone(), is_slow.clone()));
+        tokio::spawn(carry(from_server, to_client, number, is_dead.clone(), is_slow.clone()));
         async move { Ok((near.0, Peer::own())) }
     });
     let client = Client::<Slow>::builder(&Address::custom(connector))
@@ -98,7 +113,7 @@ fn world(keepalive: Duration) -> World {
         .keepalive(keepalive)
         .serves::<Back>(handler)
         .build();
-    World { client, server, applied, dead }
+    World { client, server, applied, dead, pace }
 }
 
 /// Carries bytes one way until the wire is dead: then it holds both ends, and nothing moves.
@@ -107,6 +122,7 @@ async fn carry(
     mut to: impl AsyncWriteExt + Unpin,
     number: usize,
     mut dead: watch::Receiver<usize>,
+    pace: watch::Receiver<Duration>,
 ) {
     let mut bytes = [0; 4096];
     loop {
@@ -115,6 +131,8 @@ async fn carry(
             _ = dead.wait_for(|dead| *dead >= number) => break,
             read = from.read(&mut bytes) => read.unwrap_or(0),
         };
+        let pause = *pace.borrow();
+        tokio::time::sleep(pause).await;
         if count == 0 || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
@@ -128,6 +146,18 @@ async fn slow_handler_is_no_dead_peer_in_either_direction() {
     assert_eq!(world.client.call(Wait { secs: 1000 }).deadline(HOUR).await.unwrap(), 1);
     assert_eq!(world.client.call(AskBack { secs: 1000 }).deadline(HOUR).await.unwrap(), 2);
     assert_eq!(world.client.counters().connections, 1, "it was asked, and has answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_frame_on_a_slow_wire_is_no_silence_in_either_direction() {
+    let world = world(Limits::default().keepalive);
+    world.pace.send(Duration::from_secs(1)).unwrap();
+    let (begun, bytes) = (Instant::now(), vec![7; 400 << 10]);
+    let echo = world.client.call(Echo { bytes: Blob(bytes.clone().into()) }).deadline(HOUR).await.unwrap();
+    assert!(echo.0 == bytes);
+    // Each way takes longer than any silence that is borne, and no ping or pong gets past it.
+    assert!(begun.elapsed() > Duration::from_secs(200), "{:?}", begun.elapsed());
+    assert_eq!(world.client.counters().connections, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,6 +53,7 @@ impl ClientLane {
     pub fn disconnected(&mut self) {
         self.link = Link::Down;
         self.control.clear();
+        self.pong = None;
         self.claim = None;
         let (written, out_base, progress) = (self.written, self.out_base, self.progress);
         let mut not_delivered = Vec::new();
@@ -175,7 +176,8 @@ impl ClientLane {
 
     /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
     pub fn wants_transmit(&self) -> bool {
-        self.claim.is_none() && (!self.control.is_empty() || self.park_is_due() || (self.may_send() && self.queued > 0))
+        let control = !self.control.is_empty() || self.pong.is_some() || self.park_is_due();
+        self.claim.is_none() && (control || (self.may_send() && self.queued > 0))
     }
 
     /// Whether the driver has something to do: bytes to write, or a connection to open for them.
@@ -199,6 +201,9 @@ impl ClientLane {
         }
         if self.park_is_due() {
             self.put_park();
+        }
+        if let Some(nonce) = self.pong.take() {
+            put_frame_with(&mut self.control, Kind::Pong, self.flags, 0, nonce, &[]);
         }
         let control = self.control.len();
         let requests = if self.may_send() { self.out.whole_frames(self.claim_bytes_max) } else { 0 };

@@ -131,6 +131,8 @@ pub struct ClientLane {
     next_id: u64,
     /// Frames that go before any request of the next claim.
     control: Outgoing,
+    /// The last ping that has no answer yet, by its nonce. One is enough: who asks wants to hear that we are there.
+    pong: Option<u64>,
     /// Requests that no writer has claimed. They may still be voided, and they survive a lost connection.
     out: Outgoing,
     /// How many frames in `out` are not voided.
@@ -291,6 +293,7 @@ impl ClientLane {
             window: Window::new(1),
             next_id: 1,
             control: Outgoing::default(),
+            pong: None,
             out: Outgoing::default(),
             queued: 0,
             out_base: 0,
@@ -533,6 +536,16 @@ impl ClientLane {
     /// What this lane has seen.
     pub fn counters(&self) -> LaneCounters {
         self.counters
+    }
+
+    /// Bytes that wait for the writer and are no requests.
+    pub fn control_bytes(&self) -> usize {
+        self.control.len()
+    }
+
+    /// Bytes that this lane holds: what waits for the writer, and what is remembered of each id.
+    pub fn held_bytes(&self) -> usize {
+        self.queued_bytes().saturating_add(self.window.span().saturating_mul(size_of::<Option<Entry>>()))
     }
 
     /// Bytes that wait for the writer.

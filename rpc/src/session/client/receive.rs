@@ -102,9 +102,7 @@ impl ClientLane {
                 }
             }
             Kind::End => self.end_stream(frame.id, StreamEnd::Ended(EndCode::from_number(frame.aux))),
-            // A peer that asks and does not read gets no more answers than this.
-            Kind::Ping if self.control.len() >= self.limits.out_bytes_max => {}
-            Kind::Ping => self.put_control(Kind::Pong, 0, frame.id, &[]),
+            Kind::Ping => self.pong = Some(frame.id),
             Kind::Drain => self.drain(frame.id),
             Kind::Pong | Kind::Void => {}
             Kind::Hello | Kind::Request | Kind::Cancel | Kind::Resolve | Kind::Credit | Kind::Park => {

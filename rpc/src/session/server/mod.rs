@@ -159,6 +159,8 @@ pub struct ServerLane {
     request_bytes: usize,
     /// Answers and control frames of the present connection.
     out: Outgoing,
+    /// The last ping that has no answer yet, by its nonce. One is enough: who asks wants to hear that we are there.
+    pong: Option<u64>,
     streams: BTreeMap<u64, Stream>,
     /// The stream that wrote last; the next one goes first.
     last_stream: u64,
@@ -215,6 +217,7 @@ impl ServerLane {
             answer_bytes: 0,
             request_bytes: 0,
             out: Outgoing::default(),
+            pong: None,
             streams: BTreeMap::new(),
             last_stream: 0,
             draining: false,
@@ -471,7 +474,7 @@ impl ServerLane {
 
     /// Whether [`poll_transmit`](Self::poll_transmit) has anything.
     pub fn wants_transmit(&self, epoch: u64) -> bool {
-        self.is_attached(epoch) && (!self.out.is_empty() || self.streams.values().any(Stream::is_ready))
+        self.is_attached(epoch) && self.has_frames()
     }
 
     /// Hands what is to be written to the writer: all answers and control frames, then a bounded share of stream
@@ -487,6 +490,9 @@ impl ServerLane {
     pub fn poll_frames(&mut self, epoch: u64, into: &mut Outgoing) -> bool {
         if !self.wants_transmit(epoch) {
             return false;
+        }
+        if let Some(nonce) = self.pong.take() {
+            put_frame_with(&mut self.out, Kind::Pong, self.flags, 0, nonce, &[]);
         }
         let news = self.taken_last > self.received_told || self.started_last > self.started_told;
         if news && self.running > 0 && !self.out.is_empty() {
@@ -520,7 +526,7 @@ impl ServerLane {
 
     /// Whether every handler has ended and everything has been handed to the writer.
     pub fn is_drained(&self) -> bool {
-        self.running == 0 && (!self.attached || (self.out.is_empty() && !self.streams.values().any(Stream::is_ready)))
+        self.running == 0 && (!self.attached || !self.has_frames())
     }
 
     /// The last frame of this connection.
@@ -669,8 +675,21 @@ impl ServerLane {
         }
     }
 
+    fn has_frames(&self) -> bool {
+        !self.out.is_empty() || self.pong.is_some() || self.streams.values().any(Stream::is_ready)
+    }
+
+    /// What waits for the connection of `epoch` cannot be written any more. Answers are kept all the same.
+    pub fn discard(&mut self, epoch: u64) {
+        if self.is_attached(epoch) {
+            self.out.clear();
+            self.pong = None;
+        }
+    }
+
     fn drop_connection(&mut self) {
         self.out.clear();
+        self.pong = None;
         for (_, mut stream) in std::mem::take(&mut self.streams) {
             self.wakers.extend(stream.out.waker());
         }
@@ -735,6 +754,15 @@ fn put_reply(out: &mut Outgoing, flags: u8, id: u64, reply: &Reply) {
 }
 
 fn put_resolution(out: &mut Outgoing, flags: u8, id: u64, entry: Option<&Entry>, below_floor: bool) {
+    if let Some(Entry::Answered(Reply::Ack(Payload::Shared(ack)))) = entry
+        && ack.len() >= LARGE_BODY_BYTES
+    {
+        let applied = ResolutionCode::Applied.number();
+        let header = |out: &mut BytesMut| header::put_common(out, Kind::Resolution, flags, applied, id);
+        let appended = out.append_large(usize::MAX, header, ack.clone());
+        debug_assert!(appended.is_ok(), "an ack that was kept fits a frame");
+        return;
+    }
     let mut body = BytesMut::new();
     let code = match entry {
         Some(Entry::Answered(Reply::Ack(payload))) => {

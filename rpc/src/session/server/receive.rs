@@ -75,7 +75,7 @@ impl ServerLane {
             }
             Kind::Ping => {
                 self.raise_floor(&frame)?;
-                put_frame_with(&mut self.out, Kind::Pong, self.flags, 0, frame.id, &[]);
+                self.pong = Some(frame.id);
             }
             Kind::Goodbye if self.flags == 0 => {
                 self.done = GoodbyeCode::from_number(frame.aux) == GoodbyeCode::Done;
