@@ -1,303 +1,19 @@
 """A client in another language, written from rpc/PROTOCOL.md alone. Standard library only, Python 3.9 or later.
 
 Section numbers are those of that page. One lane, one connection at a time; calls end as an ack (the value returned),
-`Rejected`, `NotDelivered` or `Unknown`. A doubt can be resolved. It parks nothing (4.4): a call that is open for long
-holds the window.
+`Rejected`, `NotDelivered` or `Unknown`. A doubt can be resolved. It may answer a service itself, for calls of the other
+side (`rpc_serving`).
 """
 
 import asyncio
 import os
 import struct
 
-# --- 5 Bodies: a type is an object with `put(value) -> bytes`, `take(bytes, at) -> (value, at)` and `fp` (3.4) ---
-
-
-class BadBody(Exception):
-    pass
-
-
-def cut(data, at, size):
-    if at + size > len(data):
-        raise BadBody("too short")
-    return data[at:at + size], at + size
-
-
-def put_number(number):
-    if number < 0 or number >= 1 << 64:
-        raise ValueError(number)
-    if number < 251:
-        return bytes([number])
-    for mark, form in ((251, "<H"), (252, "<I"), (253, "<Q")):
-        if number < 1 << 8 * struct.calcsize(form):
-            return bytes([mark]) + struct.pack(form, number)
-
-
-def take_number(data, at):
-    (first,), at = cut(data, at, 1)
-    if first < 251:
-        return first, at
-    if first > 253:
-        raise BadBody(f"number {first}")
-    form = {251: "<H", 252: "<I", 253: "<Q"}[first]
-    raw, at = cut(data, at, struct.calcsize(form))
-    return struct.unpack(form, raw)[0], at
-
-
-FNV_OFFSET, FNV_PRIME, MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
-
-
-def fnv(state, data):
-    for byte in data:
-        state = (state ^ byte) * FNV_PRIME & MASK
-    return state
-
-
-def shape(kind, count):
-    return fnv(name_into(FNV_OFFSET, kind), struct.pack("<Q", count))
-
-
-def part(state, name, fingerprint):
-    return fnv(name_into(state, name), struct.pack("<Q", fingerprint))
-
-
-def name_into(state, name):
-    name = name.encode()
-    return fnv(fnv(state, struct.pack("<Q", len(name))), name)
-
-
-class Unsigned:
-    def __init__(self, bits):
-        self.bits, self.fp = bits, shape(f"u{bits}", 0)
-
-    def put(self, value):
-        if not 0 <= value < 1 << self.bits:
-            raise ValueError(value)
-        return bytes([value]) if self.bits == 8 else put_number(value)
-
-    def take(self, data, at):
-        if self.bits == 8:
-            (value,), at = cut(data, at, 1)
-        else:
-            value, at = take_number(data, at)
-        if value >> self.bits:
-            raise BadBody("too large")
-        return value, at
-
-
-class Signed:
-    def __init__(self, bits):
-        self.bits, self.fp = bits, shape(f"i{bits}", 0)
-
-    def put(self, value):
-        if not -(1 << self.bits - 1) <= value < 1 << self.bits - 1:
-            raise ValueError(value)
-        if self.bits == 8:
-            return struct.pack("<b", value)
-        return put_number(2 * value if value >= 0 else -2 * value - 1)
-
-    def take(self, data, at):
-        if self.bits == 8:
-            raw, at = cut(data, at, 1)
-            return struct.unpack("<b", raw)[0], at
-        value, at = take_number(data, at)
-        if value >> self.bits:
-            raise BadBody("too large")
-        return (-(value + 1) // 2 if value & 1 else value // 2), at
-
-
-class Float:
-    fp = shape("f64", 0)
-
-    def put(self, value):
-        return struct.pack("<d", value)
-
-    def take(self, data, at):
-        raw, at = cut(data, at, 8)
-        return struct.unpack("<d", raw)[0], at
-
-
-class Bool:
-    fp = shape("bool", 0)
-
-    def put(self, value):
-        return bytes([bool(value)])
-
-    def take(self, data, at):
-        (value,), at = cut(data, at, 1)
-        if value > 1:
-            raise BadBody("no bool")
-        return value == 1, at
-
-
-class Text:
-    fp = shape("string", 0)
-
-    def put(self, value):
-        raw = value.encode()
-        return put_number(len(raw)) + raw
-
-    def take(self, data, at):
-        size, at = take_number(data, at)
-        raw, at = cut(data, at, size)
-        return raw.decode(), at
-
-
-class Bytes:
-    fp = shape("blob", 0)
-
-    def put(self, value):
-        return put_number(len(value)) + bytes(value)
-
-    def take(self, data, at):
-        size, at = take_number(data, at)
-        return cut(data, at, size)
-
-
-class Unit:
-    fp = shape("unit", 0)
-
-    def put(self, value):
-        return b""
-
-    def take(self, data, at):
-        return None, at
-
-
-class Never:
-    fp = shape("never", 0)
-
-    def take(self, data, at):
-        raise BadBody("there is no such value")
-
-
-class Option:
-    def __init__(self, of):
-        self.of, self.fp = of, part(shape("option", 1), "some", of.fp)
-
-    def put(self, value):
-        return b"\0" if value is None else b"\1" + self.of.put(value)
-
-    def take(self, data, at):
-        (tag,), at = cut(data, at, 1)
-        if tag > 1:
-            raise BadBody("no option")
-        return self.of.take(data, at) if tag else (None, at)
-
-
-class ListOf:
-    def __init__(self, of, most):
-        self.of, self.most, self.fp = of, most, part(shape("list", most), "element", of.fp)
-
-    def put(self, values):
-        return put_number(len(values)) + b"".join(self.of.put(value) for value in values)
-
-    def take(self, data, at):
-        count, at = take_number(data, at)
-        if count > self.most:
-            raise BadBody("too many")
-        values = []
-        for _ in range(count):
-            value, at = self.of.take(data, at)
-            values.append(value)
-        return values, at
-
-
-class Struct:
-    """Values are dicts. Fields without names are called "0", "1", ..."""
-
-    def __init__(self, **fields):
-        self.fields, self.fp = fields, shape("struct", len(fields))
-        for name, of in fields.items():
-            self.fp = part(self.fp, name, of.fp)
-
-    def put(self, value):
-        return b"".join(of.put(value[name]) for name, of in self.fields.items())
-
-    def take(self, data, at):
-        value = {}
-        for name, of in self.fields.items():
-            value[name], at = of.take(data, at)
-        return value, at
-
-
-class Enum:
-    """Values are pairs of a variant's name and the dict of its fields."""
-
-    def __init__(self, **variants):
-        self.variants, self.fp = list(variants.items()), shape("enum", len(variants))
-        for name, of in self.variants:
-            self.fp = part(self.fp, name, len(of.fields))
-            for field, kind in of.fields.items():
-                self.fp = part(self.fp, field, kind.fp)
-
-    def put(self, value):
-        for position, (name, of) in enumerate(self.variants):
-            if name == value[0]:
-                return put_number(position) + of.put(value[1])
-        raise ValueError(value)
-
-    def take(self, data, at):
-        position, at = take_number(data, at)
-        if position >= len(self.variants):
-            raise BadBody("no such variant")
-        name, of = self.variants[position]
-        value, at = of.take(data, at)
-        return (name, value), at
-
-
-U8, U16, U32, U64 = Unsigned(8), Unsigned(16), Unsigned(32), Unsigned(64)
-I64, BOOL, TEXT, BYTES, UNIT, NEVER, F64 = Signed(64), Bool(), Text(), Bytes(), Unit(), Never(), Float()
-
-
-def decode(of, data):
-    value, at = of.take(data, 0)
-    if at != len(data):
-        raise BadBody("something is left over")
-    return value
-
-
-class Method:
-    def __init__(self, number, request, ack, rejection=NEVER, item=None, lossy=NEVER, version=1):
-        self.number, self.version = number, version
-        self.request, self.ack, self.rejection, self.item = request, ack, rejection, item
-        fp = part(part(part(shape("method", 3), "request", request.fp), "ack", ack.fp), "rejection", rejection.fp)
-        self.fp = part(part(fp, "item", item.fp), "lossy", lossy.fp) if item else fp
-
-
-# --- 2 and 3: frames and headers ---
-
-HELLO, WELCOME, REQUEST, ACK, NACK, FAILED, CANCEL, RESOLVE, RESOLUTION, RECEIVED = range(1, 11)
-ITEM, END, CREDIT, PING, PONG, DRAIN, GOODBYE, VOID, PARK, RESYNC = range(11, 21)
-IGNORABLE, REVERSE = 1, 2
-MAGIC = bytes.fromhex("8a727063310d0a00")
-HEADER = struct.Struct("<BBHIQ")
-FRAME_BYTES_MAX, WINDOW = 1 << 20, 1024
-
-NACKS = ["?", "rejected", "unknown method", "schema mismatch", "bad body", "unauthorized", "overloaded", "window full",
-         "draining", "expired", "burnt", "unavailable"]
-FAILURES = ["?", "panicked", "responder dropped", "aborted", "deadline", "answer too large"]
-GOODBYES = ["?", "done", "not this protocol", "wire version", "service", "stale epoch", "unauthorized", "too many",
-            "draining", "handshake timeout", "frame too large", "violation", "stalled"]
-
-
-def word(words, code):
-    return words[code] if code < len(words) else f"code {code}"
-
-
-def frame(kind, aux=0, ident=0, fixed=b"", tlvs=b"", body=b""):
-    whole = HEADER.pack(kind, 0, len(tlvs), aux, ident) + fixed + tlvs + body
-    return struct.pack(">I", len(whole)) + whole
-
-
-def tlv(kind, value):
-    return struct.pack("<HH", kind, len(value)) + value
-
-
-# --- 4 Meaning ---
-
-
-class Rejected(Exception):
-    """The handler said no. `args[0]` is the rejection."""
+import rpc_wire as wire
+from rpc_bodies import *  # noqa: F401,F403: the types that methods are declared with
+from rpc_bodies import decode
+from rpc_serving import Rejected, Serving
+from rpc_wire import FRAME_BYTES_MAX, PARKED_MAX, REVERSE, WINDOW, Violation, frame, word
 
 
 class NotDelivered(Exception):
@@ -328,7 +44,8 @@ class _Call:
 
 
 class Stream:
-    """Items in their order: iterate it. Ends with `StopAsyncIteration`, or `ConnectionError` if it was cut short."""
+    """What a handler sends, in its order (4.8). Iterate it for the items; with `events`, for lossy ones and gaps too. A
+    stream that was cut short ends with `ConnectionError`."""
 
     def __init__(self):
         self.queue, self.client, self.call, self.taken, self.taken_bytes = asyncio.Queue(), None, None, 0, 0
@@ -337,17 +54,42 @@ class Stream:
         return self
 
     async def __anext__(self):
+        while True:
+            what, value = await self._event()
+            if what == "item":
+                return value
+            if what == "resync":
+                raise ConnectionError(f"{value[1]} items and {value[2]} lossy ones are missing")
+
+    async def events(self):
+        """Pairs: ("item", value), ("lossy", value), ("resync", (number of the next item, items missing, lossy missing))."""
+        try:
+            while True:
+                what, value = await self._event()
+                # Resyncs that follow each other are one.
+                while what == "resync" and not self.queue.empty() and self.queue._queue[0][0] == "resync":
+                    _, (cursor, items, lossy) = self.queue.get_nowait()
+                    value = (cursor, value[1] + items, value[2] + lossy)
+                yield what, value
+        except StopAsyncIteration:
+            return
+
+    async def _event(self):
         what, value = await self.queue.get()
         if what == "end":
             raise StopAsyncIteration
         if what == "lost":
             raise ConnectionError(value)
-        # What the reader has taken is granted again, some of it at a time (4.8).
+        if what == "resync":
+            return what, value
+        # What the reader has taken is granted again, some of it at a time. Resync and End cost nothing.
         self.taken, self.taken_bytes = self.taken + 1, self.taken_bytes + len(value)
         if self.taken >= self.client.stream_items // 2 or self.taken_bytes >= self.client.stream_bytes // 2:
-            self.client._send(frame(CREDIT, self.taken, self.call.ident, body=struct.pack("<I", self.taken_bytes)))
+            body = struct.pack("<I", self.taken_bytes)
+            self.client._send(frame(wire.CREDIT, self.taken, self.call.ident, body=body))
             self.taken = self.taken_bytes = 0
-        return decode(self.call.method.item, value)
+        method = self.call.method
+        return what, decode(method.item if what == "item" else method.lossy, value)
 
     def close(self):
         self.client._cancel(self.call)
@@ -355,17 +97,24 @@ class Stream:
 
 class Client:
     stream_items, stream_bytes = 8, 1 << 16
+    # Seconds of silence after which a peer for whom we wait is asked, and more of them after which it is given up (4.7).
+    keepalive, keepalive_timeout = 15.0, 15.0
 
-    def __init__(self, path, service, version, methods):
-        self.path, self.service, self.version, self.methods = path, service, version, methods
+    def __init__(self, path, service, version, methods, serves=None, window=WINDOW):
+        """`serves`: the name, version and [(method, async function)] of a service that we answer (4.9)."""
+        self.path, self.service, self.version, self.methods, self.serves = path, service, version, methods, serves
         self.peer, self.incarnation = os.urandom(16), struct.unpack("<Q", os.urandom(8))[0]
-        self.epoch, self.next_id, self.window, self.frame_bytes_max = 0, 1, WINDOW, FRAME_BYTES_MAX
-        self.held, self.streams = {}, {}
-        self.writer = self.reading = None
-        self.welcome = None
-        self.draining = False
-        self.dialling = asyncio.Lock()
-        self.room = asyncio.Condition()
+        self.window_ours = self.window = window
+        self.epoch, self.next_id, self.frame_bytes_max = 0, 1, FRAME_BYTES_MAX
+        self.held, self.parked, self.streams, self.serving = {}, set(), {}, None
+        self.writer, self.welcome, self.draining, self.closed = None, asyncio.Event(), False, False
+        # What the server has said last: of Drain and Goodbye (kind, code, id), and how far our requests have come.
+        self.last_words, self.received, self.started = [], 0, 0
+        self.heard = self.pings = self.pongs = 0
+        self.dialling, self.changed = asyncio.Lock(), asyncio.Event()
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.tasks = []
 
     # Calling.
 
@@ -382,19 +131,20 @@ class Client:
         body = method.request.put(value)
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline
-        try:
-            await asyncio.wait_for(self._ready(), deadline)
-        except asyncio.TimeoutError:
-            raise NotDelivered("the deadline passed before the request was written") from None
-        except (OSError, NotDelivered) as error:
-            raise NotDelivered(str(error)) from None
+        while not self._may_send():
+            try:
+                await asyncio.wait_for(self._ready(), max(0, until - loop.time()))
+            except asyncio.TimeoutError:
+                raise NotDelivered("the deadline passed before the request was written") from None
+            except OSError as error:
+                raise NotDelivered(str(error)) from None
         # The id is given when the frame is appended (4.2), and nothing is awaited until it is handed over.
         call = _Call(self.next_id, method, opens)
-        tlvs = tlv(1, struct.pack("<II", self.stream_items, self.stream_bytes)) if opens else b""
+        tlvs = wire.tlv(1, struct.pack("<II", self.stream_items, self.stream_bytes)) if opens else b""
         self.held[call.ident] = call
         fixed = struct.pack("<QHHI", self._floor(), method.number, method.version, 0)
         left = max(1, int((until - loop.time()) * 1000))
-        whole = frame(REQUEST, left, call.ident, fixed, tlvs, body)
+        whole = frame(wire.REQUEST, left, call.ident, fixed, tlvs, body)
         if len(whole) - 4 > self.frame_bytes_max:
             del self.held[call.ident]
             raise NotDelivered("too large")
@@ -421,42 +171,52 @@ class Client:
             raise Unknown(self, call, body)
         self._release(call)
         if kind == "ack":
+            if len(body) >= 4096:
+                # Its server need not keep it: the floor says so, also if no request follows (4.4).
+                self._park()
             return decode(call.method.ack, body), call.stream
         self.streams.pop(call.ident, None)
-        if kind == "nack" and code == 1:
+        if kind == "nack" and code == wire.REJECTED:
             raise Rejected(decode(call.method.rejection, body))
         if kind == "nack":
-            raise NotDelivered(f"{word(NACKS, code)} {body.decode(errors='replace') if code != 6 else ''}".strip())
+            text = body.decode(errors="replace") if code != wire.OVERLOADED else ""
+            raise NotDelivered(f"{word(wire.NACKS, code)} {text}".strip())
         if kind == "none":
             raise NotDelivered(body)
-        raise Unknown(self, call, word(FAILURES, code))
+        # That is all there is to know, now and later.
+        raise Unknown(self, call, word(wire.FAILURES, code))
 
     async def _resolve(self, call, timeout):
         if call.ident not in self.held:
             raise Unknown(self, call, "nothing is left to ask")
         # On a connection later than its own it is asked for by the handshake; here too, which is harmless.
-        await asyncio.wait_for(self._ready(), timeout)
+        await asyncio.wait_for(self._connected(), timeout)
         if not call.answer.done():
-            self._send(frame(RESOLVE, 0, call.ident))
+            self._send(frame(wire.RESOLVE, 0, call.ident))
         ack, _ = await self._outcome(call, timeout)
         return ack
 
     def _cancel(self, call):
-        self._send(frame(CANCEL, 0, call.ident))
+        self._send(frame(wire.CANCEL, 0, call.ident))
         self.streams.pop(call.ident, None)
         self._release(call)
 
     def _release(self, call):
         self.held.pop(call.ident, None)
-
-        async def tell():
-            async with self.room:
-                self.room.notify_all()
-
-        asyncio.ensure_future(tell())
+        if call.ident in self.parked:
+            self.parked.remove(call.ident)
+            self._park()
+        self.changed.set()
+        self._hang_up_if_drained()
 
     def _floor(self):
-        return min(self.held, default=self.next_id)
+        return min((ident for ident in self.held if ident not in self.parked), default=self.next_id)
+
+    def _park(self):
+        """All ids that are held below the floor. Sent before anything that carries this floor (4.4)."""
+        if self.writer is not None and self.welcome.is_set():
+            listed = struct.pack(f"<{len(self.parked)}Q", *sorted(self.parked))
+            self._send(frame(wire.PARK, 0, self._floor(), body=listed))
 
     def _settle(self, ident, kind, code=0, body=b""):
         call = self.held.get(ident)
@@ -466,142 +226,249 @@ class Client:
 
     # The connection.
 
-    async def _ready(self):
-        """Connected, welcomed, and room in the window."""
-        while True:
-            async with self.dialling:
-                if self.writer is None:
-                    await self._dial()
-            await self.welcome.wait()
+    def _may_send(self):
+        """Connected, welcomed, and room in the window: made by parking what is old and open, if it must be."""
+        if self.draining and self.writer is not None:
+            raise NotDelivered("draining")
+        if self.writer is None or not self.welcome.is_set():
+            return False
+        parks = False
+        while self.next_id >= self._floor() + self.window and len(self.parked) < PARKED_MAX:
+            self.parked.add(self._floor())
+            parks = True
+        if parks:
+            self._park()
+        return self.next_id < self._floor() + self.window
+
+    async def _connected(self):
+        async with self.dialling:
             if self.writer is None:
-                raise NotDelivered(self.refused)
-            if self.next_id < self._floor() + self.window:
-                return
-            async with self.room:
-                await self.room.wait()
+                await self._dial()
+        await self.welcome.wait()
+        if self.writer is None:
+            raise NotDelivered(self.refused)
+
+    async def _ready(self):
+        self.changed.clear()
+        await self._connected()
+        if not self._may_send():
+            await self.changed.wait()
 
     async def _dial(self):
         reader, self.writer = await asyncio.open_unix_connection(self.path)
         self.epoch += 1
         self.welcome, self.draining, self.refused = asyncio.Event(), False, "the connection was lost"
-        methods = b"".join(struct.pack("<HHQ", m.number, m.version, m.fp) for m in self.methods)
-        name = self.service.encode()
-        self._send(frame(HELLO, body=MAGIC + struct.pack("<HHHH", 1, 1, self.version, 0) + self.peer + struct.pack(
-            "<QQIIIHH", self.incarnation, self.epoch, 0, FRAME_BYTES_MAX, WINDOW, len(name), len(self.methods)
-        ) + name + methods))
-        self.reading = asyncio.ensure_future(self._read(reader, self.epoch))
+        self.received = self.started = self.pings = self.pongs = 0
+        self._send(wire.hello(self, self.epoch, self.window_ours))
+        self.tasks = [asyncio.ensure_future(self._read(reader, self.epoch)), asyncio.ensure_future(self._listen())]
 
     def _send(self, whole):
         if self.writer is not None:
             self.writer.write(whole)
 
     def cut(self):
-        """Loses the connection, as a test may want it to."""
+        """Loses the connection."""
         if self.writer is not None:
             self.writer.transport.abort()
 
     async def close(self):
-        """Says that nothing more will be said, and hangs up."""
+        """Lets what we answer end, says that nothing more will be said, and hangs up."""
+        if self.serving and self.writer is not None:
+            self.serving.drain()
+            await self.serving.ended()
+        self.closed = True
         if self.writer is not None:
             if not self.held:
-                self._send(frame(GOODBYE, 1))
+                self._send(frame(wire.GOODBYE, wire.DONE))
             writer, self.writer = self.writer, None
             writer.close()
-        if self.reading:
-            self.reading.cancel()
+        for task in self.tasks:
+            task.cancel()
 
     async def _read(self, reader, epoch):
+        data = b""
         try:
             while True:
-                size = struct.unpack(">I", await reader.readexactly(4))[0]
-                if size > FRAME_BYTES_MAX:
+                await self.reading.wait()
+                more = await reader.read(1 << 16)
+                if not more:
                     break
-                if not self._take(await reader.readexactly(size), epoch):
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
+                self.heard += 1
+                data = self._take_frames(data + more, epoch)
+        except Violation:
+            self._send(frame(wire.GOODBYE, wire.VIOLATION))
+            if self.writer is not None:
+                self.writer.close()
+        except ConnectionError:
             pass
         finally:
-            self._lost()
+            if not self.closed:
+                self._lost()
+
+    def _take_frames(self, data, epoch):
+        """What is left of `data`: the front of a frame."""
+        at = 0
+        while len(data) - at >= 4:
+            size = struct.unpack_from(">I", data, at)[0]
+            if size > FRAME_BYTES_MAX:
+                raise Violation("a frame that is too large")
+            if len(data) - at - 4 < size:
+                break
+            self._take(data[at + 4:at + 4 + size], epoch)
+            at += 4 + size
+        return data[at:]
+
+    async def _listen(self):
+        """Asks a silent peer, and gives up one that stays silent: any byte is a sign of life, and a loss is no proof."""
+        asked = False
+        while True:
+            heard = self.heard
+            await asyncio.sleep(self.keepalive_timeout if asked else self.keepalive)
+            if self.heard != heard:
+                asked = False
+            elif asked:
+                return self.cut()
+            elif self._is_open() or self.streams or self.serving:
+                asked = True
+                # Before the Welcome there is nobody to ask, but it is waited for no longer.
+                if self.welcome.is_set():
+                    self._send(frame(wire.PING, 0, 0, struct.pack("<Q", self._floor())))
+
+    def _is_open(self):
+        return any(not call.answer.done() for call in self.held.values())
 
     def _lost(self):
         """The old connection is discarded before the next one is dialled (4.3)."""
         if self.writer is not None:
-            self.writer.transport.abort()
+            if not self.writer.transport.is_closing():
+                self.writer.transport.abort()
             self.writer = None
+        for task in self.tasks[1:]:
+            task.cancel()
+        self.draining = False
         self.welcome.set()
+        self.changed.set()
         for stream in self.streams.values():
             stream.queue.put_nowait(("lost", "the connection was lost"))
         self.streams.clear()
-        if any(not call.answer.done() for call in self.held.values()):
+        if self.serving:
+            self.serving.send = None
+        if self._is_open() or self.serving:
             asyncio.ensure_future(self._again())
 
     async def _again(self):
-        """Loss is no end (4.5): what is open is asked for on the next connection, if there is one."""
+        """Loss is no end (4.5): what is open is asked for on the next connection, if there is one. Who serves stays reachable."""
         for pause in (0, 0.01, 0.05, 0.2, 0.5):
             await asyncio.sleep(pause)
             try:
-                async with self.dialling:
-                    if self.writer is None:
-                        await self._dial()
-                await self.welcome.wait()
-                if self.writer is not None:
-                    return
-            except OSError:
+                return self.closed or await self._connected()
+            except (OSError, NotDelivered):
                 continue
         for call in self.held.values():
             self._settle(call.ident, "doubt", body="the peer cannot be reached")
 
+    def _hang_up_if_drained(self):
+        """A server that takes no more is left when nothing is open; the next call dials whoever is there then."""
+        if self.draining and not self._is_open() and not self.streams and self.writer is not None:
+            self.writer.close()
+
     def _take(self, data, epoch):
-        kind, flags, tlv_bytes, aux, ident = HEADER.unpack_from(data)
-        at = HEADER.size + (8 if kind == PING else 0) + tlv_bytes
-        body = data[at:]
-        if kind == WELCOME:
-            born = struct.unpack_from("<Q", body, 28)[0]
-            theirs_bytes, theirs_window = struct.unpack_from("<II", body, 36)
-            self.frame_bytes_max, self.window = min(FRAME_BYTES_MAX, theirs_bytes), min(WINDOW, theirs_window)
-            for call in list(self.held.values()):
-                if call.answer.done() or call.epoch == epoch:
-                    continue
-                if call.epoch < born:
-                    self._settle(call.ident, "doubt", body="the peer no longer remembers the request")
-                    self.held.pop(call.ident)
-                else:
-                    self._send(frame(RESOLVE, 0, call.ident))
-            self.welcome.set()
-        elif kind == ACK:
-            self._settle(ident, "ack", 0, body)
-        elif kind == NACK:
-            self._settle(ident, "nack", aux, body)
-        elif kind == FAILED:
-            self._settle(ident, "failed", aux)
-        elif kind == RESOLUTION:
-            if aux == 1:
-                self._settle(ident, "ack", 0, body)
-            elif aux == 2:
-                self._settle(ident, "nack", struct.unpack_from("<I", body)[0], body[4:])
-            elif aux == 3:
-                self._settle(ident, "failed", struct.unpack_from("<I", body)[0])
-            elif aux == 5:
-                self._settle(ident, "none", body="the server never saw the request")
-            elif aux == 6:
-                self._settle(ident, "doubt", body="the peer no longer remembers the request")
-        elif kind == ITEM:
-            if ident in self.streams:
-                self.streams[ident].queue.put_nowait(("item", body))
-        elif kind == END:
-            stream = self.streams.pop(ident, None)
+        f = wire.parse(data)
+        if f is None:
+            return
+        if f.flags & REVERSE:
+            if self.serving is None or not self.welcome.is_set():
+                raise Violation("a call to someone who serves nothing")
+            return self.serving.take(f)
+        if not self.welcome.is_set() and f.kind not in (wire.WELCOME, wire.GOODBYE):
+            raise Violation("before Welcome")
+        if f.kind == wire.WELCOME:
+            self._welcomed(f, epoch)
+        elif f.kind == wire.ACK:
+            self._settle(f.ident, "ack", 0, f.body)
+        elif f.kind == wire.NACK:
+            self._settle(f.ident, "nack", f.aux, f.body)
+        elif f.kind == wire.FAILED:
+            self._settle(f.ident, "failed", f.aux)
+        elif f.kind == wire.RESOLUTION:
+            self._resolved(f)
+        elif f.kind == wire.RECEIVED:
+            self.received = max(self.received, f.ident)
+            if f.body:
+                self.started = max(self.started, wire.numbers("<Q", f.body)[0])
+        elif f.kind == wire.ITEM:
+            if f.ident in self.streams:
+                what = "lossy" if f.flags & wire.LOSSY else "item"
+                self.streams[f.ident].queue.put_nowait((what, f.body))
+        elif f.kind == wire.RESYNC:
+            if f.ident in self.streams:
+                self.streams[f.ident].queue.put_nowait(("resync", wire.numbers("<QQQ", f.body)))
+        elif f.kind == wire.END:
+            stream = self.streams.pop(f.ident, None)
             if stream:
-                stream.queue.put_nowait(("end", None) if aux == 1 else ("lost", "the server gave the stream up"))
-        elif kind == PING:
-            self._send(frame(PONG, 0, ident))
-        elif kind in (DRAIN, GOODBYE):
-            # The peer's word about what was first written on this very connection (4.3).
-            why = word(GOODBYES, aux) if kind == GOODBYE else "draining"
-            for call in list(self.held.values()):
-                if call.ident > ident and call.epoch == epoch:
-                    self._settle(call.ident, "none", body=why)
-            self.refused = f"refused: {why}"
-            return kind == DRAIN
-        elif kind not in (RECEIVED, PONG, RESYNC) and not flags & IGNORABLE:
-            return False
-        return True
+                stream.queue.put_nowait(("end", None) if f.aux == 1 else ("lost", word(wire.ENDS, f.aux)))
+                self._hang_up_if_drained()
+        elif f.kind == wire.PING:
+            self.pings += 1
+            self._send(frame(wire.PONG, 0, f.ident))
+        elif f.kind == wire.PONG:
+            self.pongs += 1
+        elif f.kind in (wire.DRAIN, wire.GOODBYE):
+            self._leave(f, epoch)
+        elif not f.flags & wire.IGNORABLE:
+            raise Violation("a frame that only a client sends")
+
+    def _welcomed(self, f, epoch):
+        if self.welcome.is_set():
+            raise Violation("a second Welcome")
+        peer, (incarnation, born, theirs_bytes, theirs_window) = f.body[4:20], wire.numbers("<QQII", f.body[20:])
+        if not 1 <= born <= epoch:
+            raise Violation("a memory that was born on no connection of ours")
+        self.frame_bytes_max = min(FRAME_BYTES_MAX, theirs_bytes)
+        self.window = min(self.window_ours, theirs_window)
+        self.welcome.set()
+        older = [call for call in self.held.values() if call.epoch != epoch]
+        for call in older:
+            if call.epoch < born:
+                self._settle(call.ident, "doubt", body="the peer no longer remembers the request")
+                self.held.pop(call.ident)
+                self.parked.discard(call.ident)
+        if epoch > 1:
+            # It may have been lost with the last connection, and the next floor would close what it lists.
+            self._park()
+        for call in older:
+            if call.epoch >= born and not call.answer.done():
+                self._send(frame(wire.RESOLVE, 0, call.ident))
+        if self.serves:
+            memory = (peer, incarnation, born)
+            if self.serving is None or self.serving.memory != memory:
+                self.serving = Serving(self.serves[2], memory, WINDOW)
+            self.serving.window, self.serving.frame_bytes_max = self.window, self.frame_bytes_max
+            self.serving.send = self._send
+        self.changed.set()
+
+    def _resolved(self, f):
+        if f.aux == wire.APPLIED:
+            self._settle(f.ident, "ack", 0, f.body)
+        elif f.aux == wire.NACKED:
+            self._settle(f.ident, "nack", wire.numbers("<I", f.body)[0], f.body[4:])
+        elif f.aux == wire.FAILURE:
+            self._settle(f.ident, "failed", wire.numbers("<I", f.body)[0])
+        elif f.aux == wire.NEVER_SEEN:
+            self._settle(f.ident, "none", body="the server never saw the request")
+        elif f.aux != wire.RUNNING:
+            self._settle(f.ident, "doubt", body="the peer no longer remembers the request")
+
+    def _leave(self, f, epoch):
+        """The peer's word about what was first written on this very connection (4.3)."""
+        self.last_words.append((f.kind, f.aux, f.ident))
+        why = word(wire.GOODBYES, f.aux) if f.kind == wire.GOODBYE else "draining"
+        self.refused = f"refused: {why}"
+        for call in list(self.held.values()):
+            if call.ident > f.ident and call.epoch == epoch:
+                self._settle(call.ident, "none", body=self.refused)
+        if f.kind == wire.GOODBYE:
+            raise ConnectionError(why)
+        self.draining = True
+        self.changed.set()
+        self._hang_up_if_drained()
