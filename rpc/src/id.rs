@@ -27,6 +27,16 @@ impl PeerId {
     }
 }
 
+/// A new identity and its first life, by one question to the kernel.
+pub(crate) fn random_peer() -> (PeerId, Incarnation) {
+    let mut bytes = [0; 24];
+    fill_random(&mut bytes);
+    let (id, life) = bytes.split_at(16);
+    let mut peer = PeerId([0; 16]);
+    peer.0.copy_from_slice(id);
+    (peer, Incarnation(life.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))))
+}
+
 impl Incarnation {
     /// A new life, from the kernel's random numbers.
     pub fn random() -> Self {

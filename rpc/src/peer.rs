@@ -6,6 +6,8 @@
 //! `io::hub`, shown to handlers in their [`CallContext`](crate::CallContext).
 
 use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 /// Who is at the other end of a connection.
 ///
@@ -79,6 +81,14 @@ impl Peer {
 }
 
 impl Process {
+    /// Who connected a Unix socket to its other end, or listens there.
+    pub(crate) fn at_other_end_of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+        // The type does not foresee it, but the kernel says 0 for a process that has no number in our pid namespace.
+        let pid = std::hint::black_box(credentials.pid.as_raw_nonzero().get());
+        Ok(Self { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw(), pid: (pid != 0).then_some(pid) })
+    }
+
     /// This process itself.
     pub fn own() -> Self {
         Self {

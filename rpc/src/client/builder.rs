@@ -13,7 +13,7 @@ use super::Client;
 use super::lanes::Lanes;
 use crate::address::Address;
 use crate::backoff::Backoff;
-use crate::id::{Incarnation, PeerId};
+use crate::id::random_peer;
 use crate::io::client::LaneCell;
 use crate::io::reverse::Offered;
 use crate::limits::{LANES_MAX, Limits};
@@ -112,7 +112,7 @@ impl<P: Protocol> ClientBuilder<P> {
 
     /// The client. It connects when it is first used.
     pub fn build(self) -> Client<P> {
-        let (peer, incarnation) = (PeerId::random(), Incarnation::random());
+        let (peer, incarnation) = random_peer();
         let cell = |lane| Arc::new(self.lane(LaneIdentity { peer, incarnation, lane }));
         Client { lanes: Lanes::new(cell(0), (1..self.lanes).map(cell).collect()), _protocol: PhantomData }
     }

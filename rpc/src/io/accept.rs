@@ -40,7 +40,7 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
             accepted = listener.accept() => accepted,
             _ = sweep.tick() => {
                 hub.sweep(now());
-                while lock(&hub.tasks).try_join_next().is_some() {}
+                reap(&hub);
                 continue;
             }
         };
@@ -57,8 +57,16 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
             }
         };
         pause = PAUSE_MIN;
+        // Before the next one is made: its memory is theirs.
+        reap(&hub);
         admit(&hub, &connect, incoming);
     }
+}
+
+/// Lets go of connections that have ended.
+fn reap(hub: &Hub) {
+    let mut tasks = lock(&hub.tasks);
+    while tasks.try_join_next().is_some() {}
 }
 
 /// Serves a connection in a task of its own, if there is room for it.

@@ -291,7 +291,7 @@ enum Dialled {
 
 async fn drive(guard: DriverGuard) {
     let cell = &guard.0;
-    let mut redial = Redial { backoff: cell.backoff, lost: 0, not_before: None };
+    let mut redial = Redial { backoff: cell.backoff, lost: 0, pause: None, not_before: None };
     let mut idle = Idle { cell, timer: Timer::default(), serving: None, stay: None };
     loop {
         if !poll_fn(|cx| idle.poll_wanted(cx)).await {
@@ -299,10 +299,10 @@ async fn drive(guard: DriverGuard) {
             idle.serving.into_iter().for_each(Serving::run_out);
             return;
         }
-        match idle.dial_while_wanted(redial.not_before).await {
+        match idle.dial_while_wanted(redial.not_before()).await {
             Dialled::Unwanted => {}
             Dialled::Failed(why) => {
-                redial.not_before = None;
+                redial.forget_pause();
                 if idle.stay.is_some() {
                     // Calls fail at once and pause nobody; only a client that others call dials again by itself.
                     redial.again();
@@ -357,14 +357,29 @@ struct Redial {
     backoff: Backoff,
     /// How many connections were lost, one soon after the other.
     lost: u32,
+    /// Since when, and after how many, it is to be paused; how long is only drawn once somebody wants to dial.
+    pause: Option<(Instant, u32)>,
     not_before: Option<Instant>,
 }
 
 impl Redial {
     /// It was lost, or could not be made, and somebody waits for it all the same.
     fn again(&mut self) {
-        self.not_before = now().checked_add(self.backoff.pause(self.lost, random_u64()));
+        self.pause = Some((now(), self.lost));
         self.lost = self.lost.saturating_add(1);
+    }
+
+    /// When it may be dialled; `None`: at once.
+    fn not_before(&mut self) -> Option<Instant> {
+        if let Some((since, lost)) = self.pause.take() {
+            self.not_before = since.checked_add(self.backoff.pause(lost, random_u64()));
+        }
+        self.not_before
+    }
+
+    /// The pause is over, or nothing is to be waited for.
+    fn forget_pause(&mut self) {
+        (self.pause, self.not_before) = (None, None);
     }
 
     fn lost(&mut self, started: Instant) {

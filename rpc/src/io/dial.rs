@@ -8,9 +8,8 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-
 use super::mem::{self, MemRefusal};
+use super::socket::Socket;
 use super::stream::Stream;
 use crate::address::Address;
 use crate::limits::TICK;
@@ -26,8 +25,8 @@ pub(crate) async fn dial(address: &Address) -> Result<Stream, NotDelivered> {
     loop {
         let no_listener = |reason: String| NotDelivered::NoListener { address: address.clone(), reason };
         let full = match address {
-            Address::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => return admit(Stream::unix(stream)),
+            Address::Unix(path) => match Socket::connect(path) {
+                Ok(socket) => return admit(Ok(Stream::Unix(socket))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
                 Err(error) => return Err(no_listener(error.to_string())),
             },

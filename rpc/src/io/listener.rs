@@ -9,15 +9,16 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::UnixListener;
+use tokio::net::unix::pipe;
 
 use super::mem::MemListener;
+use super::socket::Socket;
 use super::stream::Stream;
 use crate::address::Address;
 use crate::transport::{Connector, DynAccept, Incoming};
@@ -92,7 +93,8 @@ pub(crate) struct Listener {
 enum Kind {
     /// Dropped in this order: the socket, its name, and last the lock that guards the name.
     Unix {
-        socket: UnixListener,
+        /// Watched for connections that arrive; nothing is read. What this type registers a socket with, see `socket`.
+        socket: pipe::Receiver,
         _name: OwnName,
         _lock: fs::File,
     },
@@ -142,10 +144,13 @@ impl Listener {
     /// CANCEL SAFETY: a connection is either returned or still in the backlog.
     pub(crate) async fn accept(&mut self) -> io::Result<Incoming> {
         match &mut self.kind {
-            Kind::Unix { socket, .. } => {
-                let (stream, _) = socket.accept().await?;
-                Ok(Incoming::stream(Stream::unix(stream)?))
-            }
+            Kind::Unix { socket, .. } => loop {
+                socket.readable().await?;
+                match socket.try_io(|| Socket::accept(socket.as_fd())) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    accepted => return Ok(Incoming::stream(Stream::Unix(accepted?))),
+                }
+            },
             Kind::Mem(listener) => Ok(Incoming::stream(Stream::Mem(listener.accept().await))),
             Kind::Source(source) => source.accept_boxed().await,
             Kind::Nowhere => std::future::pending().await,
@@ -202,7 +207,7 @@ fn bind_unix(path: &Path) -> Result<Kind, ListenError> {
         .map_err(|source| ListenError::System { doing: "read back socket", path: path.to_owned(), source })?;
     let name = OwnName { path: path.to_owned(), inode };
     rustix::net::listen(&socket, BACKLOG).map_err(system("listen on socket"))?;
-    let socket = UnixListener::from_std(socket.into()).map_err(|source| ListenError::System {
+    let socket = pipe::Receiver::from_owned_fd_unchecked(socket).map_err(|source| ListenError::System {
         doing: "register socket",
         path: path.to_owned(),
         source,

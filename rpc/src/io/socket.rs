@@ -8,11 +8,12 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -22,6 +23,9 @@ use crate::peer::Process;
 /// Writes that find room at once before the room is no longer watched. LIMIT: a bulk transfer fills the socket more often
 /// than that; watching again costs four system calls.
 const UNWATCHED_AFTER: u8 = 64;
+
+/// What the first read of a new connection takes at most. LIMIT: a Hello with many methods and a small first call.
+const FIRST_READ_BYTES: usize = 1024;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -33,14 +37,33 @@ pub(crate) struct Socket {
     room: Option<UnixStream>,
     /// Watched writes since one found the socket full.
     found_room: u8,
+    /// Nothing has been read yet from a peer that connected to us: its first bytes are mostly there before the
+    /// runtime has looked for them.
+    unread: bool,
 }
 
 impl Socket {
-    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
-        let credentials = stream.peer_cred()?;
-        let process = Process { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-        let reader = pipe::Receiver::from_owned_fd_unchecked(OwnedFd::from(stream.into_std()?))?;
-        Ok(Self { reader, process, room: None, found_room: 0 })
+    /// Connects to `path`. `WouldBlock`: so many others connect that the listener's backlog is full.
+    pub(crate) fn connect(path: &Path) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // A Unix socket is connected at once or not at all: there is nothing to wait for, and so nothing to watch yet.
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Self::new(socket)
+    }
+
+    /// Takes the next connection of a listener that does not block.
+    pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::accept_with(listener, flags)?;
+        Ok(Self { unread: true, ..Self::new(socket)? })
+    }
+
+    /// A connected socket that does not block.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let process = Process::at_other_end_of(socket.as_fd())?;
+        let reader = pipe::Receiver::from_owned_fd_unchecked(socket)?;
+        Ok(Self { reader, process, room: None, found_room: 0, unread: false })
     }
 
     /// Who connected, or listens, by the kernel's word.
@@ -54,6 +77,17 @@ impl Socket {
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.unread) {
+            // What else is there, and the end, the runtime reports: it watches since before this.
+            let first = buffer.initialize_unfilled_to(buffer.remaining().min(FIRST_READ_BYTES));
+            match rustix::net::recv(&self.reader, first, RecvFlags::DONTWAIT) {
+                Ok((count, _)) if count > 0 => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                _ => {}
+            }
+        }
         Pin::new(&mut self.reader).poll_read(cx, buffer)
     }
 
@@ -125,10 +159,14 @@ mod tests {
 
     use super::*;
 
+    fn socket(stream: UnixStream) -> Socket {
+        Socket::new(stream.into_std().unwrap().into()).unwrap()
+    }
+
     #[tokio::test]
     async fn writes_that_find_the_socket_full_wait_for_room_and_lose_nothing() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut ours = Socket::new(ours).unwrap();
+        let mut ours = socket(ours);
         let sent: Vec<u8> = (0..1_u32 << 22).map(|n| (n >> 8) as u8).collect();
         let mut received = vec![0; sent.len()];
         let write = async {
@@ -154,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn write_to_a_peer_that_has_gone_is_an_error_and_no_signal() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut ours = Socket::new(ours).unwrap();
+        let mut ours = socket(ours);
         drop(theirs);
         let error = poll_fn(|cx| ours.poll_write(cx, b"x")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
@@ -163,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn write_that_waits_for_room_ends_when_the_peer_goes() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut ours = Socket::new(ours).unwrap();
+        let mut ours = socket(ours);
         while ours.send_now(&[0; 4096]).is_ok() {}
         let mut write = std::pin::pin!(poll_fn(|cx| ours.poll_write(cx, b"x")));
         assert!(futures::poll!(write.as_mut()).is_pending());

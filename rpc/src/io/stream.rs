@@ -39,7 +39,7 @@ pub(crate) struct Opaque {
 
 impl Stream {
     pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
-        Ok(Self::Unix(Socket::new(stream)?))
+        Ok(Self::Unix(Socket::new(stream.into_std()?.into())?))
     }
 
     pub(crate) fn opaque(io: impl Transport, peer: Peer) -> Self {
