@@ -104,6 +104,10 @@ impl BenchHandler for Handler {
                 .await;
                 Ok(m.bytes)
             }
+            "apply" => {
+                self.0.applied.fetch_add(1, Ordering::SeqCst);
+                Ok(m.bytes)
+            }
             "large" => Ok(rpc::Blob(vec![7; 5000].into())),
             "who" => {
                 let context = CallContext::current().unwrap();
@@ -462,16 +466,15 @@ async fn answer_of_a_handler_that_lost_its_connection_reaches_the_next_one() {
     let w = unix().await;
     let proxy = proxy(w.server.address(), false);
     let client = Client::<Bench>::new(&proxy.address);
-    let waiting = tokio::spawn(client.call(behave("wait")).deadline(Duration::from_secs(10)));
+    let waiting = tokio::spawn(client.call(behave("wait")).deadline(Duration::from_secs(600)));
     until("the handler's connection", || client.counters().connections == 1).await;
     soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
     proxy.cut.notify_waiters();
     until("the next connection", || client.counters().connections == 2).await;
     soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
-    let released = Instant::now();
     w.works.release.notify_one();
+    // Not by the timer of its deadline.
     assert_eq!(soon(waiting).await.unwrap().unwrap().0, &[1, 2, 3][..]);
-    assert!(released.elapsed() < Duration::from_secs(5), "at once, not by a timer: {:?}", released.elapsed());
 }
 
 #[tokio::test]
@@ -479,17 +482,15 @@ async fn orphaned_handler_that_wakes_itself_leaves_the_thread_to_others() {
     let w = unix().await;
     let proxy = proxy(w.server.address(), false);
     let client = Client::<Bench>::new(&proxy.address);
-    let spinning = tokio::spawn(client.call(behave("spin")).deadline(Duration::from_secs(6)));
+    let spinning = tokio::spawn(client.call(behave("spin")).deadline(Duration::from_secs(600)));
     until("the handler's connection", || client.counters().connections == 1).await;
     soon(rpc::call(&client, Add { a: 0, b: 0 })).await.unwrap();
-    let cut = Instant::now();
     proxy.cut.notify_waiters();
     until("the next connection", || client.counters().connections == 2).await;
     soon(rpc::call(&client, Add { a: 0, b: 0 })).await.unwrap();
     w.works.release.notify_one();
     w.works.stop_spinning.store(true, Ordering::SeqCst);
     assert_eq!(soon(spinning).await.unwrap().unwrap().0, &[1, 2, 3][..]);
-    assert!(cut.elapsed() < Duration::from_secs(5), "{:?}", cut.elapsed());
 }
 
 #[tokio::test]
@@ -529,13 +530,11 @@ async fn drain_leaves_a_peer_behind_that_does_not_read() {
     assert!(proxy.deaf);
     let client = Client::<Bench>::new(&proxy.address);
     let calls: Vec<_> = (0..1000)
-        .map(|_| tokio::spawn(client.call(Behave { how: String::new(), bytes: rpc::Blob(vec![7; 4000].into()) })))
+        .map(|_| tokio::spawn(client.call(Behave { how: "apply".into(), bytes: rpc::Blob(vec![7; 4000].into()) })))
         .collect();
-    until("the handlers' connection", || client.counters().connections == 1).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let asked = Instant::now();
+    // More than its socket holds.
+    until("answers that are not read", || w.works.applied.load(Ordering::SeqCst) >= 60).await;
     soon(w.server.drain()).await;
-    assert!(asked.elapsed() < Duration::from_secs(9), "5 s were promised: {:?}", asked.elapsed());
     drop(calls);
 }
 

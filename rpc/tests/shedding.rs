@@ -81,12 +81,11 @@ async fn method_beyond_its_limit_is_shed_with_a_time_and_others_work() {
     assert!(join_all((0..4).map(|_| w.client.call(Slow))).await.iter().all(Result::is_ok));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn retry_after_follows_how_fast_handlers_end() {
     let w = world("retry after", |builder| builder.method_limit::<Slow>(10)).await;
     let feed = async {
         for _ in 0..60 {
-            // Somewhat less than one in 5 ms.
             tokio::time::sleep(Duration::from_millis(5)).await;
             w.release.add_permits(1);
         }
@@ -107,9 +106,9 @@ async fn retry_after_follows_how_fast_handlers_end() {
     let (said, ()) = tokio::join!(join_all(callers), feed);
     let said = said.concat();
     assert_eq!(said.iter().max(), Some(&Duration::from_secs(1)), "nothing has ended yet: the longest time");
-    // Ten run and at most two hundred end in a second: 50 ms, or more on a machine that is busy.
-    let shortest = said.iter().min().unwrap();
-    assert!((Duration::from_millis(25)..Duration::from_secs(1)).contains(shortest), "{said:?}");
+    // Ten run and two hundred end in a second.
+    let last = said.last().unwrap();
+    assert!((Duration::from_millis(40)..=Duration::from_millis(60)).contains(last), "{said:?}");
 }
 
 #[tokio::test]

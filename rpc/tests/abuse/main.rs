@@ -16,6 +16,7 @@ mod counting;
 mod decode;
 mod descriptors;
 mod floods;
+mod impostor;
 mod memory;
 mod raw;
 mod slow;

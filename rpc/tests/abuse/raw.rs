@@ -25,8 +25,13 @@ impl RawPeer {
 
     /// Connected, and its handshake done.
     pub fn welcomed(path: &Path) -> Self {
+        Self::welcomed_as(path, PeerId::random(), Incarnation::random(), 1)
+    }
+
+    /// The same, as whom it says that it is.
+    pub fn welcomed_as(path: &Path, peer_id: PeerId, incarnation: Incarnation, epoch: u64) -> Self {
         let mut peer = Self::connect(path);
-        peer.stream.write_all(&hello()).unwrap();
+        peer.stream.write_all(&hello_as(peer_id, incarnation, epoch)).unwrap();
         let (kind, code, _) = peer.next().unwrap();
         assert_eq!(kind, Kind::Welcome, "{code}");
         peer
@@ -77,8 +82,12 @@ pub fn frame(fill: impl FnOnce(&mut BytesMut)) -> BytesMut {
 
 /// The Hello of a new peer. It lists no methods: none is checked.
 pub fn hello() -> BytesMut {
+    hello_as(PeerId::random(), Incarnation::random(), 1)
+}
+
+fn hello_as(peer_id: PeerId, incarnation: Incarnation, epoch: u64) -> BytesMut {
     let service = ServiceInfo { name: "abused", version: 1, methods: &[] };
-    let hello = Hello::new(PeerId::random(), Incarnation::random(), 0, 1, 1 << 20, 1024, "abused", 1);
+    let hello = Hello::new(peer_id, incarnation, 0, epoch, 1 << 20, 1024, "abused", 1);
     frame(|out| hello.put(out, &service, Extras::default()))
 }
 

@@ -251,7 +251,10 @@ fn other_process() {
         "silent" => super::connects::connect_and_stay(&path),
         "lanes" => super::connects::leave_lanes(&path),
         "few descriptors" => super::descriptors::serve_with_few(&path),
-        other => panic!("{other}"),
+        other => match other.strip_prefix("impostor ") {
+            Some(identity) => super::impostor::takes_over(&path, identity),
+            None => panic!("{other}"),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! What becomes of calls in reverse when something ends: the connection, the client, the server, the lane.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rpc::{Address, CallError, Cause, Limits, NotDelivered};
@@ -32,19 +33,20 @@ async fn cut_connection_stops_no_reverse_handler_and_its_answer_comes_on_the_nex
 async fn wire_cut_at_random_moments_under_load_applies_no_reverse_call_twice() {
     let (world, mut wire) = World::with_wire(Limits::default()).await;
     let back = world.back().await;
+    let over = Arc::new(AtomicBool::new(false));
     let calls: Vec<_> = (0..4)
         .map(|_| {
-            let back = back.clone();
+            let (back, over) = (back.clone(), Arc::clone(&over));
             tokio::spawn(async move {
                 let (mut acked, mut unknown) = (0_u64, 0_u64);
-                for n in 0..300 {
+                for n in (0..).take_while(|_| !over.load(Ordering::SeqCst)) {
                     match back.call(Do { body: body(3000), ..Do::at_once(n) }).await {
                         Ok(Done(done)) => {
                             assert_eq!(done, n);
                             acked += 1;
                         }
                         Err(CallError::Unknown(_)) => unknown += 1,
-                        Err(CallError::NotDelivered(_)) => {}
+                        Err(CallError::NotDelivered(_)) => tokio::task::yield_now().await,
                         Err(other) => panic!("{other:?}"),
                     }
                 }
@@ -52,17 +54,20 @@ async fn wire_cut_at_random_moments_under_load_applies_no_reverse_call_twice() {
             })
         })
         .collect();
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let applied = || world.works.applied.load(Ordering::SeqCst);
+    for n in 0..10 {
+        let next = applied() + 1 + n * 7 % 40;
+        until("the calls go on", || applied() >= next).await;
         wire.cut().await;
         wire.mend();
     }
+    over.store(true, Ordering::SeqCst);
     let (mut acked, mut unknown) = (0, 0);
     for call in calls {
         let (a, u) = soon(call).await.unwrap();
         (acked, unknown) = (acked + a, unknown + u);
     }
-    let applied = world.works.applied.load(Ordering::SeqCst);
+    let applied = applied();
     assert!((acked..=acked + unknown).contains(&applied), "{applied} applied, {acked} acked, {unknown} unknown");
     assert!(acked > 0);
 }

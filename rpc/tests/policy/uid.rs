@@ -5,13 +5,14 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bytes::BytesMut;
 use rpc::wire::hello::{Extras, Hello, ServiceInfo};
-use rpc::{Address, CallError, Client, Incarnation, NotDelivered, PeerId, Server};
+use rpc::{Address, CallError, Client, Incarnation, Limits, NotDelivered, PeerId, Server};
 
 use super::{Count, Counter, Seen};
 
@@ -66,6 +67,36 @@ fn said(child: Child) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Reads what a process says until it says `word`.
+fn hears(child: &mut Child, word: &str) -> String {
+    let output = child.stdout.as_mut().unwrap();
+    let mut text = String::new();
+    while !text.contains(word) {
+        let mut byte = [0];
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "{text}");
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+const WELCOME: u8 = 2;
+
+/// A connection, and the kind and the code of what the server says first.
+fn says_hello(socket: &Path) -> std::io::Result<(UnixStream, u8, u32)> {
+    let mut stream = UnixStream::connect(socket)?;
+    let service = ServiceInfo { name: "counter", version: 3, methods: &[] };
+    let hello = Hello::new(PeerId::random(), Incarnation::random(), 0, 1, 1 << 20, 16, "counter", 3);
+    let mut out = BytesMut::from(&[0; 4][..]);
+    hello.put(&mut out, &service, Extras::default());
+    let length = u32::try_from(out.len() - 4).unwrap().to_be_bytes();
+    out[..4].copy_from_slice(&length);
+    // It may be refused before it has spoken.
+    let _ = stream.write_all(&out);
+    let mut frame = [0; 12];
+    stream.read_exact(&mut frame)?;
+    Ok((stream, frame[4], u32::from_le_bytes([frame[8], frame[9], frame[10], frame[11]])))
+}
+
 /// Does nothing unless a test here started it as nobody.
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
@@ -75,18 +106,16 @@ async fn nobody() {
     assert_eq!(rustix::process::geteuid().as_raw(), NOBODY);
     match role.as_str() {
         "connects" => {
-            let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-            let service = ServiceInfo { name: "counter", version: 3, methods: &[] };
-            let hello = Hello::new(PeerId::random(), Incarnation::random(), 0, 1, 1 << 20, 16, "counter", 3);
-            let mut out = BytesMut::from(&[0; 4][..]);
-            hello.put(&mut out, &service, Extras::default());
-            let length = u32::try_from(out.len() - 4).unwrap().to_be_bytes();
-            out[..4].copy_from_slice(&length);
-            // It may be refused before it has spoken.
-            let _ = stream.write_all(&out);
-            let mut frame = [0; 12];
-            stream.read_exact(&mut frame).unwrap();
-            println!("kind {} code {}", frame[4], u32::from_le_bytes([frame[8], frame[9], frame[10], frame[11]]));
+            let (_stream, kind, code) = says_hello(&socket).unwrap();
+            println!("kind {kind} code {code}");
+        }
+        "fills" => {
+            let mut welcomed = Vec::new();
+            while let Ok((stream, WELCOME, _)) = says_hello(&socket) {
+                welcomed.push(stream);
+            }
+            println!("{} were welcome.", welcomed.len());
+            tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await.unwrap().unwrap();
         }
         "calls" => {
             let result = Client::<Counter>::new(&Address::unix(&socket)).call(Count).await;
@@ -142,13 +171,7 @@ async fn listener_of_another_user_is_told_nothing() {
     chown(&theirs, Some(NOBODY), Some(NOBODY)).unwrap();
     let socket = theirs.join("s");
     let mut child = as_nobody(&binary, "serves", &socket);
-    let mut output = child.stdout.take().unwrap();
-    let mut text = String::new();
-    while !text.contains("serving") {
-        let mut byte = [0];
-        assert_eq!(output.read(&mut byte).unwrap(), 1, "{text}");
-        text.push(char::from(byte[0]));
-    }
+    hears(&mut child, "serving");
     let result = Client::<Counter>::new(&Address::unix(&socket)).call(Count).await;
     let Err(CallError::NotDelivered(NotDelivered::Unauthorized(why))) = result else { panic!("{result:?}") };
     assert!(why.contains("of user 65534"), "{why}");
@@ -167,5 +190,28 @@ async fn user_that_a_policy_lets_in_is_welcome_and_one_that_it_denies_is_not() {
         let (_server, socket) = reachable(house.path(), builder).await;
         let said = asks(&binary, "connects", &socket).await;
         assert!(said.contains(answer), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn processes_of_another_user_share_one_share_and_leave_the_rest_to_others() {
+    let Some((house, binary)) = open_house() else { return };
+    let limits = Limits { connections_max: 100, ..Limits::default() };
+    let builder = Server::builder(Seen::default()).any_user().limits(limits);
+    let (server, socket) = reachable(house.path(), builder).await;
+    let mut first = as_nobody(&binary, "fills", &socket);
+    let said = hears(&mut first, "welcome.");
+    assert!(said.contains("\n80 were welcome."), "four times what is left: {said}");
+    // A process of ours would still get some; it is the user that has its share.
+    let mut second = as_nobody(&binary, "fills", &socket);
+    let said = hears(&mut second, "welcome.");
+    assert!(said.contains("\n0 were welcome."), "{said}");
+    let ours: Vec<_> = (0..10).map(|_| Client::<Counter>::new(server.address())).collect();
+    for client in &ours {
+        client.call(Count).await.unwrap();
+    }
+    for mut child in [first, second] {
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
     }
 }
