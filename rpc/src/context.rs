@@ -13,11 +13,12 @@ use crate::id::RequestId;
 use crate::io::hub::LaneCell;
 use crate::peer::Peer;
 use crate::request::Protocol;
+use crate::sync::local;
 
-thread_local! {
-    static CURRENT: Cell<Option<CallContext>> = const { Cell::new(None) };
+local! {
+    static CURRENT: Cell<Option<CallContext>> = Cell::new(None);
     /// The lane whose handlers are polled just now: set once for all that one turn of a driver polls.
-    static LANE: RefCell<Option<Arc<LaneCell>>> = const { RefCell::new(None) };
+    static LANE: RefCell<Option<Arc<LaneCell>>> = RefCell::new(None);
 }
 
 /// Who called, under which id, and until when.
@@ -35,7 +36,7 @@ impl CallContext {
     /// The call that the running handler serves; `None` outside one. It is set while the handler itself is polled,
     /// not in tasks that it spawns: give those a copy.
     pub fn current() -> Option<Self> {
-        CURRENT.get()
+        CURRENT.with(Cell::get)
     }
 
     /// A client for the other side of the connection that brought this call, if it serves `Q`
@@ -49,7 +50,7 @@ impl CallContext {
         if Self::current() != Some(*self) {
             return None;
         }
-        LANE.with_borrow(|lane| lane.as_ref().map(|cell| Client::calling_back(cell)))
+        LANE.with(|lane| lane.borrow().as_ref().map(|cell| Client::calling_back(cell)))
     }
 
     /// Runs `poll` as this call.
@@ -57,10 +58,10 @@ impl CallContext {
         struct Restore(Option<CallContext>);
         impl Drop for Restore {
             fn drop(&mut self) {
-                CURRENT.set(self.0);
+                CURRENT.with(|current| current.set(self.0));
             }
         }
-        let _restore = Restore(CURRENT.replace(Some(self)));
+        let _restore = Restore(CURRENT.with(|current| current.replace(Some(self))));
         poll()
     }
 }
@@ -70,8 +71,8 @@ pub(crate) fn enter(cell: &Arc<LaneCell>) -> impl Drop {
     struct Restore(Option<Arc<LaneCell>>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            LANE.set(self.0.take());
+            LANE.with(|lane| lane.replace(self.0.take()));
         }
     }
-    Restore(LANE.replace(Some(Arc::clone(cell))))
+    Restore(LANE.with(|lane| lane.replace(Some(Arc::clone(cell)))))
 }

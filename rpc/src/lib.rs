@@ -116,6 +116,10 @@ mod server;
 mod service;
 pub mod session;
 mod stream;
+#[cfg(not(shuttle))]
+mod sync;
+#[cfg(shuttle)]
+pub mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "tls")]

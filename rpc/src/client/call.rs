@@ -300,7 +300,7 @@ impl OpenCall {
         &mut self,
         cx: &mut Context<'_>,
         body: &[u8],
-        mut large: Option<Bytes>,
+        large: Option<Bytes>,
     ) -> Poll<Result<u64, NotDelivered>> {
         let now = now();
         let deadline = *self.deadline.get_or_insert_with(|| {
@@ -309,24 +309,14 @@ impl OpenCall {
         });
         let tlvs = self.watch.tlvs();
         let request = Submit { method: R::ID, version: R::VERSION, body, deadline, stream: self.stream, tlvs };
-        let mut submit = || {
-            self.cell.ensure_driver();
-            self.cell.with(|lane| {
-                lane.check_offer(self.service, R::ID, R::VERSION).map_err(SubmitError::Refused)?;
-                // Kept for the other time where this one is refused.
-                let large = if lane.is_closed() { None } else { large.take() };
-                let submitted = lane.submit_body(request, large);
-                if submitted == Err(SubmitError::Full) && now < deadline {
-                    lane.wait_for_room(deadline, cx.waker());
-                }
-                submitted
-            })
-        };
-        let submitted = match submit() {
-            // The runtime of the driver ended between the two: from here on ours has it.
-            Err(SubmitError::Refused(NotDelivered::ClientClosed)) => submit(),
-            submitted => submitted,
-        };
+        let submitted = self.cell.with_driver(|lane| {
+            lane.check_offer(self.service, R::ID, R::VERSION).map_err(SubmitError::Refused)?;
+            let submitted = lane.submit_body(request, large);
+            if submitted == Err(SubmitError::Full) && now < deadline {
+                lane.wait_for_room(deadline, cx.waker());
+            }
+            submitted
+        });
         match submitted {
             Ok(id) => {
                 self.id = Some(id);
@@ -344,8 +334,7 @@ impl OpenCall {
     /// Asks what became of the attempt whose outcome was unknown.
     fn resolve(&self) {
         let (Some(id), Some(deadline)) = (self.id, self.deadline) else { return };
-        self.cell.ensure_driver();
-        self.cell.with(|lane| lane.resolve(id, deadline));
+        self.cell.with_driver(|lane| lane.resolve(id, deadline));
         self.cell.nudge();
     }
 

@@ -72,11 +72,10 @@ impl<R: Request> Doubt<R> {
     /// Dropping the future gives the doubt up, as dropping the doubt does; the handler runs on.
     pub async fn resolve(mut self) -> Result<R::Ack, CallError<R>> {
         let Some(id) = self.id else { return Err(CallError::Unknown(self)) };
-        self.cell.ensure_driver();
         let now = now();
         let deadline = now.checked_add(self.timeout).unwrap_or(now);
         let deadline = CallContext::current().map_or(deadline, |context| context.deadline.min(deadline));
-        self.cell.with(|lane| lane.resolve(id, deadline));
+        self.cell.with_driver(|lane| lane.resolve(id, deadline));
         self.cell.nudge();
         let outcome = poll_fn(|cx| self.cell.with(|lane| lane.poll_outcome(id, cx))).await;
         self.id = None;

@@ -9,12 +9,12 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use super::{Direction, Seen, Watcher};
 use crate::io::lock;
 use crate::limits::{INSPECT_RECORD_BYTES_MAX, INSPECT_RECORDING_BYTES_MAX};
+use crate::sync::Mutex;
 
 /// What a recording begins with.
 const MAGIC: [u8; 8] = *b"rpcrec1\n";

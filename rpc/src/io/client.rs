@@ -7,13 +7,10 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-
-use futures::task::AtomicWaker;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::{Offered, Serving};
@@ -30,6 +27,7 @@ use crate::outcome::{NotDelivered, Refusal};
 use crate::peer::Peer;
 use crate::session::client::{ClientLane, Next};
 use crate::session::keepalive::{Keepalive, Pulse};
+use crate::sync::{AtomicBool, AtomicUsize, AtomicWaker, Handle, Mutex, MutexGuard, Slip, slips};
 use crate::transport::HandshakeFault;
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header;
@@ -219,9 +217,10 @@ impl LaneCell {
     /// Works on the lane, then wakes whoever has something to do because of it.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut ClientLane) -> T) -> T {
         let mut wakers = Vec::new();
+        let seen = slips(Slip::LooksOutsideLock).then(|| lock(&self.lane).wants_driver());
         let (result, transmit, watched) = {
             let mut lane = lock(&self.lane);
-            let (before, due) = (lane.wants_driver(), lane.poll_deadline());
+            let (before, due) = (seen.unwrap_or_else(|| lane.wants_driver()), lane.poll_deadline());
             let result = work(&mut lane);
             lane.take_wakers(&mut wakers);
             // The driver looks at everything when it runs: it needs a wake only for what is new.
@@ -251,34 +250,74 @@ impl LaneCell {
         }
     }
 
-    /// Starts the driver, unless it runs.
+    /// The lane has no driver from here on.
+    fn close(&self, lane: &mut ClientLane) {
+        lane.disconnected();
+        lane.close_all();
+        // Under the lock: whoever finds the lane closed finds that it has no driver.
+        self.driver_runs.store(false, Ordering::Release);
+    }
+
+    /// Works on the lane like [`with`](Self::with), and sees to it that a driver is there for it: one that is starting
+    /// or ending is told from one that runs under the same lock, so that what `work` has put there is not overlooked.
     ///
     /// # Panics
     /// Outside a tokio runtime, like every tokio function that needs one.
-    pub(crate) fn ensure_driver(self: &Arc<Self>) {
-        if self.driver_runs.load(Ordering::Acquire) || self.watch.is_some() {
-            return;
-        }
-        let runtime = tokio::runtime::Handle::current();
-        if !self.driver_runs.swap(true, Ordering::AcqRel) {
-            self.with(ClientLane::reopen);
-            runtime.spawn(drive(DriverGuard(Arc::clone(self))));
+    pub(crate) fn with_driver<T>(self: &Arc<Self>, work: impl FnOnce(&mut ClientLane) -> T) -> T {
+        let mut work = Some(work);
+        loop {
+            let driven = self.watch.is_some() || self.driver_runs.load(Ordering::Acquire);
+            let runtime = if driven { None } else { Some(Handle::current()) };
+            let mut starts = false;
+            let result = self.with(|lane| {
+                if self.watch.is_none() && !self.driver_runs.load(Ordering::Acquire) {
+                    // Without a runtime at hand: it has ended since, and the next round has one.
+                    runtime.as_ref()?;
+                    self.driver_runs.store(true, Ordering::Release);
+                    lane.reopen();
+                    starts = true;
+                }
+                work.take().map(|work| work(lane))
+            });
+            if let (true, Some(runtime)) = (starts, runtime) {
+                runtime.spawn(drive(DriverGuard { cell: Arc::clone(self), ended: false }));
+            }
+            if let Some(result) = result {
+                return result;
+            }
         }
     }
 }
 
 /// Whatever ends the driver, a dying runtime included, gives every open call its outcome.
-struct DriverGuard(Arc<LaneCell>);
+struct DriverGuard {
+    cell: Arc<LaneCell>,
+    ended: bool,
+}
+
+impl DriverGuard {
+    /// Ends the driver, unless somebody has something for it after all.
+    fn end_if_unused(&mut self) -> bool {
+        if slips(Slip::EndsOutsideLock) {
+            return true;
+        }
+        self.ended = self.cell.with(|lane| {
+            let unused = !lane.has_open() && self.cell.handles.load(Ordering::Acquire) == 0;
+            if unused {
+                self.cell.close(lane);
+            }
+            unused
+        });
+        self.ended
+    }
+}
 
 impl Drop for DriverGuard {
     fn drop(&mut self) {
-        self.0.with(|lane| {
-            lane.disconnected();
-            lane.close_all();
-            // Under the lock: whoever finds the lane closed finds that it has no driver.
-            self.0.driver_runs.store(false, Ordering::Release);
-        });
-        self.0.observe();
+        if !self.ended {
+            self.cell.with(|lane| self.cell.close(lane));
+        }
+        self.cell.observe();
     }
 }
 
@@ -289,12 +328,15 @@ enum Dialled {
     Unwanted,
 }
 
-async fn drive(guard: DriverGuard) {
-    let cell = &guard.0;
+async fn drive(mut guard: DriverGuard) {
+    let cell = &Arc::clone(&guard.cell);
     let mut redial = Redial { backoff: cell.backoff, lost: 0, pause: None, not_before: None };
     let mut idle = Idle { cell, timer: Timer::default(), serving: None, stay: None };
     loop {
         if !poll_fn(|cx| idle.poll_wanted(cx)).await {
+            if !guard.end_if_unused() {
+                continue;
+            }
             // Handlers outlive the client.
             idle.serving.into_iter().for_each(Serving::run_out);
             return;
@@ -542,7 +584,7 @@ impl Connection {
             ticked: false,
             welcomed: false,
             broken: None,
-            gathers: Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread,
+            gathers: Handle::current().wakes_ahead(),
             gathered: false,
         }
     }

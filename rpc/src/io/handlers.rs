@@ -8,17 +8,16 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
-
-use futures::task::AtomicWaker;
 
 use super::hub::LaneCell;
 use super::lock;
 use crate::context::{self, CallContext};
 use crate::service::Answer;
 use crate::session::server::Reply;
+use crate::sync::{AtomicBool, AtomicWaker, Mutex, Slip, slips};
 use crate::watch::HandlerWatch;
 use crate::wire::header::FailedCode;
 
@@ -147,7 +146,9 @@ impl<F: Future<Output = Answer>> Handlers<F> {
         let mut woken = std::mem::take(&mut self.woken);
         for index in woken.drain(..) {
             let Some(slot) = self.slots.get_mut(index) else { continue };
-            slot.wake.queued.store(false, Ordering::Release);
+            if !slips(Slip::ForgetsWakesDuringPoll) {
+                slot.wake.queued.store(false, Ordering::Release);
+            }
             let Some(context) = slot.context else { continue };
             let id = context.request_id.0;
             if !go_on(id) {
@@ -157,6 +158,9 @@ impl<F: Future<Output = Answer>> Handlers<F> {
                 done(id, Some(reply));
             } else if let Polled::Done(reply) = self.poll(index) {
                 done(id, reply);
+            }
+            if slips(Slip::ForgetsWakesDuringPoll) {
+                self.slots[index].wake.queued.store(false, Ordering::Release);
             }
         }
         self.woken = woken;

@@ -8,13 +8,11 @@
 //! Used by `accept`, by the connections of `server` and by responders.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use futures::task::AtomicWaker;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use super::client::LaneCell as CallingCell;
 use super::load::{LaneLoad, Load};
@@ -30,6 +28,7 @@ use crate::server::{Denial, Options, PeerPidfd, Policy};
 use crate::service::clip;
 use crate::session::client::Offer;
 use crate::session::server::{Reply, ServerCounters, ServerLane};
+use crate::sync::{AtomicU8, AtomicWaker, JoinSet, Mutex, Slip, slips};
 use crate::wire::header::GoodbyeCode;
 use crate::wire::hello::{Hello, ServiceInfo};
 
@@ -179,6 +178,10 @@ impl LaneCell {
 
     /// Like [`with`](Self::with), from outside the driver: it has something to write now.
     pub(crate) fn with_driver<T>(&self, work: impl FnOnce(&mut ServerLane) -> T) -> T {
+        if slips(Slip::WakesTooEarly) {
+            self.driver.wake();
+            return self.with(work);
+        }
         let result = self.with(work);
         self.driver.wake();
         result

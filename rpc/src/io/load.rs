@@ -7,13 +7,14 @@
 //!
 //! Asked by `serving` once a batch; made by `hub`.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::lock;
 use super::shares::{Permit, room};
 use crate::limits::Limits;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex};
 
 /// The least and the most that a caller is told to wait. LIMIT: less than a millisecond is no pause; after a second the
 /// world may have changed.

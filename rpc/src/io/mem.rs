@@ -6,12 +6,10 @@
 //! One of the two transports behind `listener` and `dial`.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
-
-use super::lock;
 
 /// Bytes that a pipe holds in each direction. LIMIT: like a Unix socket's default buffer, so that tests in memory meet
 /// the same partial writes.
@@ -20,6 +18,11 @@ const PIPE_BYTES: usize = 64 << 10;
 const BACKLOG: usize = 1024;
 
 static NAMES: LazyLock<Mutex<HashMap<String, mpsc::Sender<DuplexStream>>>> = LazyLock::new(Mutex::default);
+
+/// Not a lock of [`sync`](crate::sync): names outlive a world of tests.
+fn names() -> MutexGuard<'static, HashMap<String, mpsc::Sender<DuplexStream>>> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Listens under a name until it is dropped.
 #[derive(Debug)]
@@ -38,7 +41,7 @@ pub(super) enum MemRefusal {
 impl MemListener {
     /// `None`: the name is taken.
     pub(super) fn bind(name: &str) -> Option<Self> {
-        let mut names = lock(&NAMES);
+        let mut names = names();
         if names.get(name).is_some_and(|sender| !sender.is_closed()) {
             return None;
         }
@@ -59,7 +62,7 @@ impl MemListener {
 impl Drop for MemListener {
     fn drop(&mut self) {
         self.incoming.close();
-        let mut names = lock(&NAMES);
+        let mut names = names();
         if names.get(&self.name).is_some_and(mpsc::Sender::is_closed) {
             names.remove(&self.name);
         }
@@ -67,7 +70,7 @@ impl Drop for MemListener {
 }
 
 pub(super) fn connect(name: &str) -> Result<DuplexStream, MemRefusal> {
-    let sender = lock(&NAMES).get(name).cloned().ok_or(MemRefusal::NoListener)?;
+    let sender = names().get(name).cloned().ok_or(MemRefusal::NoListener)?;
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     match sender.try_send(theirs) {
         Ok(()) => Ok(ours),

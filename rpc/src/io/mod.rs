@@ -28,8 +28,10 @@ pub(crate) use handlers::Pool;
 pub(crate) use timer::now;
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Waker};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Locks. A panic while the lock was held cannot have left these states half-changed in a way that matters: no
 /// handler and no caller's code runs under a lock of this crate.

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -25,6 +25,7 @@ use crate::service::Connect;
 use crate::session::Violation;
 use crate::session::client::{ClientLane, Memory};
 use crate::session::server::{ServerLane, Taken};
+use crate::sync::{Mutex, spawn};
 use crate::wire::hello::ServiceInfo;
 use crate::wire::outgoing::Outgoing;
 
@@ -171,7 +172,7 @@ impl Serving {
     /// The handlers run to their ends without this driver.
     pub(super) fn run_out(mut self) {
         if self.half.running() > 0 {
-            tokio::spawn(async move { self.half.run_out(&self.cell, self.epoch).await });
+            spawn(async move { self.half.run_out(&self.cell, self.epoch).await });
         }
     }
 }

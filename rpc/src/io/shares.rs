@@ -8,11 +8,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::load::Doing;
 use super::lock;
 use crate::peer::{CertificateId, Peer, Process};
+use crate::sync::Mutex;
 
 /// How many times the free places a process may hold. LIMIT: one process alone can use most of the server, and ten
 /// greedy ones still leave a fortieth of it.

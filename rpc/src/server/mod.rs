@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 pub(crate) use self::builder::Options;
 pub use self::builder::{Actor, ServerBuilder};
@@ -33,6 +32,7 @@ use crate::request::Protocol;
 use crate::responder::Begin;
 use crate::service::{Connect, Service};
 use crate::session::server::ServerCounters;
+use crate::sync::{JoinHandle, spawn};
 use crate::transport::{Incoming, Transport};
 
 /// How long connections may take to write their last answers once all handlers have ended. LIMIT: a peer that does not
@@ -104,7 +104,7 @@ fn start<P: Protocol>(listener: Listener, service: Service<P>, options: Options)
     let address = listener.address().clone();
     let hub = Arc::new(Hub::new(options, Service::<P>::INFO, !matches!(address, Address::Mem(_))));
     let connect = service.connect;
-    let accept = tokio::spawn(accept::accept(listener, Arc::clone(&hub), Arc::clone(&connect)));
+    let accept = spawn(accept::accept(listener, Arc::clone(&hub), Arc::clone(&connect)));
     Server { hub, address, connect, accept }
 }
 
