@@ -1,6 +1,7 @@
 //! What becomes of a stream whose reader does not keep up, and of large values.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt;
 use rpc::{Address, Blob, Client, Event, ItemSender, Limits, Never, SendError, Slow, StreamError, ValueError};
@@ -235,6 +236,46 @@ async fn large_value_arrives_whole_while_small_calls_go_on() {
     };
     let (whole, ()) = tokio::join!(items.value(bytes as usize), calls);
     assert!(whole.unwrap() == value(bytes));
+}
+
+/// By order, not by time: all of it is one thread, so what arrives between a call and its answer can be counted.
+#[tokio::test]
+async fn answer_of_a_small_call_waits_behind_a_small_part_of_a_large_value() {
+    const BYTES: u64 = 32 << 20;
+    // LIMIT: what the kernel holds of it (208 KiB), two batches of items and one read (measured: 448 KiB), and as much
+    // again. Behind the whole queue of the stream it would be most of the value.
+    const BEHIND_MAX: u64 = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("own/s"));
+    let producer = Producer { ended: Arc::new(Semaphore::new(0)), results: Arc::default() };
+    // Credit for all of it: what limits a call's wait is how items and answers take turns.
+    let limits = Limits { stream_items: 1 << 16, stream_bytes: 64 << 20, ..Limits::default() };
+    let _server = rpc::serve_with::<Service>(&address, producer, limits.clone()).await.unwrap();
+    let client = Client::<Service>::with_limits(&address, limits);
+    let (_, mut items) = client.open(Fetch { bytes: BYTES, give_up_at: None }).await.unwrap();
+    let arrived = AtomicU64::new(0);
+    let reads = async {
+        while let Some(chunk) = items.next().await {
+            arrived.fetch_add(chunk.unwrap().len() as u64, Ordering::SeqCst);
+        }
+    };
+    let calls = async {
+        let (mut answered, mut most) = (0, 0);
+        loop {
+            let before = arrived.load(Ordering::SeqCst);
+            assert_eq!(client.call(Small(answered)).await.unwrap(), answered);
+            let after = arrived.load(Ordering::SeqCst);
+            if after >= BYTES {
+                return (answered, most);
+            }
+            // The value is not whole yet, and this call is answered.
+            (answered, most) = (answered + 1, most.max(after - before));
+        }
+    };
+    let ((), (answered, most)) = tokio::join!(reads, calls);
+    eprintln!("{answered} calls were answered within {BYTES} bytes, each behind at most {most} of them");
+    assert!(most <= BEHIND_MAX, "a call waited behind {most} bytes");
+    assert!(answered >= BYTES / BEHIND_MAX - 1, "{answered} calls were answered before the value was whole");
 }
 
 #[tokio::test]

@@ -109,7 +109,12 @@ pub fn request<R: rpc::Request>(id: u64, floor: u64, request: &R) -> BytesMut {
 }
 
 pub fn request_of(method: u16, id: u64, floor: u64, body: &[u8]) -> BytesMut {
-    let header = RequestHeader { flags: 0, id, floor, method, version: 1, remaining_ms: 600_000, credit: None };
+    open_of(method, id, floor, body, None)
+}
+
+/// The same; with credit, items and bytes, it opens a stream.
+pub fn open_of(method: u16, id: u64, floor: u64, body: &[u8], credit: Option<(u32, u32)>) -> BytesMut {
+    let header = RequestHeader { flags: 0, id, floor, method, version: 1, remaining_ms: 600_000, credit };
     frame(|out| {
         header::put_request(out, &header);
         out.extend_from_slice(body);

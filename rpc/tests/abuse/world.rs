@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rpc::{Address, Blob, Client, Limits, List, Server, ServerBuilder};
+use rpc::{Address, Blob, Client, ItemSender, Limits, List, Server, ServerBuilder};
 use serde::{Deserialize, Serialize};
 
 /// Whatever a test waits for comes within this, or the test fails.
@@ -30,6 +30,9 @@ pub fn is_quiet() -> bool {
 }
 
 const QUIET_NAME: &str = "ABUSE_QUIET";
+
+/// Bytes of the items that streams have taken, of all servers of this process.
+pub static FLOWED: AtomicU64 = AtomicU64::new(0);
 
 /// Calls of [`Hold`] whose handlers have begun, of all servers of this process.
 pub static HELD: AtomicU64 = AtomicU64::new(0);
@@ -57,6 +60,13 @@ pub struct Bomb(pub List<Element, BOMB_MAX>);
 #[rpc(id = 4, ack = bool)]
 pub struct OpenFile;
 
+/// A stream that never ends by itself.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 5, ack = (), item = Blob)]
+pub struct Flow {
+    pub item_bytes: u32,
+}
+
 #[derive(rpc::Protocol)]
 #[rpc(name = "abused", version = 1)]
 pub enum Abused {
@@ -64,6 +74,8 @@ pub enum Abused {
     Hold(Hold),
     Bomb(Bomb),
     OpenFile(OpenFile),
+    #[rpc(stream)]
+    Flow(Flow),
 }
 
 pub struct Handler;
@@ -84,6 +96,16 @@ impl AbusedHandler for Handler {
 
     async fn open_file(&self, _: OpenFile) -> Result<bool, rpc::Never> {
         Ok(std::fs::File::open("/dev/null").is_ok())
+    }
+
+    async fn flow(&self, request: Flow, items: ItemSender<Blob>) -> Result<(), rpc::Never> {
+        tokio::spawn(async move {
+            let item = Blob::from(vec![4; request.item_bytes as usize]);
+            while items.send(item.clone()).await.is_ok() {
+                FLOWED.fetch_add(request.item_bytes.into(), Ordering::SeqCst);
+            }
+        });
+        Ok(())
     }
 }
 
