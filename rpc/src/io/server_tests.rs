@@ -426,6 +426,7 @@ async fn without_descriptors() {
     let _guard = tracing::subscriber::set_default(warnings.clone());
     let w = World::new(Limits::default()).await;
     w.serves_others().await;
+    let mut slow = w.welcomed().await;
     // The peer's own descriptor is made while there is room; connecting needs no further one.
     let waiting = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let limit = getrlimit(Resource::Nofile);
@@ -438,6 +439,16 @@ async fn without_descriptors() {
     while watched.elapsed() < Duration::from_millis(500) {
         w.serves_others().await;
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // A socket that is full takes no descriptor more.
+    let applied = w.applied.load(Ordering::SeqCst);
+    for id in 1..=4 {
+        slow.sends(&say(id, &"x".repeat(6_000), 10)).await;
+    }
+    until("its answers wait to be read", || w.applied.load(Ordering::SeqCst) == applied + 4).await;
+    w.serves_others().await;
+    for _ in 1..=4 {
+        assert_eq!(slow.expects().await.0, Kind::Ack);
     }
     let attempts = warnings.0.load(Ordering::SeqCst);
     assert!((3..=16).contains(&attempts), "{attempts} attempts in half a second");

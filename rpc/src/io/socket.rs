@@ -1,8 +1,8 @@
 //! A connected Unix socket that is watched for what a call waits for: bytes to read.
 //!
 //! A socket that is also watched for room to write wakes its owner each time the peer has read: one wake and one system call
-//! more for each call, for nothing. Room is waited for only when a write has found none, by a second descriptor of
-//! the same socket.
+//! more for each call, for nothing. Room is waited for only when a write has found none; the same descriptor is then
+//! registered anew, for both. Never takes a second descriptor: a peer that does not read would cost two.
 //!
 //! Used by `stream`.
 
@@ -21,25 +21,33 @@ use tokio::net::unix::pipe;
 use crate::peer::Process;
 
 /// Writes that find room at once before the room is no longer watched. LIMIT: a bulk transfer fills the socket more often
-/// than that; watching again costs four system calls.
+/// than that; watching again costs two system calls.
 const UNWATCHED_AFTER: u8 = 64;
 
 /// What the first read of a new connection takes at most. LIMIT: a Hello with many methods and a small first call.
 const FIRST_READ_BYTES: usize = 1024;
 
-/// A connected socket.
+/// A connected socket. One task reads and writes it.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// Tokio's only reader that is registered for reading alone. It reads, and does not mind that this is no pipe.
-    reader: pipe::Receiver,
+    watched: Watched,
     process: Process,
-    /// While writes find the socket full.
-    room: Option<UnixStream>,
-    /// Watched writes since one found the socket full.
+    /// Writes that found room at once, since one did not.
     found_room: u8,
     /// Nothing has been read yet from a peer that connected to us: its first bytes are mostly there before the
     /// runtime has looked for them.
     unread: bool,
+}
+
+/// What the one descriptor is registered for.
+#[derive(Debug)]
+enum Watched {
+    /// Tokio's only reader that is registered for reading alone. It reads, and does not mind that this is no pipe.
+    Bytes(pipe::Receiver),
+    /// While writes find the socket full.
+    BytesAndRoom(UnixStream),
+    /// It could not be registered again: the connection is lost.
+    Nothing,
 }
 
 impl Socket {
@@ -62,8 +70,7 @@ impl Socket {
     /// A connected socket that does not block.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let process = Process::at_other_end_of(socket.as_fd())?;
-        let reader = pipe::Receiver::from_owned_fd_unchecked(socket)?;
-        Ok(Self { reader, process, room: None, found_room: 0, unread: false })
+        Ok(Self { watched: Watched::bytes(socket)?, process, found_room: 0, unread: false })
     }
 
     /// Who connected, or listens, by the kernel's word.
@@ -71,16 +78,25 @@ impl Socket {
         self.process
     }
 
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        match &self.watched {
+            Watched::Bytes(reader) => Ok(reader.as_fd()),
+            Watched::BytesAndRoom(stream) => Ok(stream.as_fd()),
+            Watched::Nothing => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// Sends at once what there is room for.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&self.reader, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+        Ok(rustix::net::send(self.fd()?, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.unread) {
             // What else is there, and the end, the runtime reports: it watches since before this.
             let first = buffer.initialize_unfilled_to(buffer.remaining().min(FIRST_READ_BYTES));
-            match rustix::net::recv(&self.reader, first, RecvFlags::DONTWAIT) {
+            match rustix::net::recv(self.fd()?, first, RecvFlags::DONTWAIT) {
                 Ok((count, _)) if count > 0 => {
                     buffer.advance(count);
                     return Poll::Ready(Ok(()));
@@ -88,14 +104,18 @@ impl Socket {
                 _ => {}
             }
         }
-        Pin::new(&mut self.reader).poll_read(cx, buffer)
+        match &mut self.watched {
+            Watched::Bytes(reader) => Pin::new(reader).poll_read(cx, buffer),
+            Watched::BytesAndRoom(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Watched::Nothing => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
     }
 
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_send(
             cx,
             |socket| rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-            |room, cx| room.poll_write(cx, bytes),
+            |stream, cx| stream.poll_write(cx, bytes),
         )
     }
 
@@ -110,13 +130,13 @@ impl Socket {
                 let mut nothing = SendAncillaryBuffer::default();
                 rustix::net::sendmsg(socket, slices, &mut nothing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
             },
-            |room, cx| room.poll_write_vectored(cx, slices),
+            |stream, cx| stream.poll_write_vectored(cx, slices),
         )
     }
 
     /// No more will be written.
     pub(crate) fn shutdown(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&self.reader, rustix::net::Shutdown::Write)?)
+        Ok(rustix::net::shutdown(self.fd()?, rustix::net::Shutdown::Write)?)
     }
 
     fn poll_send(
@@ -125,29 +145,42 @@ impl Socket {
         send: impl Fn(BorrowedFd<'_>) -> Result<usize, Errno>,
         send_watched: impl FnOnce(Pin<&mut UnixStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        while self.room.is_none() {
-            match send(self.reader.as_fd()) {
+        while !matches!(self.watched, Watched::BytesAndRoom(_)) {
+            match send(self.fd()?) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    let socket = std::os::unix::net::UnixStream::from(self.reader.as_fd().try_clone_to_owned()?);
-                    self.room = Some(UnixStream::from_std(socket)?);
+                    self.watch(cx, |fd| Ok(Watched::BytesAndRoom(UnixStream::from_std(fd.into())?)))?
                 }
                 sent => return Poll::Ready(Ok(sent?)),
             }
         }
-        let Some(room) = &mut self.room else { return Poll::Pending };
-        let sent = send_watched(Pin::new(room), cx);
+        let Watched::BytesAndRoom(stream) = &mut self.watched else { return Poll::Pending };
+        let sent = send_watched(Pin::new(stream), cx);
         self.found_room = if sent.is_ready() { self.found_room.saturating_add(1) } else { 0 };
         if self.found_room >= UNWATCHED_AFTER {
-            (self.room, self.found_room) = (None, 0);
+            self.found_room = 0;
+            // What was sent was sent; if this fails, the next use says so.
+            let _ = self.watch(cx, Watched::bytes);
         }
         sent
     }
+
+    /// Registers the descriptor anew. Whoever waited for bytes is to wait for them again.
+    fn watch(&mut self, cx: &mut Context<'_>, register: impl FnOnce(OwnedFd) -> io::Result<Watched>) -> io::Result<()> {
+        let fd = match std::mem::replace(&mut self.watched, Watched::Nothing) {
+            Watched::Bytes(reader) => reader.into_nonblocking_fd()?,
+            Watched::BytesAndRoom(stream) => OwnedFd::from(stream.into_std()?),
+            Watched::Nothing => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        self.watched = register(fd)?;
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
 }
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.reader.as_fd()
+impl Watched {
+    fn bytes(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Bytes(pipe::Receiver::from_owned_fd_unchecked(fd)?))
     }
 }
 
@@ -155,7 +188,7 @@ impl AsFd for Socket {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -177,7 +210,7 @@ mod tests {
                 let written = poll_fn(|cx| ours.poll_write_vectored(cx, &slices)).await.unwrap();
                 rest = &rest[written..];
             }
-            assert!(ours.room.is_some(), "it was full, and room is watched");
+            assert!(matches!(ours.watched, Watched::BytesAndRoom(_)), "it was full, and room is watched");
             ours
         };
         let (mut ours, read) = tokio::join!(write, theirs.read_exact(&mut received));
@@ -186,7 +219,39 @@ mod tests {
         for _ in 0..UNWATCHED_AFTER {
             assert_eq!(poll_fn(|cx| ours.poll_write(cx, b"x")).await.unwrap(), 1);
         }
-        assert!(ours.room.is_none(), "a call waits for bytes to read alone");
+        assert!(matches!(ours.watched, Watched::Bytes(_)), "a call waits for bytes to read alone");
+    }
+
+    /// Descriptors of this process that are this socket.
+    fn descriptors_of(socket: &Socket) -> usize {
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket.fd().unwrap());
+        let name = |number: &str| std::fs::read_link(format!("/proc/self/fd/{number}")).ok();
+        let this = name(&number.to_string()).unwrap();
+        let all = std::fs::read_dir("/proc/self/fd").unwrap();
+        let all = all.filter_map(|entry| name(entry.unwrap().file_name().to_str().unwrap()));
+        all.filter(|name| *name == this).count()
+    }
+
+    #[tokio::test]
+    async fn full_socket_has_one_descriptor_and_a_reader_that_waits_is_woken_all_the_same() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = socket(ours);
+        let mut into = [0; 8];
+        let mut full = false;
+        // As a driver does: each turn writes what it can, then reads.
+        let driver = poll_fn(|cx| {
+            while let Poll::Ready(written) = ours.poll_write(cx, &[0; 4096]) {
+                assert!(!full, "nobody has read");
+                written.unwrap();
+            }
+            full = true;
+            assert_eq!(descriptors_of(&ours), 1);
+            let mut buffer = ReadBuf::new(&mut into);
+            ours.poll_read(cx, &mut buffer).map(|read| read.map(|()| buffer.filled().len()))
+        });
+        let (read, written) = tokio::join!(driver, theirs.write_all(b"word"));
+        written.unwrap();
+        assert_eq!((read.unwrap(), &into[..4]), (4, &b"word"[..]));
     }
 
     #[tokio::test]

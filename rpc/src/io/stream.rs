@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -71,7 +70,7 @@ impl Stream {
     /// The process at the other end, if it is known.
     pub(crate) fn pidfd(&self, peer: Peer) -> Option<PeerPidfd> {
         match self {
-            Self::Unix(stream) => PeerPidfd::of(stream.as_fd(), peer),
+            Self::Unix(stream) => PeerPidfd::of(stream.fd().ok()?, peer),
             Self::Mem(_) | Self::Opaque(_) => None,
         }
     }
