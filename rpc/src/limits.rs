@@ -24,10 +24,12 @@ pub struct Limits {
     /// The largest frame before the handshake is done. LIMIT: 4 KiB holds a Hello with 250 methods.
     pub handshake_bytes_max: usize,
     /// How many ids may lie between the floor and the newest request. LIMIT: 1 024 saturates a Unix socket with
-    /// 64 B calls (measured: throughput is flat from 64 on) and keeps the answers of a lane below a few MiB.
+    /// 64 B calls (measured: throughput is flat from 64 on) and keeps the answers of a lane below a few MiB. Handlers of a
+    /// lane that run at once: this and [`parked_max`](Self::parked_max), because a client parks its oldest calls and goes
+    /// on. The first 64 ids of a lane are taken even if this is less: a client sends them before it knows.
     pub window: u32,
     /// How many old ids may be held above the window (see `PROTOCOL.md`, section 4.4). LIMIT: their list must fit
-    /// one control frame of 1 KiB.
+    /// one control frame of 1 KiB. A server takes 64 even if this is less.
     pub parked_max: usize,
     /// Request bytes that a client queues and has not handed to the kernel, per lane. LIMIT: one window of 8 KiB calls.
     pub queued_bytes_max: usize,
@@ -83,8 +85,9 @@ impl Limits {
     pub fn lane_bytes_max(&self) -> usize {
         let frame = self.frame_bytes_max.saturating_add(64);
         let per_stream = frame.saturating_add(usize::try_from(self.stream_bytes).unwrap_or(usize::MAX));
-        let entries = usize::try_from(self.window).unwrap_or(usize::MAX).saturating_mul(ENTRY_BYTES);
-        let window = usize::try_from(self.window).unwrap_or(usize::MAX);
+        let window = usize::try_from(self.window.max(FIRST_IDS_MAX)).unwrap_or(usize::MAX);
+        let window = window.saturating_add(self.parked_max.max(PARKED_IDS));
+        let entries = window.saturating_mul(ENTRY_BYTES);
         let answers = self.answer_bytes_max.saturating_add(window.saturating_mul(4 << 10)).saturating_mul(2);
         let requests = self.request_bytes_max.saturating_add(frame);
         let streams = self.streams_max.saturating_mul(per_stream);
@@ -127,7 +130,7 @@ impl Default for Limits {
             frame_bytes_max: 1 << 20,
             handshake_bytes_max: 4 << 10,
             window: 1024,
-            parked_max: 64,
+            parked_max: PARKED_IDS,
             queued_bytes_max: 8 << 20,
             answer_bytes_max: 8 << 20,
             request_bytes_max: 16 << 20,
@@ -150,6 +153,13 @@ impl Default for Limits {
         }
     }
 }
+
+/// Ids that a client may send before it has been told a window. LIMIT: throughput is flat from here on, and a server of a
+/// smaller window can hold them.
+pub(crate) const FIRST_IDS_MAX: u32 = 64;
+
+/// Parked ids that every server takes. LIMIT: their list must fit one control frame of 1 KiB.
+pub(crate) const PARKED_IDS: usize = 64;
 
 /// Bytes of bookkeeping per id in a window, counted generously (asserted in `session`).
 pub(crate) const ENTRY_BYTES: usize = 512;

@@ -318,6 +318,51 @@ async fn requests_of_a_peer_that_has_stopped_reading_are_taken_though_their_answ
     until("the last request is applied", || w.applied.load(Ordering::SeqCst) == 2).await;
 }
 
+/// How many of so many calls at once of one fresh client are answered, and how the first other one ended.
+async fn answered(w: &World, calls: usize) -> (usize, Option<String>) {
+    let client = w.client();
+    let say = |n: usize| client.call(Say { text: Blob(n.to_string().into()), times: 1 }).deadline(SOON);
+    let ends = futures::future::join_all((0..calls).map(say)).await;
+    assert_eq!(client.counters().connections, 1);
+    let other = ends.iter().find_map(|end| end.as_ref().err().map(|error| format!("{error:?}")));
+    (ends.iter().filter(|end| end.is_ok()).count(), other)
+}
+
+#[tokio::test]
+async fn more_calls_at_once_than_any_window_holds_wait_and_none_is_refused() {
+    let w = World::new(Limits::default()).await;
+    assert_eq!(answered(&w, 4_000).await, (4_000, None));
+    assert_eq!(w.server.counters().refused, 0);
+    // A window of them, and all that may be parked, run at once; the others wait for their turn.
+    let (client, before) = (w.client(), w.applied.load(Ordering::SeqCst));
+    let endless = |_| tokio::spawn(client.call(Say { text: Blob("".into()), times: 0 }).deadline(SOON));
+    let calls: Vec<_> = (0..1_200).map(endless).collect();
+    let limits = Limits::default();
+    let running = u64::from(limits.window) + limits.parked_max as u64;
+    until("a window and what is parked run", || w.applied.load(Ordering::SeqCst) - before == running).await;
+    assert_eq!((w.server.counters().refused, calls.iter().any(|call| call.is_finished())), (0, false));
+}
+
+#[tokio::test]
+async fn fresh_client_keeps_to_a_window_that_it_has_not_been_told_yet() {
+    for calls in [20, 65, 2_000] {
+        // The smaller half is the server's.
+        let w = World::new(Limits { window: 8, parked_max: 2, ..Limits::default() }).await;
+        assert_eq!(answered(&w, calls).await, (calls, None), "{calls} calls");
+        assert_eq!(w.server.counters().refused, 0);
+    }
+}
+
+#[tokio::test]
+async fn first_ids_of_a_lane_are_taken_whatever_the_window_and_no_further_ones() {
+    let w = World::new(Limits { window: 8, ..Limits::default() }).await;
+    let mut peer = w.welcomed().await;
+    peer.sends(&say(64, "the last of the first", 1)).await;
+    assert_eq!(peer.expects().await.0, Kind::Ack);
+    peer.sends(&say(65, "one too many", 1)).await;
+    peer.expects_goodbye(GoodbyeCode::Violation).await;
+}
+
 #[tokio::test]
 async fn peer_that_reads_slowly_keeps_its_connection() {
     let limits = Limits { stall_timeout: Duration::from_secs(1), ..Limits::default() };

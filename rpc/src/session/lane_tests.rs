@@ -591,3 +591,23 @@ fn large_answer_that_is_asked_for_again_is_not_copied() {
     let copies = slices[..count].iter().filter(|slice| slice.as_ptr() == body.as_ptr()).count();
     assert_eq!(copies, 2, "the ack and its resolution are the kept bytes themselves");
 }
+
+#[test]
+fn queued_requests_that_do_not_fit_the_window_of_another_server_are_taken_back_and_it_is_kept_to() {
+    let mut play = Play::new();
+    play.connects();
+    let held = play.calls(false, SECOND);
+    assert_eq!(play.client_writes(), [held]);
+    play.loses_connection();
+    let queued: Vec<u64> = (0..3).map(|_| play.calls(false, SECOND)).collect();
+    // Who listens there now allows two ids, and has never heard of the first.
+    play.life += 1;
+    play.server = ServerLane::new(Limits { window: 2, ..limits() }, play.epoch + 1);
+    play.connects();
+    assert_eq!(play.client_writes(), [queued[0]], "beside the one in doubt there was room for one");
+    assert_eq!(play.outcome(queued[0]), None);
+    for id in &queued[1..] {
+        assert_eq!(play.outcome(*id), Some(Outcome::NotDelivered(NotDelivered::WindowFull { window: 2 })));
+    }
+    assert_eq!(play.outcome(held), unknown(Stage::Written, Cause::PeerRestarted));
+}

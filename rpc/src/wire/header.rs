@@ -20,6 +20,8 @@ pub(crate) const KIND_AT: usize = 0;
 pub(crate) const FLAGS_AT: usize = 1;
 /// Where the remaining deadline of a request stands in its frame.
 pub(crate) const DEADLINE_AT: usize = 4;
+/// Where the floor of a request stands in its frame.
+pub(crate) const FLOOR_AT: usize = COMMON_BYTES;
 
 /// A receiver that does not know the kind skips the frame.
 pub const IGNORABLE: u8 = 0b0000_0001;

@@ -84,14 +84,15 @@ impl Memory {
         let window = env.limits.window as usize;
         let ids_max = window + env.limits.parked_max;
         // Each of the handlers that were let in below the bound may answer with a frame.
-        let bytes_max = env.limits.answer_bytes_max + window * env.limits.frame_bytes_max;
+        let bytes_max = env.limits.answer_bytes_max + ids_max * env.limits.frame_bytes_max;
         if remembered.unheld > 0 {
             env.coverage.hit("server: handler outlives its id");
         }
         if remembered.ids > ids_max
             || remembered.answer_bytes > bytes_max
             || remembered.streams > env.limits.streams_max
-            || self.lane.running() > window
+            // The first 64 ids are taken whatever the window.
+            || self.lane.running() > ids_max.max(64)
         {
             let text = format!("a lane with {} handlers holds {remembered:?}", self.lane.running());
             env.ledger.violate(env.now, "bounded", text);

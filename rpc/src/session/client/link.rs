@@ -14,7 +14,7 @@ use crate::limits::TICK;
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
 use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
-use crate::wire::header::{self, DEADLINE_AT, GoodbyeCode, Kind};
+use crate::wire::header::{self, DEADLINE_AT, FLOOR_AT, GoodbyeCode, Kind};
 use crate::wire::hello::{Extras, Hello};
 use crate::wire::outgoing::{Frames, Outgoing};
 
@@ -55,6 +55,7 @@ impl ClientLane {
         self.control.clear();
         self.pong = None;
         self.claim = None;
+        self.first_floor = None;
         let (written, out_base, progress) = (self.written, self.out_base, self.progress);
         let mut not_delivered = Vec::new();
         for (id, entry) in self.window.iter_mut() {
@@ -300,6 +301,32 @@ impl ClientLane {
         self.first_queued = first_queued;
         self.queued = queued;
         // What was queued can be parked from here on: there may be room for those who wait.
+        self.wake_blocked_if_room();
+    }
+
+    /// The other side allows `window` ids from here on. What is queued has its id and its floor by what was allowed before;
+    /// where it is too far above that floor now it is taken back.
+    pub(super) fn allow(&mut self, window: u32) {
+        self.window_ids_max = self.limits.window.min(window.max(1));
+        let (span, small_base, first) = (u64::from(window), self.small_base, self.epoch == 1);
+        let mut beyond = Vec::new();
+        for id in self.first_queued..self.next_id {
+            let Some(entry) = self.window.get(id) else { continue };
+            if !matches!(entry.state, State::Queued) || (first && self.is_among_first(id)) {
+                continue;
+            }
+            let at = usize::try_from(entry.start.saturating_sub(small_base)).unwrap_or(usize::MAX);
+            let place = at.saturating_add(LENGTH_BYTES).saturating_add(FLOOR_AT);
+            let floor = self.out.small().get(place..).and_then(|tail| tail.first_chunk::<8>());
+            if floor.is_none_or(|floor| id >= u64::from_le_bytes(*floor).saturating_add(span)) {
+                beyond.push(id);
+            }
+        }
+        for id in beyond {
+            self.void(id);
+            self.finish(id, Outcome::NotDelivered(NotDelivered::WindowFull { window }));
+            self.end_stream(id, StreamEnd::Lost);
+        }
         self.wake_blocked_if_room();
     }
 

@@ -24,7 +24,7 @@ use super::stream_in::StreamIn;
 pub use super::stream_in::{Arrival, StreamEnd};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{BULK_BYTES, LARGE_BODY_BYTES, Limits};
+use crate::limits::{BULK_BYTES, FIRST_IDS_MAX, LARGE_BODY_BYTES, Limits};
 use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::request::MethodInfo;
 use crate::wire::frame::{self, Oversized};
@@ -121,6 +121,8 @@ pub struct ClientLane {
     frame_bytes_max: usize,
     /// What both sides allow.
     window_ids_max: u32,
+    /// Until a server has said what it allows: the floor of the first frame that is queued for it.
+    first_floor: Option<u64>,
     /// How far the server says it has come with what the present connection has brought.
     progress: Progress,
     /// Whether anybody may be waiting for a stage.
@@ -277,6 +279,7 @@ impl ClientLane {
         Self {
             frame_bytes_max: limits.frame_bytes_max,
             window_ids_max: limits.window,
+            first_floor: None,
             limits,
             role,
             flags: 0,
@@ -373,6 +376,9 @@ impl ClientLane {
         debug_assert!(inserted, "make_room has made room");
         if request.stream {
             self.streams.insert(self.next_id, StreamIn::new(self.limits.stream_items, self.limits.stream_bytes));
+        }
+        if self.is_new() {
+            self.first_floor.get_or_insert(self.window.floor());
         }
         self.queued = self.queued.saturating_add(1);
         self.expect_by(request.deadline);
@@ -607,9 +613,22 @@ impl ClientLane {
         usize::try_from(self.window_ids_max).unwrap_or(usize::MAX)
     }
 
+    /// Whether no server has ever said what it allows.
+    fn is_new(&self) -> bool {
+        self.born == 0 && matches!(self.role, Role::Connecting { .. })
+    }
+
+    /// Whether every server takes `id` behind the first Hello, whatever its window.
+    pub(super) fn is_among_first(&self, id: u64) -> bool {
+        self.first_floor.is_none_or(|floor| id < floor.saturating_add(u64::from(FIRST_IDS_MAX)))
+    }
+
     /// Room for one more id: parks what is old and still open, if it must.
     fn make_room(&mut self) -> Result<(), SubmitError> {
         if self.out.len() >= self.limits.queued_bytes_max {
+            return Err(SubmitError::Full);
+        }
+        if self.is_new() && !self.is_among_first(self.next_id) {
             return Err(SubmitError::Full);
         }
         if self.window.span() < self.window_span() {
@@ -646,7 +665,8 @@ impl ClientLane {
         if self.blocked.is_empty() {
             return;
         }
-        if self.out.len() >= self.limits.queued_bytes_max {
+        let new = self.is_new() && !self.is_among_first(self.next_id);
+        if new || self.out.len() >= self.limits.queued_bytes_max {
             return;
         }
         let may_park = self.link == Link::Up
@@ -708,6 +728,9 @@ impl ClientLane {
         self.written = self.written.saturating_add(bytes);
         self.out.clear();
         self.queued = 0;
+        if self.link == Link::Down {
+            self.first_floor = None;
+        }
         self.wakers.extend(self.blocked.drain(..));
     }
 

@@ -122,7 +122,6 @@ impl ClientLane {
         self.link = Link::Up;
         let theirs = usize::try_from(welcome.frame_bytes_max).unwrap_or(usize::MAX);
         self.frame_bytes_max = self.limits.frame_bytes_max.min(theirs);
-        self.window_ids_max = self.limits.window.min(welcome.window.max(1));
         let server = (welcome.peer, welcome.incarnation);
         let (window, frame_bytes_max) = (welcome.window, welcome.frame_bytes_max);
         self.welcomed = Some(Memory { server, born: welcome.born, window, frame_bytes_max });
@@ -138,6 +137,7 @@ impl ClientLane {
         if !self.planted.is(Bug::WrongIncarnation) {
             self.forget_before(welcome.born, cause);
         }
+        self.allow(welcome.window);
         if self.epoch > 1 {
             // The list of parked ids may have been lost with the last connection; without it the floor of the next
             // request would close them. It goes before everything else.

@@ -45,7 +45,7 @@ impl ClientLane {
         let first = self.epoch == 0;
         self.epoch = epoch;
         self.progress = Progress::default();
-        self.window_ids_max = self.limits.window.min(window.max(1));
+        self.allow(window);
         let theirs = usize::try_from(frame_bytes_max).unwrap_or(usize::MAX);
         self.frame_bytes_max = self.limits.frame_bytes_max.min(theirs);
         let offers = offer.is_some();

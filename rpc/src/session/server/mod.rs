@@ -141,6 +141,8 @@ pub struct ServerLane {
     /// The client has said that it holds nothing of this lane any longer.
     done: bool,
     window: Window<Entry>,
+    /// The floor of the first frame that had one. A client that knows no window yet counts from there.
+    first_floor: Option<u64>,
     window_ids_max: u32,
     frame_bytes_max: usize,
     mismatched: Vec<(u16, u16)>,
@@ -205,6 +207,7 @@ impl ServerLane {
             detached_at: None,
             done: false,
             window: Window::new(1),
+            first_floor: None,
             window_ids_max: limits.window,
             frame_bytes_max: limits.frame_bytes_max,
             mismatched: Vec::new(),

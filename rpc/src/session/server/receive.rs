@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Entry, Payload, Reply, Running, ServerLane, Stream, StreamOut, put_reply, put_resolution};
+use crate::limits::{FIRST_IDS_MAX, PARKED_IDS};
 use crate::session::Violation;
 use crate::session::client::put_frame_with;
 use crate::session::planted::Bug;
@@ -90,7 +91,7 @@ impl ServerLane {
     fn request<'a>(&mut self, now: Instant, frame: &Frame<'a>) -> Result<Taken<'a>, Violation> {
         self.raise_floor(frame)?;
         let id = frame.id;
-        let span_max = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+        let span_max = self.span_max(id);
         if self.planted.is(Bug::RefusalBeforeLookup)
             && let Some(code) = self.refusal(frame, span_max)
         {
@@ -166,7 +167,7 @@ impl ServerLane {
             Some(NackCode::Expired)
         } else if self.mismatched.contains(&(frame.method, frame.version)) {
             Some(NackCode::SchemaMismatch)
-        } else if self.running >= span_max
+        } else if self.running >= self.running_max(span_max)
             || self.answer_bytes >= self.limits.answer_bytes_max
             || self.request_bytes >= self.limits.request_bytes_max
             || (opens_stream && self.streams.len() >= self.limits.streams_max)
@@ -179,12 +180,26 @@ impl ServerLane {
         }
     }
 
+    /// How many ids the window may cover if it is to hold `id`.
+    fn span_max(&self, id: u64) -> usize {
+        let first = self.first_floor.is_some_and(|floor| id < floor.saturating_add(u64::from(FIRST_IDS_MAX)));
+        let window = if first { self.limits.window.max(FIRST_IDS_MAX) } else { self.limits.window };
+        usize::try_from(window).unwrap_or(usize::MAX)
+    }
+
+    /// How many handlers run at once: a client that parks its oldest calls goes on.
+    fn running_max(&self, span_max: usize) -> usize {
+        let window = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+        span_max.max(window.saturating_add(self.limits.parked_max))
+    }
+
     fn raise_floor(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
         if matches!(frame.kind, Kind::Request | Kind::Void) && (frame.id == 0 || frame.floor > frame.id) {
             return Err(Violation::Impossible("floor above the request"));
         }
         let (window, mut gone) =
             (&mut self.window, Gone { answer_bytes: &mut self.answer_bytes, unheld: &mut self.unheld });
+        self.first_floor.get_or_insert(frame.floor);
         window.raise(frame.floor, |id, entry| gone.take(id, entry));
         Ok(())
     }
@@ -203,17 +218,16 @@ impl ServerLane {
         }
         if entry.is_none() && !below_floor {
             // From now on it is refused, even if it is still on its way behind this very frame.
-            let span_max = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
+            let span_max = self.span_max(id);
             self.window.insert(id, Entry::Burnt, span_max);
         }
     }
 
     fn park(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
-        let keep: Vec<u64> = parse_ids(frame.body)
-            .ok_or(Violation::Malformed("Park"))?
-            .take(self.limits.parked_max.saturating_add(1))
-            .collect();
-        if keep.len() > self.limits.parked_max {
+        let parked_max = self.limits.parked_max.max(PARKED_IDS);
+        let keep: Vec<u64> =
+            parse_ids(frame.body).ok_or(Violation::Malformed("Park"))?.take(parked_max.saturating_add(1)).collect();
+        if keep.len() > parked_max {
             return Err(Violation::Impossible("number of parked ids"));
         }
         let (window, mut gone) =
