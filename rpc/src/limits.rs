@@ -78,6 +78,15 @@ pub struct Limits {
     /// How long a peer that was asked may stay silent before the connection is given up: calls that it may have are in
     /// doubt, and asked for on the next one. A slow handler is no silence: its driver answers.
     pub keepalive_timeout: Duration,
+    /// For how long, since the last bytes came, a driver asks a Unix socket again and again instead of sleeping: a client
+    /// while calls are open, a server for each connection. At most a millisecond; zero, the default, means never.
+    ///
+    /// For calls whose handlers take a few microseconds, one at a time, with a processor to spare on each side: it saves
+    /// both sides' waking. It costs processor time: all of both threads while such calls go on, and so long once for a
+    /// conversation that ends. The other tasks of the runtime have their turn between the questions, its timers and other
+    /// sockets after each ninth. A peer that does not answer in time is waited for asleep, the next one, two, four ... times
+    /// (up to 1 024), until it has been in time again. Where there is one processor nothing spins.
+    pub spin: Duration,
 }
 
 impl Limits {
@@ -150,6 +159,7 @@ impl Default for Limits {
             stall_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(15),
             keepalive_timeout: Duration::from_secs(15),
+            spin: Duration::ZERO,
         }
     }
 }
@@ -184,6 +194,17 @@ pub(crate) const LANES_MAX: u32 = 64;
 
 /// The grain of timers. LIMIT: a deadline is met to within this; finer costs wakes and helps nobody.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// The longest spin. LIMIT: what takes longer than this loses nothing by a sleep, which costs a fiftieth of it.
+pub(crate) const SPIN_MAX: Duration = Duration::from_millis(1);
+
+/// Waits that are slept through after spins in vain, at most. LIMIT: a peer that is never in time costs a thousandth of
+/// a spin for each wait; one that is in time again is noticed after so many.
+pub(crate) const SPIN_SKIPPED_WAITS_MAX: u32 = 1024;
+
+/// Questions of a spin, one after the other, between which only tasks that are woken have a turn. LIMIT: the turn of timers
+/// and sockets is a system call as long as a question; so it is a ninth of them, and waits for some microseconds.
+pub(crate) const SPIN_STRAIGHT_MAX: u32 = 8;
 
 /// Bytes of a read, shared by all connections of a thread. LIMIT: what one read of a Unix socket can return at best.
 pub(crate) const READ_BYTES: usize = 64 << 10;

@@ -97,6 +97,13 @@ impl<P: Protocol> ClientBuilder<P> {
         self
     }
 
+    /// For how long it asks its socket again before it sleeps, while calls are open; at most a millisecond, zero for never:
+    /// [`Limits::spin`] alone, which says what that costs. Say it after [`limits`](Self::limits).
+    pub fn spin(mut self, bound: Duration) -> Self {
+        self.limits.spin = bound;
+        self
+    }
+
     /// Answers the calls of the other side: whoever this client calls may call `Q` back, on the same connection, with
     /// [`CallContext::caller`](crate::CallContext::caller).
     ///

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::{Offered, Serving};
 use super::serving::TURNS_MAX;
+use super::spin::Spin;
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{dial, lock, wake_all};
@@ -357,7 +358,7 @@ async fn drive(mut guard: DriverGuard) {
                 cell.with(ClientLane::connected);
                 cell.observe();
                 let started = now();
-                let mut connection = Connection::new(stream, idle.serving.take());
+                let mut connection = Connection::new(stream, idle.serving.take(), cell.limits.spin);
                 let end = poll_fn(|cx| connection.poll(cx, cell)).await;
                 tracing::debug!(address = %cell.address, ?end, "connection ended");
                 cell.ended(end.told(lock(&cell.lane).farewell()));
@@ -567,10 +568,11 @@ struct Connection {
     /// the queue every request would be a write of its own.
     gathers: bool,
     gathered: bool,
+    spin: Spin,
 }
 
 impl Connection {
-    fn new(stream: Stream, serving: Option<Serving>) -> Self {
+    fn new(stream: Stream, serving: Option<Serving>, spin: Duration) -> Self {
         Self {
             peer: stream.peer().unwrap_or(Peer::Unproven),
             stream,
@@ -586,6 +588,7 @@ impl Connection {
             broken: None,
             gathers: Handle::current().wakes_ahead(),
             gathered: false,
+            spin: Spin::new(spin),
         }
     }
 
@@ -609,6 +612,9 @@ impl Connection {
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {
                     self.serving.iter_mut().for_each(Serving::rest);
+                    if self.spin.rest(cx, &mut self.stream, || lock(&cell.lane).has_open()) {
+                        continue;
+                    }
                     return Poll::Pending;
                 }
             }

@@ -20,6 +20,7 @@ pub(crate) mod server;
 pub(crate) mod serving;
 pub(crate) mod shares;
 mod socket;
+mod spin;
 pub(crate) mod stream;
 mod timer;
 

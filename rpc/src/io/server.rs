@@ -18,6 +18,7 @@ use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::Calling;
 use super::serving::{FRAMES_MAX, Serving, TURNS_MAX};
 use super::shares::Permit;
+use super::spin::Spin;
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{give_way, lock, wake_all};
@@ -61,6 +62,7 @@ pub(crate) struct Connection<S, F> {
     timer: Timer,
     /// Handlers and other tasks wake the driver through it.
     gate: Gate,
+    spin: Spin,
     core: Core<S, F>,
 }
 
@@ -143,7 +145,8 @@ where
             wakers: Vec::new(),
         };
         let (inbound, timer, gate) = (Inbound::default(), Timer::default(), Gate::default());
-        let mut connection = Self { stream, inbound, timer, gate, core };
+        let spin = Spin::new(core.hub.limits.spin);
+        let mut connection = Self { stream, inbound, timer, gate, spin, core };
         if connection.core.hub.policy.pidfds {
             connection.core.pidfd = connection.stream.pidfd(peer);
         }
@@ -173,7 +176,7 @@ where
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {
                     self.core.rest();
-                    if self.core.hold(self.inbound.held_bytes()) {
+                    if self.core.hold(self.inbound.held_bytes()) || self.spin.rest(cx, &mut self.stream, || true) {
                         continue;
                     }
                     if self.gate.rest() {

@@ -4,9 +4,12 @@
 //! more for each call, for nothing. Room is waited for only when a write has found none; the same descriptor is then
 //! registered anew, for both. Never takes a second descriptor: a peer that does not read would cost two.
 //!
-//! Used by `stream`.
+//! While its owner spins, the socket is asked directly, whatever the runtime believes of it, and remembers nobody to wake.
+//!
+//! Used by `stream` and `spin`.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
@@ -27,6 +30,15 @@ const UNWATCHED_AFTER: u8 = 64;
 /// What the first read of a new connection takes at most. LIMIT: a Hello with many methods and a small first call.
 const FIRST_READ_BYTES: usize = 1024;
 
+/// What a question can be answered with. LIMIT: on the stack; whoever has more to send is not waited for by spinning.
+const ASKED_BYTES: usize = 4 << 10;
+
+#[cfg(test)]
+thread_local! {
+    /// Questions that this thread has asked of its sockets.
+    pub(super) static ASKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// A connected socket. One task reads and writes it.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -37,6 +49,9 @@ pub(crate) struct Socket {
     /// Nothing has been read yet from a peer that connected to us: its first bytes are mostly there before the
     /// runtime has looked for them.
     unread: bool,
+    asking: Asking,
+    /// Something has been read, or that there is no more, since its owner last wanted to know.
+    came: bool,
 }
 
 /// What the one descriptor is registered for.
@@ -48,6 +63,15 @@ enum Watched {
     BytesAndRoom(UnixStream),
     /// It could not be registered again: the connection is lost.
     Nothing,
+}
+
+/// Whether reading asks the socket, instead of the runtime whether the socket is worth asking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asking {
+    No,
+    /// The last question has emptied it: the next one needs not be asked.
+    Emptied,
+    Yes,
 }
 
 impl Socket {
@@ -70,7 +94,8 @@ impl Socket {
     /// A connected socket that does not block.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         let process = Process::at_other_end_of(socket.as_fd())?;
-        Ok(Self { watched: Watched::bytes(socket)?, process, found_room: 0, unread: false })
+        let watched = Watched::bytes(socket)?;
+        Ok(Self { watched, process, found_room: 0, unread: false, asking: Asking::No, came: false })
     }
 
     /// Who connected, or listens, by the kernel's word.
@@ -99,15 +124,67 @@ impl Socket {
             match rustix::net::recv(self.fd()?, first, RecvFlags::DONTWAIT) {
                 Ok((count, _)) if count > 0 => {
                     buffer.advance(count);
+                    self.came = true;
                     return Poll::Ready(Ok(()));
                 }
                 _ => {}
             }
         }
+        let read = match self.asking {
+            Asking::No => self.poll_read_watched(cx, buffer),
+            Asking::Emptied => {
+                self.asking = Asking::Yes;
+                Poll::Pending
+            }
+            Asking::Yes => self.ask(buffer),
+        };
+        self.came |= read.is_ready();
+        read
+    }
+
+    fn poll_read_watched(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.watched {
             Watched::Bytes(reader) => Pin::new(reader).poll_read(cx, buffer),
             Watched::BytesAndRoom(stream) => Pin::new(stream).poll_read(cx, buffer),
             Watched::Nothing => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// From now on a read that is pending wakes nobody: its owner asks again.
+    pub(super) fn begin_asking(&mut self) {
+        if self.asking == Asking::No {
+            self.asking = Asking::Yes;
+        }
+    }
+
+    /// Whether it was asked until now, so that nobody would be woken unless it is read once more.
+    pub(super) fn stop_asking(&mut self) -> bool {
+        std::mem::replace(&mut self.asking, Asking::No) != Asking::No
+    }
+
+    /// Whether bytes have come, or their end, since this was last asked.
+    pub(super) fn take_came(&mut self) -> bool {
+        std::mem::take(&mut self.came)
+    }
+
+    fn ask(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        #[cfg(test)]
+        ASKED.set(ASKED.get() + 1);
+        let fd = self.fd()?;
+        let mut bytes = [MaybeUninit::uninit(); ASKED_BYTES];
+        let asked = buffer.remaining().min(ASKED_BYTES);
+        match rustix::net::recv(fd, &mut bytes[..asked], RecvFlags::DONTWAIT) {
+            Ok(((read, _), _)) => {
+                buffer.put_slice(read);
+                if read.len() < ASKED_BYTES {
+                    self.asking = Asking::Emptied;
+                } else if let Ok((more, _)) = rustix::net::recv(fd, buffer.initialize_unfilled(), RecvFlags::DONTWAIT) {
+                    buffer.advance(more);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error.into())),
         }
     }
 
@@ -252,6 +329,58 @@ mod tests {
         let (read, written) = tokio::join!(driver, theirs.write_all(b"word"));
         written.unwrap();
         assert_eq!((read.unwrap(), &into[..4]), (4, &b"word"[..]));
+    }
+
+    #[tokio::test]
+    async fn asked_socket_loses_nothing_and_wakes_its_owner_once_it_is_asked_no_more() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = socket(ours);
+        let sent: Vec<u8> = (0..1_u32 << 20).map(|n| (n >> 8) as u8).collect();
+        let mut received = Vec::new();
+        let mut turns = 0_u32;
+        let read = poll_fn(|cx| {
+            // Asked or woken, in turn, for some reads each.
+            turns += 1;
+            let asks = turns.is_multiple_of(2);
+            if asks {
+                ours.begin_asking();
+            } else {
+                ours.stop_asking();
+            }
+            for _ in 0..turns % 7 {
+                let mut bytes = [0; 10_000];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                if ours.poll_read(cx, &mut buffer).is_ready() {
+                    received.extend_from_slice(buffer.filled());
+                }
+            }
+            if received.len() == sent.len() {
+                return Poll::Ready(());
+            }
+            if asks || turns.is_multiple_of(7) {
+                cx.waker().wake_by_ref();
+            }
+            let mut bytes = [0; 1];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            if ours.poll_read(cx, &mut buffer).is_ready() {
+                received.extend_from_slice(buffer.filled());
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        });
+        let write = async { tokio::io::AsyncWriteExt::write_all(&mut theirs, &sent).await.unwrap() };
+        tokio::time::timeout(std::time::Duration::from_secs(20), async { tokio::join!(read, write) }).await.unwrap();
+        assert!(received == sent);
+        drop(theirs);
+        ours.begin_asking();
+        let mut bytes = [0; 1];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let end = poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            ours.poll_read(cx, &mut buffer)
+        });
+        end.await.unwrap();
+        assert!(buffer.filled().is_empty() && ours.take_came() && !ours.take_came(), "the end is something too");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -67,6 +68,13 @@ impl<P, H> ServerBuilder<P, H> {
     /// Limits other than the default ones.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.options.limits = limits;
+        self
+    }
+
+    /// For how long after a connection's last bytes it asks its socket again before it sleeps; at most a millisecond, zero for
+    /// never: [`Limits::spin`] alone, which says what that costs. Say it after [`limits`](Self::limits).
+    pub fn spin(mut self, bound: Duration) -> Self {
+        self.options.limits.spin = bound;
         self
     }
 
