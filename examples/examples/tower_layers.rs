@@ -1,5 +1,6 @@
 //! Layers of `tower`, unchanged, on both sides. The server sheds what it has no room for, and says that no handler saw
-//! it; the client tries again what was not delivered, and nothing else.
+//! it; the client tries again what was not delivered, and nothing else, and each of its attempts is a span of `tracing`,
+//! around the span of the call itself.
 #![allow(clippy::print_stdout, reason = "an example prints what it observed")]
 
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use examples::{Outcome, Refused, Report, Reports, ReportsHandler, Snapshot, check, report, socket};
-use rpc::{Blob, CallError, Client, ItemSender, Never, Server};
+use rpc::{Blob, Call, CallError, Client, ItemSender, Never, Server};
 use tower::retry::Policy;
 use tower::{ServiceBuilder, ServiceExt};
+use tracing::{Instrument, info_span};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// A book that one may write in at a time, and slowly.
 #[derive(Clone, Default)]
@@ -65,7 +68,11 @@ async fn main() -> Outcome {
     check(book.written.load(Ordering::SeqCst) == 1, "only the other was written")?;
 
     let tries = Arc::new(AtomicU32::new(0));
-    let retrying = ServiceBuilder::new().retry(WhileNotDelivered { tries: Arc::clone(&tries) }).service(client);
+    tracing_subscriber::fmt().with_span_events(FmtSpan::CLOSE).with_target(false).with_ansi(false).init();
+    let retrying = ServiceBuilder::new()
+        .retry(WhileNotDelivered { tries: Arc::clone(&tries) })
+        .map_future(|call: Call<Report>| call.instrument(info_span!("attempt")))
+        .service(client);
     let (one, other) = futures::join!(retrying.clone().oneshot(report(3)), retrying.oneshot(report(4)));
     println!("observed: {one:?} and {other:?}, after {} attempts more", tries.load(Ordering::SeqCst));
     check(one.is_ok() && other.is_ok(), "what was not delivered could be sent again")?;

@@ -106,7 +106,10 @@ async def client_that_ends_drains_what_it_answers():
     asked = asyncio.ensure_future(other.call(ASK, {"what": "kept work"}))
     await until(lambda: works.begun == 1)
     closing = asyncio.ensure_future(c.close())
+    # Once the server has read this, it has read the Drain before it, and sends no further request.
+    await c.call(SEEN, {})
     assert await other.call(ASK, {"what": "kept multiply"}) == "not delivered Draining"
+    assert list(c.serving.held) == [1], c.serving.held
     works.release.set()
     await closing
     assert await asked == "ack 1", "what was taken is answered"

@@ -3,8 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::future::{Ready, ready};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -17,6 +17,10 @@ use tokio::sync::Notify;
 use tower::limit::RateLimitLayer;
 use tower::retry::Policy;
 use tower::{Service, ServiceBuilder, ServiceExt};
+use tracing::instrument::Instrumented;
+use tracing::{Instrument, info_span};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
 #[derive(Clone, Serialize, Deserialize, rpc::Request)]
 #[rpc(id = 1, ack = String)]
@@ -59,6 +63,7 @@ impl Drop for OnDrop {
 impl LayeredHandler for Doer {
     async fn r#do(&self, m: Do) -> Result<String, Never> {
         self.0.seen.fetch_add(1, Ordering::SeqCst);
+        tracing::info!("handled");
         if m.what == "hang" {
             let _stopped = OnDrop(self.0.clone());
             self.0.started.notify_one();
@@ -277,6 +282,68 @@ async fn layer_sees_which_method_is_called_and_by_whom() {
     let (_, items) = client.open(Count { to: 1 }).await.unwrap();
     drop(items);
     assert_eq!((methods.recv().await, methods.recv().await), (Some("do"), Some("count")));
+}
+
+/// Opens a span around whatever it is put around: a layer that knows nothing of this crate.
+#[derive(Clone)]
+struct Traced<S>(S);
+
+impl<S: Service<R>, R> Service<R> for Traced<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Instrumented<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let span = info_span!("of the layer");
+        span.in_scope(|| self.0.call(request)).instrument(span)
+    }
+}
+
+/// The names of the spans around each span and each event, outermost first.
+#[derive(Clone, Default)]
+struct Scopes(Arc<Mutex<Vec<Vec<&'static str>>>>);
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Scopes {
+    fn on_new_span(&self, _: &tracing::span::Attributes<'_>, id: &tracing::span::Id, context: Context<'_, S>) {
+        let names = context.span(id).unwrap().scope().from_root().map(|span| span.name()).collect();
+        self.0.lock().unwrap().push(names);
+    }
+
+    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
+        if event.metadata().target().starts_with("tower") {
+            let scope = context.event_scope(event).into_iter().flat_map(|scope| scope.from_root());
+            self.0.lock().unwrap().push(scope.map(|span| span.name()).chain(["event"]).collect());
+        }
+    }
+}
+
+#[tokio::test]
+async fn tracing_layers_span_the_call_and_the_handler() {
+    let scopes = Scopes::default();
+    let _guard = tracing::subscriber::set_default(Registry::default().with(scopes.clone()));
+    let address = Address::mem("tower-traced");
+    let server = Server::builder::<Layered>(Doer::default()).layer(tower::layer::layer_fn(Traced));
+    let _server = server.serve(&address).await.unwrap();
+    let client = Client::<Layered>::new(&address);
+
+    assert_eq!(Traced(client.clone()).oneshot(told("a")).await.unwrap(), "a");
+    let seen = std::mem::take(&mut *scopes.0.lock().unwrap());
+    for expected in
+        [["of the layer", "call"].as_slice(), &["handle", "of the layer"], &["handle", "of the layer", "event"]]
+    {
+        assert!(seen.iter().any(|scope| scope == expected), "no {expected:?} in {seen:?}");
+    }
+
+    // The same out of what tower and tracing bring along.
+    let layered =
+        ServiceBuilder::new().map_future(|call: rpc::Call<Do>| call.instrument(info_span!("future"))).service(client);
+    assert_eq!(layered.oneshot(told("b")).await.unwrap(), "b");
+    let seen = std::mem::take(&mut *scopes.0.lock().unwrap());
+    assert!(seen.iter().any(|scope| scope == &["future", "call"]), "{seen:?}");
 }
 
 /// A service of its own: takes the request, gives it to somebody else, or fails, before and after.
