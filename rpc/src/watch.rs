@@ -54,6 +54,8 @@ impl CallWatch {
     pub(crate) fn end(&mut self, cell: &LaneCell, outcome: &Outcome) {
         if let Self::Sent { span, metrics } = self {
             metrics.end(cell.metrics(), Some(outcome));
+            // The driver may have nothing more to do for long.
+            cell.observe();
             if let Some(mut span) = span.take() {
                 span.end(outcome);
             }

@@ -3,15 +3,19 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::StreamExt;
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use rpc::{Address, CallError, Client, ItemSender, Never};
+use rpc::{Address, CallError, Client, ItemSender, Never, Peer, Server};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 #[derive(Serialize, Deserialize, rpc::Wire, Debug, PartialEq)]
 struct Refused;
@@ -36,7 +40,20 @@ enum Counted {
     Count(Count),
 }
 
-#[derive(Default)]
+/// The same under another name, so that a second test counts for itself.
+#[derive(rpc::Protocol)]
+#[rpc(name = "queued", version = 1)]
+enum Queued {
+    Do(Do),
+}
+
+impl QueuedHandler for Doer {
+    async fn r#do(&self, m: Do) -> Result<(), Refused> {
+        CountedHandler::r#do(self, m).await
+    }
+}
+
+#[derive(Clone, Default)]
 struct Doer(Arc<tokio::sync::Notify>);
 
 impl CountedHandler for Doer {
@@ -112,9 +129,41 @@ impl Heard {
         Arc::new(One { key: format!("{}{{{}}}", key.name(), labels.join(",")), heard: self.clone() })
     }
 
+    /// The recorder of this process.
+    fn installed() -> Self {
+        static HEARD: OnceLock<Heard> = OnceLock::new();
+        HEARD
+            .get_or_init(|| {
+                let heard = Self::default();
+                metrics::set_global_recorder(heard.clone()).unwrap();
+                heard
+            })
+            .clone()
+    }
+
     fn of(&self, name: &str, labels: &str) -> f64 {
+        self.of_service("counted", name, labels)
+    }
+
+    fn of_service(&self, service: &str, name: &str, labels: &str) -> f64 {
         let labels = if labels.is_empty() { String::new() } else { format!(",{labels}") };
-        self.0.lock().unwrap().get(&format!("rpc_{name}{{service=counted{labels}}}")).copied().unwrap_or(0.0)
+        self.0.lock().unwrap().get(&format!("rpc_{name}{{service={service}{labels}}}")).copied().unwrap_or(0.0)
+    }
+
+    /// Of all outcomes together.
+    fn calls(&self, service: &str, side: &str) -> f64 {
+        let of_these = format!("rpc_{side}_calls_total{{service={service},");
+        self.0.lock().unwrap().iter().filter(|(key, _)| key.starts_with(&of_these)).map(|(_, value)| value).sum()
+    }
+
+    /// Waits until `name` of the service `queued` is what it is to be.
+    async fn until(&self, name: &str, labels: &str, is: impl Fn(f64) -> bool) {
+        let reached = tokio::time::timeout(Duration::from_secs(20), async {
+            while !is(self.of_service("queued", name, labels)) {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert!(reached.await.is_ok(), "{name} {labels}: {:#?}", self.0.lock().unwrap());
     }
 
     async fn expects(&self, name: &str, labels: &str, value: f64) {
@@ -148,8 +197,7 @@ fn told(what: &str) -> Do {
 
 #[tokio::test]
 async fn recorder_hears_of_every_outcome_and_of_all_that_is_open() {
-    let heard = Heard::default();
-    metrics::set_global_recorder(heard.clone()).unwrap();
+    let heard = Heard::installed();
     let address = Address::mem("metrics");
     let doer = Doer::default();
     let release = Arc::clone(&doer.0);
@@ -210,8 +258,123 @@ async fn recorder_hears_of_every_outcome_and_of_all_that_is_open() {
     heard.expects("client_reconnects_total", "", 1.0).await;
     heard.expects("server_refused_total", "reason=overloaded", 1.0).await;
     assert_eq!(server.counters().refusals.overloaded, 1);
+    // Four with a handler's outcome, one dropped, one that opened a stream, two not delivered: each counted once.
+    assert_eq!(heard.calls("counted", "client"), 8.0);
+    assert_eq!(heard.calls("counted", "server"), 6.0, "no handler saw those that were not delivered");
     drop(client);
     drop(server);
     heard.expects("client_window_ids", "", 0.0).await;
     heard.expects("server_lanes", "", 0.0).await;
+}
+
+/// A stream whose reader and writer can be stopped.
+struct Gate(DuplexStream, Arc<Mutex<Stopped>>);
+
+#[derive(Default)]
+struct Stopped {
+    reads: bool,
+    writes: bool,
+    waiting: Vec<Waker>,
+}
+
+impl Stopped {
+    fn set(gate: &Mutex<Self>, reads: bool, writes: bool) {
+        let mut gate = gate.lock().unwrap();
+        (gate.reads, gate.writes) = (reads, writes);
+        gate.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl AsyncRead for Gate {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut gate = self.1.lock().unwrap();
+        if gate.reads {
+            gate.waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        drop(gate);
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut gate = self.1.lock().unwrap();
+        if gate.writes {
+            gate.waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        drop(gate);
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn gauges_tell_what_is_queued_and_in_flight_while_it_is() {
+    let heard = Heard::installed();
+    let (ours, theirs) = tokio::io::duplex(256);
+    let gate = Arc::<Mutex<Stopped>>::default();
+    let doer = Doer::default();
+    let server = Server::builder::<Queued>(doer.clone()).start();
+    server.serve_stream(theirs, Peer::own());
+    let client = Client::<Queued>::new(&Address::stream("a gate", Gate(ours, Arc::clone(&gate))));
+    client.call(told("do")).await.unwrap();
+    let zero = |value| value == 0.0;
+
+    // Handlers hold.
+    let calls: Vec<_> = (0..3).map(|_| tokio::spawn(client.call(told("wait")))).collect();
+    heard.until("client_in_flight", "", |value| value == 3.0).await;
+    heard.until("server_in_flight", "", |value| value == 3.0).await;
+    assert_eq!(heard.of_service("queued", "client_window_ids", ""), 3.0);
+
+    // Nobody reads the answers: what the pipe does not hold is queued, and in flight to the client only.
+    Stopped::set(&gate, true, false);
+    let more: Vec<_> = (0..100).map(|_| tokio::spawn(client.call(told("do")))).collect();
+    heard.until("server_calls_total", "method=do,outcome=ack", |value| value == 101.0).await;
+    heard.until("server_queue_bytes", "", |value| value > 0.0).await;
+    assert_eq!(heard.of_service("queued", "client_in_flight", ""), 103.0);
+    assert_eq!(heard.of_service("queued", "server_in_flight", ""), 3.0);
+    Stopped::set(&gate, false, false);
+    for call in more {
+        call.await.unwrap().unwrap();
+    }
+    heard.until("server_queue_bytes", "", zero).await;
+
+    // Nothing leaves: the first request is in the writer's hands, the others wait behind it.
+    Stopped::set(&gate, false, true);
+    let late: Vec<_> = (0..2).map(|_| tokio::spawn(client.call(told("do")))).collect();
+    heard.until("client_in_flight", "", |value| value == 5.0).await;
+    let later = tokio::spawn(client.call(told("do")));
+    heard.until("client_queue_bytes", "", |value| value > 0.0).await;
+    Stopped::set(&gate, false, false);
+    for call in late.into_iter().chain([later]) {
+        call.await.unwrap().unwrap();
+    }
+    doer.0.notify_waiters();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    for gauge in
+        ["client_in_flight", "server_in_flight", "client_queue_bytes", "server_queue_bytes", "client_window_ids"]
+    {
+        heard.until(gauge, "", zero).await;
+    }
+
+    // A doubt that is resolved later was one outcome, not two; its handler's answer is late, and no second one.
+    let Err(CallError::Unknown(doubt)) = client.call(told("wait")).deadline(Duration::from_millis(20)).await else {
+        panic!("a doubt");
+    };
+    assert!(doubt.resolve().await.is_err(), "it was stopped");
+    assert_eq!(heard.calls("queued", "client"), 108.0);
+    assert_eq!(heard.of_service("queued", "client_calls_total", "method=do,outcome=unknown"), 1.0);
+    assert_eq!(heard.calls("queued", "server"), 108.0);
+    assert_eq!(heard.of_service("queued", "server_calls_total", "method=do,outcome=failed"), 1.0);
 }

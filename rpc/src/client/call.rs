@@ -364,6 +364,7 @@ impl Drop for OpenCall {
                 // Also that of a call which has ended, where the ack that opened it could not be read.
                 lane.drop_stream(id);
             });
+            self.cell.observe();
         }
         if let Some(id) = self.doubted {
             self.cell.with(|lane| lane.release(id));

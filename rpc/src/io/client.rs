@@ -181,7 +181,7 @@ impl LaneCell {
     }
 
     /// Tells the metrics what has become of the lane.
-    fn observe(&self) {
+    pub(crate) fn observe(&self) {
         self.metrics.observe(|| {
             let lane = lock(&self.lane);
             (lane.counters(), lane.queued_bytes(), lane.window_ids())

@@ -1,6 +1,6 @@
 //! What a client counts.
 //!
-//! Handles are taken once, when the client is made. Never looks one up per call.
+//! Handles are taken once, when the client is made. Never looks one up per call, and does nothing where nobody listens.
 //!
 //! Told by `watch`, by the client's driver and by its streams.
 
@@ -9,13 +9,15 @@ use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{increased, moved};
+use super::{increased, is_heard, moved};
 use crate::io::{lock, now};
 use crate::request::{MethodInfo, Request};
 use crate::session::client::{LaneCounters, Outcome};
 
 /// The handles of one client.
 pub(crate) struct ClientMetrics {
+    /// There is a recorder.
+    heard: bool,
     methods: Vec<Method>,
     in_flight: Gauge,
     queue_bytes: Gauge,
@@ -54,14 +56,16 @@ struct Told {
     window_ids: usize,
 }
 
-/// One call that has not ended.
+/// One call; `None` once it has ended, or if nobody listens. In a box, because a call is moved more often than it is heard of.
 #[derive(Debug)]
-pub(crate) struct CallMetrics {
+pub(crate) struct CallMetrics(Option<Box<Begun>>);
+
+#[derive(Debug)]
+struct Begun {
     method: usize,
     /// Of the service and of the method.
     names: (&'static str, &'static str),
-    /// `None` once it has ended.
-    started: Option<Instant>,
+    at: Instant,
 }
 
 impl Method {
@@ -84,9 +88,11 @@ impl Method {
 impl ClientMetrics {
     pub(crate) fn new(name: &'static str, methods: &[MethodInfo]) -> Self {
         let methods = methods.iter().map(|method| Method::new(name, method.name, (method.id, method.version)));
+        let in_flight = gauge!("rpc_client_in_flight", "service" => name);
         Self {
+            heard: is_heard(&in_flight),
             methods: methods.collect(),
-            in_flight: gauge!("rpc_client_in_flight", "service" => name),
+            in_flight,
             queue_bytes: gauge!("rpc_client_queue_bytes", "service" => name),
             window_ids: gauge!("rpc_client_window_ids", "service" => name),
             connections: counter!("rpc_client_connections_total", "service" => name),
@@ -104,12 +110,18 @@ impl ClientMetrics {
         }
     }
 
+    #[inline]
     pub(crate) fn read(&self, bytes: usize) {
-        self.read.increment(to_u64(bytes));
+        if self.heard {
+            self.read.increment(to_u64(bytes));
+        }
     }
 
+    #[inline]
     pub(crate) fn wrote(&self, bytes: usize) {
-        self.written.increment(to_u64(bytes));
+        if self.heard {
+            self.written.increment(to_u64(bytes));
+        }
     }
 
     pub(crate) fn item(&self) {
@@ -121,8 +133,14 @@ impl ClientMetrics {
     }
 
     /// Tells what has changed of the lane: its counters, bytes that wait, ids that its window covers.
+    #[inline]
     pub(crate) fn observe(&self, lane: impl FnOnce() -> (LaneCounters, usize, usize)) {
-        let (counters, queue_bytes, window_ids) = lane();
+        if self.heard {
+            self.tell(lane());
+        }
+    }
+
+    fn tell(&self, (counters, queue_bytes, window_ids): (LaneCounters, usize, usize)) {
         let mut told = lock(&self.told);
         let reconnects = counters.connections.saturating_sub(1);
         increased(&self.reconnects, &mut told.reconnects, reconnects);
@@ -147,16 +165,28 @@ impl Drop for ClientMetrics {
 
 impl CallMetrics {
     /// `service`: which is called; that of `client`, unless it calls back.
+    #[inline]
     pub(crate) fn begin<R: Request>(client: &ClientMetrics, service: &'static str) -> Self {
-        client.in_flight.increment(1.0);
-        let is_called = |method: &Method| (method.id, method.version) == (R::ID, R::VERSION);
-        let method = client.methods.iter().position(is_called).unwrap_or(usize::MAX);
-        Self { method, names: (service, R::NAME), started: Some(now()) }
+        Self(client.heard.then(|| Begun::new(client, (R::ID, R::VERSION), (service, R::NAME))))
     }
 
     /// `None`: it was dropped. The second end of a call is none.
+    #[inline]
     pub(crate) fn end(&mut self, client: &ClientMetrics, outcome: Option<&Outcome>) {
-        let Some(started) = self.started.take() else { return };
+        if let Some(begun) = self.0.take() {
+            begun.end(client, outcome);
+        }
+    }
+}
+
+impl Begun {
+    fn new(client: &ClientMetrics, called: (u16, u16), names: (&'static str, &'static str)) -> Box<Self> {
+        client.in_flight.increment(1.0);
+        let method = client.methods.iter().position(|method| (method.id, method.version) == called);
+        Box::new(Self { method: method.unwrap_or(usize::MAX), names, at: now() })
+    }
+
+    fn end(&self, client: &ClientMetrics, outcome: Option<&Outcome>) {
         client.in_flight.decrement(1.0);
         let (service, name) = self.names;
         // One lane calls back to whatever service is there, so its handles cannot be taken beforehand.
@@ -171,7 +201,7 @@ impl CallMetrics {
         match outcome {
             Some(Outcome::Ack(_)) => {
                 method.ack.increment(1);
-                method.ack_seconds.record(now().saturating_duration_since(started));
+                method.ack_seconds.record(now().saturating_duration_since(self.at));
             }
             Some(Outcome::Rejected(_)) => method.rejected.increment(1),
             Some(Outcome::NotDelivered(_)) => method.not_delivered.increment(1),

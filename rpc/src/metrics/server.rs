@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{increased, moved};
+use super::{increased, is_heard, moved};
 use crate::io::{lock, now};
 use crate::session::server::{Refusals, Reply, ServerCounters};
 use crate::wire::header::{GoodbyeCode, NackCode};
@@ -22,6 +22,8 @@ use crate::wire::hello::ServiceInfo;
 pub(crate) struct ServerMetrics(Arc<Handles>);
 
 struct Handles {
+    /// There is a recorder.
+    heard: bool,
     service: &'static str,
     methods: Vec<Method>,
     in_flight: Gauge,
@@ -74,9 +76,12 @@ struct Told {
     queue_bytes: usize,
 }
 
-/// One handler.
+/// One handler; `None`: nobody listens.
 #[derive(Clone, Debug)]
-pub(crate) struct HandlerMetrics {
+pub(crate) struct HandlerMetrics(Option<Arc<Handled>>);
+
+#[derive(Debug)]
+struct Handled {
     server: ServerMetrics,
     method: usize,
     started: Instant,
@@ -98,10 +103,12 @@ impl ServerMetrics {
             }
         });
         let refused = |reason| counter!("rpc_server_refused_total", "service" => service, "reason" => reason);
+        let in_flight = gauge!("rpc_server_in_flight", "service" => service);
         Self(Arc::new(Handles {
+            heard: is_heard(&in_flight),
             service,
             methods: methods.collect(),
-            in_flight: gauge!("rpc_server_in_flight", "service" => service),
+            in_flight,
             queue_bytes: gauge!("rpc_server_queue_bytes", "service" => service),
             connections: gauge!("rpc_server_connections", "service" => service),
             connections_total: counter!("rpc_server_connections_total", "service" => service),
@@ -126,12 +133,18 @@ impl ServerMetrics {
         }))
     }
 
+    #[inline]
     pub(crate) fn read(&self, bytes: usize) {
-        self.0.read.increment(to_u64(bytes));
+        if self.0.heard {
+            self.0.read.increment(to_u64(bytes));
+        }
     }
 
+    #[inline]
     pub(crate) fn wrote(&self, bytes: usize) {
-        self.0.written.increment(to_u64(bytes));
+        if self.0.heard {
+            self.0.written.increment(to_u64(bytes));
+        }
     }
 
     /// A connection was taken in.
@@ -174,10 +187,9 @@ impl ServerMetrics {
 
 impl LaneMetrics {
     /// A handler is about to begin.
+    #[inline]
     pub(crate) fn begin(&self, id: u16, version: u16) -> HandlerMetrics {
-        let methods = &self.server.0.methods;
-        let method = methods.iter().position(|method| (method.id, method.version) == (id, version));
-        HandlerMetrics { server: self.server.clone(), method: method.unwrap_or(usize::MAX), started: now() }
+        HandlerMetrics(self.server.0.heard.then(|| Handled::new(&self.server, (id, version))))
     }
 
     pub(crate) fn item(&self) {
@@ -185,8 +197,14 @@ impl LaneMetrics {
     }
 
     /// Tells what has changed of the lane: its counters, handlers that run, bytes that wait.
+    #[inline]
     pub(crate) fn observe(&self, lane: impl FnOnce() -> (ServerCounters, usize, usize)) {
-        let (counters, running, queue_bytes) = lane();
+        if self.server.0.heard {
+            self.tell(lane());
+        }
+    }
+
+    fn tell(&self, (counters, running, queue_bytes): (ServerCounters, usize, usize)) {
         let (server, mut told) = (&*self.server.0, lock(&self.told));
         let was = &mut told.counters;
         increased(&server.repeats, &mut was.repeats, counters.repeats);
@@ -215,7 +233,21 @@ impl Drop for LaneMetrics {
 
 impl HandlerMetrics {
     /// What the handler, or whoever answers in its place, said.
+    #[inline]
     pub(crate) fn end(&self, reply: &Reply) {
+        if let Some(handled) = &self.0 {
+            handled.end(reply);
+        }
+    }
+}
+
+impl Handled {
+    fn new(server: &ServerMetrics, called: (u16, u16)) -> Arc<Self> {
+        let method = server.0.methods.iter().position(|method| (method.id, method.version) == called);
+        Arc::new(Self { server: server.clone(), method: method.unwrap_or(usize::MAX), started: now() })
+    }
+
+    fn end(&self, reply: &Reply) {
         let server = &*self.server.0;
         if let Reply::Nack(code, _) = reply {
             let refused = &server.refused;
