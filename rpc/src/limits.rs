@@ -224,11 +224,21 @@ pub(crate) const KEPT_BUFFER_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 /// Empty write buffers that a thread keeps. LIMIT: two for each of the few connections that are served between two polls.
 pub(crate) const POOLED_BUFFERS_MAX: usize = 8;
 
+/// Buffers of written large bodies that a thread keeps, and the largest of them. LIMIT: a stream's credit by default, in
+/// chunks of a large value.
+pub(crate) const SPARE_BUFFERS_MAX: usize = 4;
+pub(crate) const SPARE_BYTES_MAX: usize = 128 << 10;
+
 /// Bytes of stream items that go out in one write; answers wait for no more than these.
 pub(crate) const BULK_BYTES: usize = 64 << 10;
 
-/// Bytes of a chunk of a large value. LIMIT: two fit what one write carries of streams, so that calls go between them.
-pub(crate) const CHUNK_BYTES: usize = 32 << 10;
+/// Bytes of a chunk of a large value, its frame included. LIMIT: what one write carries of streams, so that calls go
+/// between them, and what one read takes, so that a chunk is a read of its own and is not copied out of it.
+pub(crate) const CHUNK_FRAME_BYTES: usize = if BULK_BYTES < READ_BYTES { BULK_BYTES } else { READ_BYTES };
+
+/// What a client reads before its callers run. LIMIT: half the credit of a stream by default: its reader gives credit back
+/// while the rest is still on its way.
+pub(crate) const READ_TURN_BYTES: usize = 128 << 10;
 
 /// Bytes that a peer must take of what we write, within each [`Limits::stall_timeout`], unless it has taken all. LIMIT: one
 /// page; a reader slower than that in 30 s reads to hold memory, not to read.

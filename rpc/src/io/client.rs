@@ -22,7 +22,7 @@ use super::{dial, lock, wake_all};
 use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::id::random_u64;
-use crate::limits::Limits;
+use crate::limits::{Limits, READ_TURN_BYTES};
 use crate::metrics::ClientMetrics;
 use crate::outcome::{NotDelivered, Refusal};
 use crate::peer::Peer;
@@ -569,6 +569,8 @@ struct Connection {
     gathers: bool,
     gathered: bool,
     spin: Spin,
+    /// What was read since the driver was last woken.
+    read_bytes: usize,
 }
 
 impl Connection {
@@ -589,6 +591,7 @@ impl Connection {
             gathers: Handle::current().wakes_ahead(),
             gathered: false,
             spin: Spin::new(spin),
+            read_bytes: 0,
         }
     }
 
@@ -606,8 +609,10 @@ impl Connection {
             }
         }
         self.gathered = false;
+        self.read_bytes = 0;
         for _ in 0..TURNS_MAX {
             match self.poll_turn(cx, cell) {
+                Poll::Ready(Ok(())) if self.read_bytes >= READ_TURN_BYTES => break,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {
@@ -748,7 +753,7 @@ impl Connection {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
         let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
-        let (serving, peer) = (&mut self.serving, self.peer);
+        let (serving, peer, read_bytes) = (&mut self.serving, self.peer, &mut self.read_bytes);
         let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
             let taken = {
                 let mut lane = lock(&cell.lane);
@@ -758,6 +763,7 @@ impl Connection {
                 taken
             };
             wake_all(wakers);
+            *read_bytes = read_bytes.saturating_add(taken.0);
             cell.metrics.read(taken.0);
             if let Some(serving) = serving {
                 serving.taken(bytes);

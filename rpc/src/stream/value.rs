@@ -8,12 +8,16 @@ use futures::StreamExt;
 use serde::{Serialize, Serializer};
 
 use super::{ItemSender, ItemStream, SendError, StreamError};
-use crate::limits::CHUNK_BYTES;
-use crate::wire::header::EndCode;
+use crate::limits::CHUNK_FRAME_BYTES;
+use crate::wire::frame::LENGTH_BYTES;
+use crate::wire::header::{COMMON_BYTES, EndCode};
 use crate::wire::types::Blob;
 
-/// Bytes of a frame that are not its item's: length, header, and the length of the item.
-const FRAME_OVERHEAD_BYTES: usize = 64;
+/// Bytes of a chunk's frame that are not the chunk's: length, header, and the length of the item.
+const FRAME_OVERHEAD_BYTES: usize = LENGTH_BYTES + COMMON_BYTES + 3;
+
+/// What is made room for at once when a second chunk comes; from there on the room doubles.
+const ROOM_BYTES: usize = 1 << 20;
 
 /// Why a value did not arrive whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +35,7 @@ pub enum ValueError {
 }
 
 impl<L> ItemSender<Blob, L> {
-    /// Sends `value` as chunks of at most 32 KiB, each within the reader's credit, and ends the stream. Calls on the same
+    /// Sends `value` as chunks of less than 64 KiB, each within the reader's credit, and ends the stream. Calls on the same
     /// connection go between the chunks.
     ///
     /// # Errors
@@ -42,7 +46,8 @@ impl<L> ItemSender<Blob, L> {
     pub async fn send_value(mut self, value: &[u8]) -> Result<(), SendError> {
         // Until the last chunk is sent, the end of this sender is no end of the value.
         self.set_end(EndCode::Aborted);
-        let chunk_bytes = CHUNK_BYTES.min(self.frame_bytes_max().saturating_sub(FRAME_OVERHEAD_BYTES)).max(1);
+        // A frame's limit does not count its length: a chunk is a little smaller than it could be.
+        let chunk_bytes = CHUNK_FRAME_BYTES.min(self.frame_bytes_max()).saturating_sub(FRAME_OVERHEAD_BYTES).max(1);
         for chunk in value.chunks(chunk_bytes) {
             self.send_as(&ByteString(chunk)).await?;
         }
@@ -65,6 +70,9 @@ impl ItemStream<Blob> {
             let chunk = chunk?;
             if chunk.len() > bytes_max.saturating_sub(value.len()) {
                 return Err(ValueError::TooLarge { max: bytes_max });
+            }
+            if !value.is_empty() && value.capacity() < ROOM_BYTES {
+                value.reserve_exact(bytes_max.saturating_sub(value.len()).min(ROOM_BYTES));
             }
             value.extend_from_slice(&chunk);
         }

@@ -12,10 +12,34 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::frame::{LENGTH_BYTES, Oversized};
-use crate::limits::{POOLED_BUFFERS_MAX, READ_BYTES};
+use crate::limits::{LARGE_FRAME_BYTES, POOLED_BUFFERS_MAX, READ_BYTES, SPARE_BUFFERS_MAX, SPARE_BYTES_MAX};
 
 thread_local! {
     static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    /// Of large bodies that have been written.
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer for what may be a large body: one that has been written, if there is any. Memory that was just freed
+/// and is asked for again costs the kernel more than the copy into it.
+pub(crate) fn spare() -> BytesMut {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Keeps the buffer for the next large body of this thread, if nobody else has a piece of it and it is neither small nor
+/// huge.
+pub(crate) fn keep_spare(mut buffer: BytesMut) {
+    buffer.clear();
+    let fits = buffer.try_reclaim(LARGE_FRAME_BYTES) && buffer.capacity() <= SPARE_BYTES_MAX;
+    if fits {
+        // The thread may be ending.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_BUFFERS_MAX {
+                spare.push(buffer);
+            }
+        });
+    }
 }
 
 /// Pieces that one write takes at most. LIMIT: eight large frames with their headers fill the buffer of any socket.
@@ -223,7 +247,10 @@ impl Outgoing {
             self.large_bytes = self.large_bytes.saturating_sub(of_body);
             bytes = bytes.saturating_sub(of_body);
             if body.is_empty() {
-                self.large.pop_front();
+                let written = self.large.pop_front().map(|(_, body)| body.try_into_mut());
+                if let Some(Ok(buffer)) = written {
+                    keep_spare(buffer);
+                }
             }
         }
         if self.is_empty() {
@@ -379,6 +406,29 @@ mod tests {
         let mut all = BytesMut::new();
         outgoing.flatten_into(&mut all);
         assert_eq!(all, flat);
+    }
+
+    #[test]
+    fn large_body_that_has_been_written_gives_its_buffer_to_the_next_one_unless_it_is_shared() {
+        let body = || {
+            let mut body = spare();
+            body.resize(LARGE_FRAME_BYTES, 7);
+            body.freeze()
+        };
+        let mut outgoing = Outgoing::default();
+        let first = body();
+        let place = first.as_ptr();
+        outgoing.push_whole(first);
+        outgoing.advance(1);
+        assert_eq!(spare().capacity(), 0, "it is not written yet");
+        outgoing.advance(LARGE_FRAME_BYTES - 1);
+        let second = body();
+        assert_eq!(second.as_ptr(), place);
+        outgoing.push_whole(second.clone());
+        outgoing.advance(LARGE_FRAME_BYTES);
+        assert_eq!(spare().capacity(), 0, "somebody has it");
+        drop(second);
+        assert_eq!(spare().capacity(), 0);
     }
 
     #[test]

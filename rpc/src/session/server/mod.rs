@@ -22,13 +22,14 @@ use super::stream_out::StreamOut;
 pub use super::stream_out::{Pushed, Slow};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{BULK_BYTES, LARGE_BODY_BYTES, Limits, TICK};
+use crate::limits::{BULK_BYTES, LARGE_BODY_BYTES, LARGE_FRAME_BYTES, Limits, TICK};
+use crate::wire::body;
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{
     self, EndCode, FailedCode, Gap, GoodbyeCode, Kind, LOSSY, NackCode, REVERSE, ResolutionCode,
 };
 use crate::wire::hello::Welcome;
-use crate::wire::outgoing::{Frames, Outgoing};
+use crate::wire::outgoing::{self, Frames, Outgoing};
 
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -595,12 +596,17 @@ impl ServerLane {
         (flags, frame_bytes_max): (u8, usize),
         put: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<Bytes, E> {
-        let mut out = BytesMut::new();
-        frame::append(&mut out, frame_bytes_max, |out| {
+        let mut out = outgoing::spare();
+        let framed = frame::append(&mut out, frame_bytes_max, |out| {
             header::put_common(out, Kind::Item, flags | if lossy { LOSSY } else { 0 }, 0, id);
             put(out)
-        })?;
-        Ok(out.freeze())
+        });
+        if out.capacity() < LARGE_FRAME_BYTES {
+            return framed.map(|()| out.freeze());
+        }
+        let framed = framed.map(|()| body::keep_encoded(&mut out));
+        outgoing::keep_spare(out);
+        framed
     }
 
     /// The producer of the stream `id` is done.

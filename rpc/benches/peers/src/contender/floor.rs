@@ -119,7 +119,7 @@ async fn echo(mut frames: Frames) -> io::Result<()> {
 }
 
 /// What a large answer is cut into: what ours cuts it into.
-const CHUNK_BYTES: usize = 32 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 
 struct Fetch {
     frames: Frames,
