@@ -12,13 +12,14 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::gate::Gate;
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::{Offered, Serving};
 use super::serving::TURNS_MAX;
 use super::spin::Spin;
 use super::stream::Stream;
 use super::timer::{Timer, now};
-use super::{dial, lock, wake_all};
+use super::{dial, give_way, lock, wake_all};
 use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::id::random_u64;
@@ -555,6 +556,8 @@ struct Connection {
     inbound: Inbound,
     writing: Outgoing,
     timer: Timer,
+    /// What answers the other side's calls wakes the driver through it.
+    gate: Gate,
     wakers: Vec<Waker>,
     keepalive: Keepalive,
     /// The last write found no room for all.
@@ -582,6 +585,7 @@ impl Connection {
             inbound: Inbound::default(),
             writing: Outgoing::default(),
             timer: Timer::default(),
+            gate: Gate::default(),
             wakers: Vec::new(),
             keepalive: Keepalive::default(),
             stalled: false,
@@ -597,6 +601,9 @@ impl Connection {
 
     fn poll(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<End> {
         cell.driver.register(cx.waker());
+        if self.serving.is_some() || !self.welcomed {
+            self.gate.get_up(cx.waker());
+        }
         if self.gathers && !std::mem::replace(&mut self.gathered, true) {
             let gather = {
                 let lane = lock(&cell.lane);
@@ -620,11 +627,13 @@ impl Connection {
                     if self.spin.rest(cx, &mut self.stream, || lock(&cell.lane).has_open()) {
                         continue;
                     }
-                    return Poll::Pending;
+                    if self.serving.is_none() || self.gate.rest() {
+                        return Poll::Pending;
+                    }
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 
@@ -635,7 +644,7 @@ impl Connection {
         let mut polled = false;
         let fresh = self.writing.is_empty();
         if let Some(serving) = &mut self.serving {
-            serving.register(cx.waker());
+            serving.register(self.gate.waker());
             polled = serving.poll_woken();
         }
         let unused = cell.handles.load(Ordering::Acquire) == 0;

@@ -19,5 +19,6 @@ mod floods;
 mod impostor;
 mod memory;
 mod raw;
+mod servers;
 mod slow;
 mod world;

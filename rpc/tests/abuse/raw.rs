@@ -1,7 +1,7 @@
 //! Peers without a session: they send the bytes that they are told to, and may break any rule. Blocking sockets.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +19,13 @@ pub struct RawPeer {
 impl RawPeer {
     pub fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        Self { stream, unread: BytesMut::new() }
+    }
+
+    /// The other end of the next connection.
+    pub fn accepted(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Self { stream, unread: BytesMut::new() }
     }
