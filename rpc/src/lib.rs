@@ -60,11 +60,196 @@
 //! [`Client::lanes`] what became of its connections. A call that a handler makes ends with the call that is served.
 //! Callers without a runtime use [`blocking`].
 //!
-//! # Limits
-//! Every bound is a field of [`Limits`]: 1 MiB a frame, 1 024 open calls a lane, 10 s a call unless it says otherwise.
-//! Whatever is larger or longer is a stream: mark the variant `#[rpc(stream)]`, answer with an [`ItemSender`], read
-//! an [`ItemStream`]. A reader that does not keep up stops its producer, or loses items and is told which, or loses the
+//! # Streams
+//! Whatever is larger or longer than an answer is a stream: mark the variant `#[rpc(stream)]`, answer with an [`ItemSender`],
+//! read an [`ItemStream`]. A reader that does not keep up stops its producer, or loses items and is told which, or loses the
 //! stream, as the producer chooses ([`Slow`]); it never stands in another call's way.
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! use futures::StreamExt;
+//! use rpc::ItemSender;
+//!
+//! #[derive(Serialize, Deserialize, rpc::Request)]
+//! #[rpc(id = 1, ack = u64, item = u64)]
+//! struct Count { to: u64 }
+//! #[derive(rpc::Protocol)]
+//! #[rpc(name = "counts", version = 1)]
+//! enum Counts { #[rpc(stream)] Count(Count) }
+//!
+//! struct Counter;
+//! impl CountsHandler for Counter {
+//!     async fn count(&self, m: Count, items: ItemSender<u64>) -> Result<u64, rpc::Never> {
+//!         tokio::spawn(async move {
+//!             for n in 0..m.to {
+//!                 // Waits for the reader; fails when there is none any longer.
+//!                 if items.send(n).await.is_err() { break }
+//!             }
+//!         });
+//!         Ok(m.to)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let address = rpc::Address::mem("front-page-streams");
+//! # let _server = rpc::serve::<Counts>(&address, Counter).await?;
+//! # let client = rpc::Client::<Counts>::new(&address);
+//! let (to, mut items) = client.open(Count { to: 1000 }).await?;
+//! let mut sum = 0;
+//! while let Some(item) = items.next().await {
+//!     sum += item?;
+//! }
+//! assert_eq!(sum, to * (to - 1) / 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Calls in both directions
+//! A client may serve, too: whoever it calls can call it back on the same connection, with outcomes, doubts and streams like
+//! any other call ([`ClientBuilder::serves`], [`CallContext::caller`]).
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Serialize, Deserialize, rpc::Request)]
+//! # #[rpc(id = 1, ack = String)]
+//! # struct Order;
+//! # #[derive(rpc::Protocol)]
+//! # #[rpc(name = "shop", version = 1)]
+//! # enum Shop { Order(Order) }
+//! # #[derive(Serialize, Deserialize, rpc::Request)]
+//! # #[rpc(id = 1, ack = String)]
+//! # struct Confirm { question: String }
+//! # #[derive(rpc::Protocol)]
+//! # #[rpc(name = "customer", version = 1)]
+//! # enum Customer { Confirm(Confirm) }
+//! use rpc::{CallContext, Client};
+//!
+//! struct Seller;
+//! impl ShopHandler for Seller {
+//!     async fn order(&self, _: Order) -> Result<String, rpc::Never> {
+//!         let Some(customer) = CallContext::current().and_then(|context| context.caller::<Customer>()) else {
+//!             return Ok("no customer".into());
+//!         };
+//!         // Within what is left of our own caller's deadline.
+//!         match customer.call(Confirm { question: "really?".into() }).await {
+//!             Ok(answer) => Ok(format!("they said {answer}")),
+//!             Err(why) => Ok(why.to_string()),
+//!         }
+//!     }
+//! }
+//!
+//! struct Buyer;
+//! impl CustomerHandler for Buyer {
+//!     async fn confirm(&self, _: Confirm) -> Result<String, rpc::Never> { Ok("yes".into()) }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let address = rpc::Address::mem("front-page-both");
+//! # let _server = rpc::serve::<Shop>(&address, Seller).await?;
+//! let client = Client::<Shop>::builder(&address).serves::<Customer>(Buyer).build();
+//! assert_eq!(client.call(Order).await?, "they said yes");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Who is let in
+//! Over `unix:` both sides know each other's user and process from the kernel, before a byte is read, and speak to their own
+//! user only. A server may ask for more, of each connection ([`ServerBuilder::authorize`]) and of each request
+//! ([`ServerBuilder::authorize_calls`]); where a transport proves nothing, a [`Secret`] may. Who is denied learns why, and
+//! that its calls were not delivered.
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Serialize, Deserialize, rpc::Request)]
+//! # #[rpc(id = 2, ack = ())]
+//! # struct Reset;
+//! # #[derive(rpc::Protocol)]
+//! # #[rpc(name = "calc", version = 1)]
+//! # enum Calc { Reset(Reset) }
+//! # struct Sums;
+//! # impl CalcHandler for Sums {
+//! #     async fn reset(&self, _: Reset) -> Result<(), rpc::Never> { Ok(()) }
+//! # }
+//! use rpc::{CallError, Client, Denial, NotDelivered, Secret, Server};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let address = rpc::Address::mem("front-page-policy");
+//! # let random_bytes = [7; 32];
+//! let secret = Secret::new(random_bytes)?;
+//! let server = Server::builder::<Calc>(Sums)
+//!     .secret(secret.clone())
+//!     .authorize(|newcomer| if newcomer.is_same_user() { Ok(()) } else { Err(Denial::from("not of this user")) })
+//!     .authorize_calls(|_peer, method| if method.name == "reset" { Err("read only".into()) } else { Ok(()) })
+//!     .serve(&address)
+//!     .await?;
+//! let client = Client::<Calc>::builder(&address).secret(secret).build();
+//! let Err(CallError::NotDelivered(NotDelivered::Unauthorized(why))) = client.call(Reset).await else { panic!() };
+//! assert_eq!(why, "read only");
+//! # drop(server);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Limits
+//! Every bound is a field of [`Limits`]: 1 MiB a frame, 1 024 open calls a lane, 10 s a call unless it says otherwise; and
+//! [`Limits::server_bytes_max`] is what all peers together can make a server hold. No peer gets more than a share of what is
+//! left. What a server has no room for it refuses before it decodes it, says when to come back
+//! ([`NotDelivered::retry_after`]), and nothing is lost by trying again. [`ServerBuilder::method_limit`] bounds one method.
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Serialize, Deserialize, rpc::Request)]
+//! # #[rpc(id = 2, ack = ())]
+//! # struct Reset;
+//! # #[derive(rpc::Protocol)]
+//! # #[rpc(name = "calc", version = 1)]
+//! # enum Calc { Reset(Reset) }
+//! # struct Sums;
+//! # impl CalcHandler for Sums {
+//! #     async fn reset(&self, _: Reset) -> Result<(), rpc::Never> { Ok(()) }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let address = rpc::Address::mem("front-page-limits");
+//! let limits = rpc::Limits { window: 64, ..rpc::Limits::default() };
+//! let server = rpc::Server::builder::<Calc>(Sums).limits(limits).method_limit::<Reset>(4).serve(&address).await?;
+//! # drop(server);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Stopping
+//! [`Server::drain`] takes no further request, lets the running handlers answer, and frees the address. A client whose
+//! request came too late knows that it was not delivered; with [`Retry`] it finds the successor by itself.
+//! ```
+//! # use serde::{Deserialize, Serialize};
+//! # #[derive(Serialize, Deserialize, rpc::Request)]
+//! # #[rpc(id = 2, ack = ())]
+//! # struct Reset;
+//! # #[derive(rpc::Protocol)]
+//! # #[rpc(name = "calc", version = 1)]
+//! # enum Calc { Reset(Reset) }
+//! # struct Sums;
+//! # impl CalcHandler for Sums {
+//! #     async fn reset(&self, _: Reset) -> Result<(), rpc::Never> { Ok(()) }
+//! # }
+//! use rpc::{Client, Retry};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let address = rpc::Address::mem("front-page-drain");
+//! let old = rpc::serve::<Calc>(&address, Sums).await?;
+//! let client = Client::<Calc>::new(&address);
+//! client.call(Reset).await?;
+//! old.drain().await;
+//! let successor = tokio::spawn({
+//!     let address = address.clone();
+//!     async move { rpc::serve::<Calc>(&address, Sums).await }
+//! });
+//! client.call(Reset).retry(Retry::not_delivered()).await?;
+//! # drop(successor.await??);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Transports
 //! `unix:` and `mem:` are built in; any other stream of bytes is one too: see [`transport`], and `tls` for TCP with mutual
@@ -88,9 +273,10 @@
 //! Handlers may panic; their callers learn it at once. That needs unwinding: with `panic = "abort"` the process goes.
 //!
 //! # Where to look
-//! The wire format and the rules behind it are in `PROTOCOL.md`. In the source, bytes flow upwards:
-//! [`wire`] (frames, headers, bodies), [`session`] (what frames mean; no I/O), `io` (sockets, clocks, tasks), then
-//! [`Client`] and [`Server`]. Linux only, for now: the credentials of a peer come from its kernel.
+//! The wire format and the rules behind it are in `PROTOCOL.md`, from which a client in another language was written
+//! (`examples/python`). In the source, bytes flow upwards: `wire` (frames, headers, bodies), `session` (what frames mean; no
+//! I/O), `io` (sockets, clocks, tasks), then [`Client`] and [`Server`]. Linux only, for now: the credentials of a peer come
+//! from its kernel.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("`rpc` runs on Linux only for now: it takes the identity of its peers from Linux's socket credentials");
@@ -114,6 +300,7 @@ mod request;
 mod responder;
 mod server;
 mod service;
+#[doc(hidden)]
 pub mod session;
 mod stream;
 #[cfg(not(shuttle))]
@@ -129,6 +316,7 @@ pub mod tower;
 pub mod trace;
 pub mod transport;
 mod watch;
+#[doc(hidden)]
 pub mod wire;
 
 pub use address::{Address, AddressError};
@@ -152,6 +340,7 @@ pub use server::{
     serve_calls, serve_calls_with, serve_with,
 };
 pub use service::{Answer, Service};
+pub use session::Violation;
 pub use session::client::LaneCounters;
 pub use session::server::{Refusals, ServerCounters};
 pub use stream::{Event, Events, Gap, ItemSender, ItemStream, SendError, Slow, StreamError, ValueError};

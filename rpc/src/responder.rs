@@ -135,7 +135,7 @@ impl<R: Request> Responder<R> {
 
     /// The trace that the call belongs to, for whoever answers it elsewhere; see [`TraceContext::scope`].
     pub fn trace(&self) -> Option<&TraceContext> {
-        self.raw.as_ref()?.watch.span.as_deref().map(HandlerSpan::context)
+        self.raw.as_ref()?.watch.span().map(HandlerSpan::context)
     }
 
     /// A client for the other side of the connection that brought this call; see [`CallContext::caller`]. `None` once

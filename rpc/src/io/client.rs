@@ -182,6 +182,7 @@ impl LaneCell {
     }
 
     /// Tells the metrics what has become of the lane.
+    #[inline]
     pub(crate) fn observe(&self) {
         self.metrics.observe(|| {
             let lane = lock(&self.lane);

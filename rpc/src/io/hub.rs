@@ -188,6 +188,7 @@ impl LaneCell {
     }
 
     /// Tells the metrics what has become of the lane.
+    #[inline]
     pub(super) fn observe(&self) {
         self.metrics.observe(|| {
             let lane = lock(&self.lane);

@@ -251,7 +251,7 @@ where
         }
         let Queued { id, method, version, deadline, .. } = *call;
         let span = HandlerSpan::begin(parent, &self.service, &HandledCall { id, method, version, deadline });
-        HandlerWatch { span, metrics: cell.metrics.begin(method, version) }
+        HandlerWatch::new(span, cell.metrics.begin(method, version))
     }
 
     fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, watch: HandlerWatch, body: &[u8]) {

@@ -18,7 +18,7 @@ pub(crate) struct CallMetrics;
 pub(crate) struct ServerMetrics;
 #[derive(Debug)]
 pub(crate) struct LaneMetrics;
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct HandlerMetrics;
 
 #[expect(clippy::unused_self, reason = "the same shape as with the feature")]
@@ -45,6 +45,10 @@ impl CallMetrics {
     #[expect(clippy::extra_unused_type_parameters, reason = "the same shape as with the feature")]
     pub(crate) fn begin<R: Request>(_: &ClientMetrics, _: &'static str) -> Self {
         Self
+    }
+    #[inline]
+    pub(crate) fn is_heard(&self) -> bool {
+        false
     }
     #[inline]
     pub(crate) fn end(&mut self, _: &ClientMetrics, _: Option<&Outcome>) {}
@@ -86,6 +90,10 @@ impl LaneMetrics {
 
 #[expect(clippy::unused_self, reason = "the same shape as with the feature")]
 impl HandlerMetrics {
+    #[inline]
+    pub(crate) fn is_heard(&self) -> bool {
+        false
+    }
     #[inline]
     pub(crate) fn end(&self, _: &Reply) {}
 }

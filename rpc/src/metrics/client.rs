@@ -56,9 +56,9 @@ struct Told {
     window_ids: usize,
 }
 
-/// One call; `None` once it has ended, or if nobody listens. In a box, because a call is moved more often than it is heard of.
+/// One call; `None` once it has ended, or if nobody listens.
 #[derive(Debug)]
-pub(crate) struct CallMetrics(Option<Box<Begun>>);
+pub(crate) struct CallMetrics(Option<Begun>);
 
 #[derive(Debug)]
 struct Begun {
@@ -133,10 +133,15 @@ impl ClientMetrics {
     }
 
     /// Tells what has changed of the lane: its counters, bytes that wait, ids that its window covers.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn observe(&self, lane: impl FnOnce() -> (LaneCounters, usize, usize)) {
+        // Not even the lane's lock is paid for where nobody listens.
+        #[inline(never)]
+        fn tell(metrics: &ClientMetrics, lane: impl FnOnce() -> (LaneCounters, usize, usize)) {
+            metrics.tell(lane());
+        }
         if self.heard {
-            self.tell(lane());
+            tell(self, lane);
         }
     }
 
@@ -170,8 +175,14 @@ impl CallMetrics {
         Self(client.heard.then(|| Begun::new(client, (R::ID, R::VERSION), (service, R::NAME))))
     }
 
-    /// `None`: it was dropped. The second end of a call is none.
+    /// Whether there is a recorder.
     #[inline]
+    pub(crate) fn is_heard(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// `None`: it was dropped. The second end of a call is none.
+    #[inline(always)]
     pub(crate) fn end(&mut self, client: &ClientMetrics, outcome: Option<&Outcome>) {
         if let Some(begun) = self.0.take() {
             begun.end(client, outcome);
@@ -180,12 +191,14 @@ impl CallMetrics {
 }
 
 impl Begun {
-    fn new(client: &ClientMetrics, called: (u16, u16), names: (&'static str, &'static str)) -> Box<Self> {
+    #[inline(never)]
+    fn new(client: &ClientMetrics, called: (u16, u16), names: (&'static str, &'static str)) -> Self {
         client.in_flight.increment(1.0);
         let method = client.methods.iter().position(|method| (method.id, method.version) == called);
-        Box::new(Self { method: method.unwrap_or(usize::MAX), names, at: now() })
+        Self { method: method.unwrap_or(usize::MAX), names, at: now() }
     }
 
+    #[inline(never)]
     fn end(&self, client: &ClientMetrics, outcome: Option<&Outcome>) {
         client.in_flight.decrement(1.0);
         let (service, name) = self.names;

@@ -77,8 +77,8 @@ struct Told {
 }
 
 /// One handler; `None`: nobody listens.
-#[derive(Clone, Debug)]
-pub(crate) struct HandlerMetrics(Option<Arc<Handled>>);
+#[derive(Debug)]
+pub(crate) struct HandlerMetrics(Option<Handled>);
 
 #[derive(Debug)]
 struct Handled {
@@ -197,10 +197,15 @@ impl LaneMetrics {
     }
 
     /// Tells what has changed of the lane: its counters, handlers that run, bytes that wait.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn observe(&self, lane: impl FnOnce() -> (ServerCounters, usize, usize)) {
+        // Not even the lane's lock is paid for where nobody listens.
+        #[inline(never)]
+        fn tell(metrics: &LaneMetrics, lane: impl FnOnce() -> (ServerCounters, usize, usize)) {
+            metrics.tell(lane());
+        }
         if self.server.0.heard {
-            self.tell(lane());
+            tell(self, lane);
         }
     }
 
@@ -232,6 +237,12 @@ impl Drop for LaneMetrics {
 }
 
 impl HandlerMetrics {
+    /// Whether there is a recorder.
+    #[inline]
+    pub(crate) fn is_heard(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// What the handler, or whoever answers in its place, said.
     #[inline]
     pub(crate) fn end(&self, reply: &Reply) {
@@ -242,11 +253,13 @@ impl HandlerMetrics {
 }
 
 impl Handled {
-    fn new(server: &ServerMetrics, called: (u16, u16)) -> Arc<Self> {
+    #[inline(never)]
+    fn new(server: &ServerMetrics, called: (u16, u16)) -> Self {
         let method = server.0.methods.iter().position(|method| (method.id, method.version) == called);
-        Arc::new(Self { server: server.clone(), method: method.unwrap_or(usize::MAX), started: now() })
+        Self { server: server.clone(), method: method.unwrap_or(usize::MAX), started: now() }
     }
 
+    #[inline(never)]
     fn end(&self, reply: &Reply) {
         let server = &*self.server.0;
         if let Reply::Nack(code, _) = reply {

@@ -82,7 +82,7 @@ pub enum SubmitError {
     Refused(NotDelivered),
 }
 
-/// What a lane has seen, for those who watch.
+/// What became of a client's connections: made, lost, not made; of answers that came late, and doubts that were resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneCounters {
     /// Answers for ids that nobody waited for any more.

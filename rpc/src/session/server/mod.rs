@@ -42,7 +42,7 @@ pub enum Reply {
     Failed(FailedCode),
 }
 
-/// What a lane has seen, for those who watch.
+/// What became of the requests that a server was sent: taken, repeated, refused and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerCounters {
     /// Requests handed to a handler.
