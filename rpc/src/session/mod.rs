@@ -13,7 +13,11 @@
 pub mod client;
 pub mod keepalive;
 pub mod payload;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
 pub mod planted;
+#[cfg(not(feature = "testing"))]
+mod planted;
 pub mod server;
 mod stream_in;
 mod stream_out;

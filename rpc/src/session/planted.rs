@@ -3,13 +3,14 @@
 //! Without the feature `testing` no bug can be planted, a [`Planted`] has no size, and asking it costs nothing.
 //!
 //! Asked by `client` and `server` at the one place that each bug spoils.
+#![cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for our own tests alone"))]
 
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bug {
     /// The server acks a request when it takes it up, before its handler has applied it.
     AckBeforeApply,
-    /// The server answers *never seen* and does not burn the id; nor does it fence older connections.
+    /// The server answers *never seen* and does not burn the id.
     ResolveWithoutRefusal,
     /// The server takes requests of a connection that a newer one has replaced.
     NoFence,
@@ -51,7 +52,7 @@ pub enum Bug {
     ReplayOutOfOrder,
     /// The client applies the last id of a Drain or Goodbye to ids of earlier connections.
     DrainCoversOlderIds,
-    /// The client keeps the id of a call that was dropped.
+    /// The client keeps the id of a call that was dropped after it had been sent.
     IdLeaked,
 }
 
@@ -81,6 +82,7 @@ impl From<Bug> for Planted {
     }
 }
 
+#[cfg(feature = "testing")]
 impl Bug {
     /// All of them.
     pub const ALL: &[Self] = &[

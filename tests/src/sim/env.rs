@@ -36,8 +36,6 @@ pub(super) struct Env {
     pub(super) stormy: bool,
     /// The bug in every lane of this world, if there is one.
     pub(super) planted: Planted,
-    /// The planted bug breaks the fence: it is to be found by what callers are told.
-    pub(super) fence_is_planted: bool,
     /// A request that opens a stream was said again, perhaps for a caller that had gone.
     pub(super) stream_repeated: bool,
     lines: Option<Vec<String>>,
@@ -58,7 +56,6 @@ impl Env {
             coverage: Coverage::default(),
             stormy: true,
             planted: Planted::default(),
-            fence_is_planted: false,
             stream_repeated: false,
             lines: traced.then(Vec::new),
         }

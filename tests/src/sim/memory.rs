@@ -66,7 +66,7 @@ impl Memory {
 
     /// Nothing is taken from an older connection once a newer one was accepted.
     pub(super) fn check_fence(&self, env: &mut Env, epoch: u64) {
-        if epoch < self.newest && !env.fence_is_planted {
+        if epoch < self.newest {
             let (at, newest) = (self.index, self.newest);
             let text = format!("memory {at} took a request of epoch {epoch} after it had accepted {newest}");
             env.ledger.violate(env.now, "fence", text);

@@ -63,7 +63,8 @@ pub fn promises(bug: Bug) -> &'static [&'static str] {
         Bug::WrittenIsNotDelivered => &["P2 honest"],
         Bug::WholeFrameIsCut => &["P2 honest"],
         Bug::WrongIncarnation => &["P2 honest"],
-        Bug::ParkNotRepeated => &["P2 honest", "P3 once", "remembered"],
+        // "bounded": the lane holds more ids than an honest client has open.
+        Bug::ParkNotRepeated => &["P2 honest", "P3 once", "remembered", "bounded"],
         Bug::ReplayOutOfOrder => &["ordered"],
         Bug::DrainCoversOlderIds => &["P2 honest"],
         Bug::IdLeaked => &["P1 answered", "bounded"],

@@ -79,8 +79,6 @@ impl World {
         let knobs = env.knobs;
         env.trace(|| format!("seed {seed}: {knobs:?}"));
         env.planted = options.plant.map_or(Planted::default(), Planted::from);
-        // Without the fence too, what callers are told is to show it.
-        env.fence_is_planted = options.plant == Some(Bug::ResolveWithoutRefusal);
         let clients = (0..knobs.clients).map(|index| Client::new(&mut env, index)).collect();
         let mut net = Net::default();
         let mut server = Server::new();

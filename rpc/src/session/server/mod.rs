@@ -242,6 +242,7 @@ impl ServerLane {
 
     /// Plants a bug.
     #[cfg(feature = "testing")]
+    #[doc(hidden)]
     pub fn plant(&mut self, planted: Planted) {
         self.planted = planted;
     }

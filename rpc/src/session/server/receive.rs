@@ -52,8 +52,7 @@ impl ServerLane {
     /// # Errors
     /// [`Violation`]: the connection must be closed.
     pub fn handle_frame<'a>(&mut self, now: Instant, epoch: u64, bytes: &'a [u8]) -> Result<Taken<'a>, Violation> {
-        let unfenced = self.planted.is(Bug::NoFence) || self.planted.is(Bug::ResolveWithoutRefusal);
-        if !self.is_attached(epoch) && !unfenced {
+        if !self.is_attached(epoch) && !self.planted.is(Bug::NoFence) {
             return Ok(Taken::Fenced);
         }
         let Some(frame) = header::parse(bytes)? else { return Ok(Taken::Nothing) };
