@@ -2,41 +2,15 @@
 //!
 //! A binary of its own, because it counts every allocation of the process: client, server and the runtime under them.
 #![allow(missing_docs, reason = "a test")]
-#![allow(unsafe_code, reason = "an allocator that counts is an unsafe trait; it hands every call on to the system's")]
 #![allow(clippy::print_stdout, reason = "its figures are for people")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
+#[path = "common/counting.rs"]
+mod counting;
 
 use rpc::{Address, Client, Never};
 use serde::{Deserialize, Serialize};
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every method does what `System` does, with the same arguments.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the one that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above; the pointer came from `System`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use counting::allocations;
 
 /// 64 bytes there and back, without an allocation of its own.
 #[derive(Serialize, Deserialize, rpc::Request)]
@@ -107,10 +81,10 @@ fn allocations_of(address: &Address, tasks: usize, count: u64) -> u64 {
             });
         }
         gate.wait().await;
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = allocations();
         gate.wait().await;
         gate.wait().await;
-        let after = ALLOCATIONS.load(Ordering::Relaxed);
+        let after = allocations();
         gate.wait().await;
         while let Some(caller) = callers.join_next().await {
             caller.unwrap();
@@ -126,14 +100,14 @@ fn call_in_steady_state_allocates_nothing_on_either_side() {
     std::fs::create_dir(&path).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     // The counter counts.
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     drop(std::hint::black_box(Box::new(7)));
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) > before);
+    assert!(allocations() > before);
 
     for (tasks, count) in [(1, 4000), (8, 1000), (64, 200)] {
         let address = Address::unix(path.join(tasks.to_string()));
-        let allocations = allocations_of(&address, tasks, count);
-        println!("{tasks} in flight: {allocations} allocations in {} calls", tasks as u64 * count * 5 / 4);
-        assert_eq!(allocations, 0, "{tasks} in flight");
+        let counted = allocations_of(&address, tasks, count);
+        println!("{tasks} in flight: {counted} allocations in {} calls", tasks as u64 * count * 5 / 4);
+        assert_eq!(counted, 0, "{tasks} in flight");
     }
 }

@@ -1,6 +1,9 @@
 //! What a caller learns, over real sockets and in memory. Ack or timeout is always asserted.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "common/proxy.rs"]
+mod proxy;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +13,8 @@ use futures::StreamExt;
 use rpc::{Address, CallContext, CallError, Cause, Client, NotDelivered, Stage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+
+use proxy::Proxy;
 
 #[derive(Serialize, Deserialize, rpc::Wire, Debug, PartialEq)]
 struct Overflow;
@@ -427,49 +432,16 @@ async fn handler_without_a_connection_runs_on_and_ends_by_its_deadline() {
     until("the handler is stopped", || w.works.dropped.load(Ordering::SeqCst) == 1).await;
 }
 
-/// A server to whose connections something can happen: `cut` ends the present ones, as seen by the client.
-struct Proxy {
-    address: Address,
-    cut: Arc<Notify>,
-    /// Whether answers reach the client.
-    deaf: bool,
-    _directory: tempfile::TempDir,
-}
-
-#[allow(clippy::disallowed_methods, reason = "a middleman, not a service")]
-fn proxy(to: &Address, deaf: bool) -> Proxy {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("p");
-    let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let (to, cut) = (to.path().unwrap().to_owned(), Arc::new(Notify::new()));
-    let cutting = cut.clone();
-    tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
-            let mut far = tokio::net::UnixStream::connect(&to).await.unwrap();
-            let cut = cutting.clone();
-            tokio::spawn(async move {
-                let (mut from_client, mut to_client) = near.split();
-                let (mut from_server, mut to_server) = far.split();
-                tokio::select! {
-                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-                    _ = tokio::io::copy(&mut from_server, &mut to_client), if !deaf => {}
-                    () = cut.notified() => {}
-                }
-            });
-        }
-    });
-    Proxy { address: Address::unix(path), cut, deaf, _directory: directory }
-}
-
 #[tokio::test]
 async fn answer_of_a_handler_that_lost_its_connection_reaches_the_next_one() {
     let w = unix().await;
-    let proxy = proxy(w.server.address(), false);
+    let mut proxy = Proxy::to(w.server.address(), false);
     let client = Client::<Bench>::new(&proxy.address);
     let waiting = tokio::spawn(client.call(behave("wait")).deadline(Duration::from_secs(600)));
     until("the handler's connection", || client.counters().connections == 1).await;
     soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
-    proxy.cut.notify_waiters();
+    proxy.close().await;
+    proxy.open();
     until("the next connection", || client.counters().connections == 2).await;
     soon(rpc::call(&client, Add { a: 1, b: 1 })).await.unwrap();
     w.works.release.notify_one();
@@ -480,12 +452,13 @@ async fn answer_of_a_handler_that_lost_its_connection_reaches_the_next_one() {
 #[tokio::test]
 async fn orphaned_handler_that_wakes_itself_leaves_the_thread_to_others() {
     let w = unix().await;
-    let proxy = proxy(w.server.address(), false);
+    let mut proxy = Proxy::to(w.server.address(), false);
     let client = Client::<Bench>::new(&proxy.address);
     let spinning = tokio::spawn(client.call(behave("spin")).deadline(Duration::from_secs(600)));
     until("the handler's connection", || client.counters().connections == 1).await;
     soon(rpc::call(&client, Add { a: 0, b: 0 })).await.unwrap();
-    proxy.cut.notify_waiters();
+    proxy.close().await;
+    proxy.open();
     until("the next connection", || client.counters().connections == 2).await;
     soon(rpc::call(&client, Add { a: 0, b: 0 })).await.unwrap();
     w.works.release.notify_one();
@@ -508,13 +481,11 @@ async fn drain_ends_with_the_last_answer_of_an_actor_also_without_its_connection
     let directory = tempfile::tempdir().unwrap();
     let address = Address::unix(directory.path().join("d/s"));
     let (server, mut calls) = rpc::serve_calls::<Bench>(&address, 8).await.unwrap();
-    let proxy = proxy(&address, false);
+    let mut proxy = Proxy::to(&address, false);
     let client = Client::<Bench>::new(&proxy.address);
     let _call = tokio::spawn(client.call(Add { a: 1, b: 2 }));
     let Some(BenchCall::Add(_, responder)) = soon(calls.recv()).await else { panic!("the call") };
-    let Proxy { address: dialled, cut, .. } = &proxy;
-    std::fs::remove_file(dialled.path().unwrap()).unwrap();
-    cut.notify_waiters();
+    proxy.close().await;
     until("the connection is gone", || server.connections() == 0).await;
     let drained = tokio::spawn(server.drain());
     tokio::task::yield_now().await;
@@ -526,8 +497,7 @@ async fn drain_ends_with_the_last_answer_of_an_actor_also_without_its_connection
 #[tokio::test]
 async fn drain_leaves_a_peer_behind_that_does_not_read() {
     let w = unix().await;
-    let proxy = proxy(w.server.address(), true);
-    assert!(proxy.deaf);
+    let proxy = Proxy::to(w.server.address(), true);
     let client = Client::<Bench>::new(&proxy.address);
     let calls: Vec<_> = (0..1000)
         .map(|_| tokio::spawn(client.call(Behave { how: "apply".into(), bytes: rpc::Blob(vec![7; 4000].into()) })))

@@ -12,6 +12,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod connects;
+#[path = "../common/counting.rs"]
 mod counting;
 mod decode;
 mod descriptors;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use rpc::blocking::Client;
 use rpc::{Address, CallError, Cause, Limits, NotDelivered, Retry};
 
-use crate::support::{Count, Full, Proxy, Sums, Works, World, add, set, unix};
+use crate::proxy::Proxy;
+use crate::support::{Count, Full, Sums, Works, World, add, set, unix};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -86,7 +87,7 @@ fn waiting_thread_does_not_stop_another_ones_calls() {
 #[test]
 fn doubt_is_resolved_by_the_client_that_has_it() {
     beside_a_server(|w, runtime| {
-        let mut proxy = runtime.block_on(async { Proxy::to(&w.server) });
+        let mut proxy = runtime.block_on(async { Proxy::to(w.server.address(), false) });
         let client = Client::<Sums>::of(rpc::Client::with_limits(&proxy.address, Limits::default())).unwrap();
         let doubt = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| client.call(add("wait")).deadline(MINUTE).wait());

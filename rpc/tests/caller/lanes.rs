@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use rpc::{Address, CallError, Cause, Client, ConnectionEnd, Limits, NotDelivered};
 
-use crate::support::{Proxy, Sums, Works, add, soon, unix, unix_with, until};
+use crate::proxy::Proxy;
+use crate::support::{Sums, Works, add, soon, unix, unix_with, until};
 
 #[tokio::test]
 async fn calls_spread_over_the_lanes_and_all_are_answered() {
@@ -87,7 +88,7 @@ async fn lane_of_a_server_that_restarted_is_said_to_be_dropped() {
 #[tokio::test]
 async fn lane_that_a_living_server_forgot_is_said_to_be_dropped() {
     let w = unix_with(Limits { lane_retention: Duration::from_millis(20), ..Limits::default() }).await;
-    let mut proxy = Proxy::to(&w.server);
+    let mut proxy = Proxy::to(w.server.address(), false);
     let client = Client::<Sums>::new(&proxy.address);
     let call = tokio::spawn(client.call(add("wait")).deadline(Duration::from_secs(60)));
     until("the handler has begun", || w.works.started() == 1).await;

@@ -5,6 +5,8 @@
 mod blocking;
 mod lanes;
 mod nested;
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod retry;
 mod runtimes;
 mod stages;

@@ -6,7 +6,8 @@ use futures::future::join_all;
 use rpc::{Address, Backoff, CallError, Cause, Client, Jitter, NotDelivered, Retry, Stage};
 use tokio::time::Instant;
 
-use crate::support::{Add, Count, Proxy, Set, Sums, SumsHandler, Works, add, set, soon, unix, until};
+use crate::proxy::Proxy;
+use crate::support::{Add, Count, Set, Sums, SumsHandler, Works, add, set, soon, unix, until};
 use std::future::Future;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -68,7 +69,7 @@ async fn request_that_can_never_be_taken_is_sent_once() {
 #[tokio::test]
 async fn doubt_about_an_unreachable_server_is_resolved_and_the_request_applied_once() {
     let w = unix().await;
-    let mut proxy = Proxy::to(&w.server);
+    let mut proxy = Proxy::to(w.server.address(), false);
     let client = Client::<Sums>::new(&proxy.address);
     let mut call = client.call(add("wait")).deadline(MINUTE).retry(Retry::not_delivered().and_resolve());
     let working = async {
@@ -87,7 +88,7 @@ async fn doubt_about_an_unreachable_server_is_resolved_and_the_request_applied_o
 #[tokio::test]
 async fn doubt_without_a_policy_ends_the_call_when_the_server_cannot_be_reached() {
     let w = unix().await;
-    let mut proxy = Proxy::to(&w.server);
+    let mut proxy = Proxy::to(w.server.address(), false);
     let client = Client::<Sums>::new(&proxy.address);
     let call = tokio::spawn(client.call(add("wait")).deadline(MINUTE).retry(Retry::not_delivered()));
     until("the handler has begun", || w.works.started() == 1).await;

@@ -1,4 +1,4 @@
-//! A small service, and a middleman to whose connections something can happen.
+//! A small service.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -160,52 +160,4 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
         }
     });
     assert!(waited.await.is_ok(), "{what}");
-}
-
-/// A middleman: while it is closed nobody can connect, and what was connected is cut.
-pub(crate) struct Proxy {
-    pub(crate) address: Address,
-    to: Address,
-    open: watch::Sender<bool>,
-    listening: Option<tokio::task::JoinHandle<()>>,
-    _directory: tempfile::TempDir,
-}
-
-impl Proxy {
-    pub(crate) fn to(server: &rpc::Server) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let address = Address::unix(directory.path().join("p"));
-        let to = server.address().clone();
-        let mut proxy = Self { address, to, open: watch::Sender::new(false), listening: None, _directory: directory };
-        proxy.open();
-        proxy
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "a middleman, not a service")]
-    pub(crate) fn open(&mut self) {
-        let listener = tokio::net::UnixListener::bind(self.address.path().unwrap()).unwrap();
-        self.open.send_replace(true);
-        let (to, open) = (self.to.path().unwrap().to_owned(), self.open.clone());
-        self.listening = Some(tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let Ok(mut far) = tokio::net::UnixStream::connect(&to).await else { continue };
-                let mut open = open.subscribe();
-                tokio::spawn(async move {
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        _ = open.wait_for(|open| !*open) => {}
-                    }
-                });
-            }
-        }));
-    }
-
-    /// Cuts every connection, and refuses new ones.
-    pub(crate) async fn close(&mut self) {
-        let listening = self.listening.take().expect("it was open");
-        listening.abort();
-        let _ = listening.await;
-        std::fs::remove_file(self.address.path().unwrap()).unwrap();
-        self.open.send_replace(false);
-    }
 }

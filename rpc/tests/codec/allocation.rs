@@ -1,59 +1,18 @@
 //! What decoding allocates, counted: announced lengths cost nothing, arrived elements what they are.
 //!
-//! The counter is per thread, because tests run side by side. The only unsafe code of the test: an allocator cannot be
-//! written without.
-#![allow(unsafe_code)]
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+//! Counted per thread, because tests run side by side.
 
 use rpc::wire::body;
 use rpc::{Blob, List, Wire};
 use serde::de::DeserializeOwned;
 
+use crate::counting::own_peak;
 use crate::encoded;
 use crate::samples::{Everything, Leaf, Random};
 
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count(bytes: isize) {
-    // A thread that is ending has no counter any more; nothing is measured there.
-    let _ = LIVE.try_with(|live| {
-        live.set(live.get() + bytes);
-        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
-    });
-}
-
-// SAFETY: every call goes to the system allocator unchanged; counting neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promises are those of this method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-    // `realloc` and `alloc_zeroed` come by default from these two: old and new block count at once.
-}
-
 /// The most bytes that were live at once while `bytes` was decoded, and whether it was a `T`.
 fn peak_of<T: Wire + DeserializeOwned>(bytes: &[u8]) -> (usize, bool) {
-    let before = LIVE.get();
-    PEAK.set(before);
-    let decoded = body::decode::<T>(bytes);
-    let peak = PEAK.get() - before;
+    let (peak, decoded) = own_peak(|| body::decode::<T>(bytes));
     (usize::try_from(peak).expect("the peak is not below the start"), decoded.is_ok())
 }
 

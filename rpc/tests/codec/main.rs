@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod allocation;
+#[path = "../common/counting.rs"]
+mod counting;
 mod differential;
 mod golden;
 mod hostile;

@@ -1,11 +1,12 @@
-//! Bytes that live in this process, and on this thread. The only unsafe code of the suite: an allocator cannot be written
-//! without.
-#![allow(unsafe_code)]
+//! What this process allocates, and this thread: an allocator that counts, for the test binary that has this module.
+#![allow(unsafe_code, reason = "an allocator cannot be written without")]
+#![allow(dead_code, reason = "each binary asks for what it measures")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 static PEAK: AtomicIsize = AtomicIsize::new(0);
 
@@ -22,6 +23,7 @@ static ALLOCATOR: Counting = Counting;
 fn count(bytes: isize) {
     let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
     if bytes > 0 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         PEAK.fetch_max(live, Ordering::Relaxed);
     }
     // A thread that is ending has no counter any more; nothing is measured there.
@@ -47,18 +49,23 @@ unsafe impl GlobalAlloc for Counting {
     // `realloc` and `alloc_zeroed` come by default from these two: old and new block count at once.
 }
 
+/// Allocations of the process so far; to grow a block is one, too.
+pub(crate) fn allocations() -> u64 {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
 /// Bytes that live in the process now.
-pub fn live() -> isize {
+pub(crate) fn live() -> isize {
     LIVE.load(Ordering::Relaxed)
 }
 
 /// The most that lived at once since this was last asked.
-pub fn take_peak() -> isize {
+pub(crate) fn take_peak() -> isize {
     PEAK.swap(live(), Ordering::Relaxed)
 }
 
 /// The most that this thread has allocated at once during `work`, beyond what it had before.
-pub fn own_peak<T>(work: impl FnOnce() -> T) -> (isize, T) {
+pub(crate) fn own_peak<T>(work: impl FnOnce() -> T) -> (isize, T) {
     let before = OWN.get();
     OWN_PEAK.set(before);
     let result = work();
