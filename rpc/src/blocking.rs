@@ -46,7 +46,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -55,6 +55,7 @@ use tokio::sync::Notify;
 
 use crate::address::Address;
 use crate::client::{self, Covers, Doubt, Retry};
+use crate::io::lock;
 use crate::outcome::CallError;
 use crate::request::{Has, Never, Protocol, Request, StreamRequest, Wire};
 use crate::stream::{Event, ItemStream, StreamError};
@@ -89,8 +90,11 @@ struct Engine {
     runtime: Option<Arc<Runtime>>,
     /// Ends the thread that drives in the background, if there is one.
     stop: Arc<Notify>,
-    background: OnceLock<()>,
+    background: Mutex<bool>,
 }
+
+/// What the thread does that drives in the background.
+type Driving = Box<dyn FnOnce() + Send>;
 
 impl<P: Protocol> Client<P> {
     /// A client with the default limits. Connects when it is first used.
@@ -108,7 +112,7 @@ impl<P: Protocol> Client<P> {
     /// The kernel gives no descriptors for waiting.
     pub fn of(client: client::Client<P>) -> io::Result<Self> {
         let runtime = Some(Arc::new(Builder::new_current_thread().enable_all().build()?));
-        let engine = Engine { runtime, stop: Arc::default(), background: OnceLock::new() };
+        let engine = Engine { runtime, stop: Arc::default(), background: Mutex::new(false) };
         Ok(Self { client, engine: Arc::new(engine) })
     }
 
@@ -137,7 +141,9 @@ impl<P: Protocol> Client<P> {
     /// # Errors
     /// The kernel gives no thread.
     pub fn drive_in_background(&self) -> io::Result<()> {
-        self.engine.drive_in_background()
+        self.engine.drive_in_background(|driving| {
+            std::thread::Builder::new().name("rpc-client".into()).spawn(driving).map(|_| ())
+        })
     }
 
     /// The asynchronous client inside: its address, its lanes and their counters.
@@ -235,14 +241,18 @@ impl Engine {
         }
     }
 
-    fn drive_in_background(&self) -> io::Result<()> {
-        let Some(runtime) = self.runtime.as_ref().filter(|_| self.background.set(()).is_ok()) else { return Ok(()) };
+    fn drive_in_background(&self, spawn: impl FnOnce(Driving) -> io::Result<()>) -> io::Result<()> {
+        let mut background = lock(&self.background);
+        let Some(runtime) = self.runtime.as_ref().filter(|_| !*background) else { return Ok(()) };
         let (runtime, stop) = (Arc::clone(runtime), Arc::clone(&self.stop));
-        let driving = move || {
+        let driving = Box::new(move || {
             runtime.block_on(stop.notified());
             shut_down(runtime);
-        };
-        std::thread::Builder::new().name("rpc-client".into()).spawn(driving).map(|_| ())
+        });
+        spawn(driving)?;
+        // Not before there is one: who asks again after a failure is not told that all is well.
+        *background = true;
+        Ok(())
     }
 }
 
@@ -281,5 +291,27 @@ impl<R: Request> fmt::Debug for Call<'_, R> {
 impl<T, L> fmt::Debug for Items<T, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Items").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_that_could_not_be_had_is_asked_for_again() {
+        let runtime = Some(Arc::new(Builder::new_current_thread().build().unwrap()));
+        let engine = Engine { runtime, stop: Arc::default(), background: Mutex::default() };
+        let refused = engine.drive_in_background(|_| Err(io::ErrorKind::WouldBlock.into()));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut driven = 0;
+        for _ in 0..2 {
+            let spawn = |_| {
+                driven += 1;
+                Ok(())
+            };
+            engine.drive_in_background(spawn).unwrap();
+        }
+        assert_eq!(driven, 1);
     }
 }

@@ -298,3 +298,24 @@ async fn value_that_is_too_large_or_given_up_is_no_value() {
     let (_, items) = world.client.open(Fetch { bytes: 0, give_up_at: None }).await.unwrap();
     assert_eq!(items.value(0).await, Ok(Vec::new()));
 }
+
+#[tokio::test]
+async fn stream_whose_call_was_waited_for_by_stage_is_open_all_the_same() {
+    let world = World::new().await;
+    let mut call = world.client.call(Watch { policy: BLOCK, entries: 20, hints: false });
+    assert!(call.reached(rpc::Stage::Started).await);
+    // It has ended by now, or has not; its stream is there in either case.
+    let (_, mut items) = call.open().await.unwrap();
+    let (entries, ..) = read_all(&mut items).await;
+    assert_eq!(entries, (0..20).collect::<Vec<_>>());
+    assert_eq!(world.producer_ends().await, Ok(()));
+}
+
+#[tokio::test]
+async fn stream_that_is_awaited_instead_of_opened_ends_with_its_ack() {
+    let world = World::new().await;
+    let mut call = world.client.call(Watch { policy: BLOCK, entries: u64::MAX, hints: false });
+    (&mut call).await.unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), world.producer_ends()).await;
+    assert!(ended.expect("nobody reads it, and nobody can").is_err());
+}

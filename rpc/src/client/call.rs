@@ -52,6 +52,7 @@ struct OpenCall {
     id: Option<u64>,
     /// An id whose outcome is unknown, which nobody has been told yet.
     doubted: Option<u64>,
+    /// Whether the ack opens a stream. One that nobody [opens](Call::open) is dropped with the ack.
     stream: bool,
     attempts: u32,
     /// How far it had come when it ended.
@@ -73,7 +74,7 @@ impl<R: Request> Call<R> {
             deadline: None,
             id: None,
             doubted: None,
-            stream: false,
+            stream: R::OPENS_STREAM,
             attempts: 0,
             stage,
             watch,
@@ -168,7 +169,7 @@ impl<R: Request> Call<R> {
         .await
     }
 
-    /// Calls a method whose ack opens a stream, and reads the stream.
+    /// Calls a method whose ack opens a stream, and reads the stream. Awaited instead, such a call drops its stream.
     ///
     /// # Errors
     /// [`CallError`], like any call.
@@ -179,8 +180,7 @@ impl<R: Request> Call<R> {
     where
         R: StreamRequest,
     {
-        self.open.stream = true;
-        let ack = poll_fn(|cx| Pin::new(&mut self).poll(cx)).await?;
+        let ack = poll_fn(|cx| self.poll_outcome(cx)).await?;
         let id = self.open.id.take().unwrap_or_default();
         Ok((ack, ItemStream::new(Arc::clone(&self.open.cell), id)))
     }
@@ -261,6 +261,19 @@ impl<R: Request> Call<R> {
         self.ended.is_some() || (self.request.is_none() && self.open.id.is_none())
     }
 
+    /// What the call resolves to. The stream that it has opened is open.
+    fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Result<R::Ack, CallError<R>>> {
+        let (id, outcome) = match self.ended.take() {
+            Some(ended) => {
+                // From here on the doubt holds its id.
+                self.open.doubted = None;
+                *ended
+            }
+            None => ready!(self.poll_end(cx)),
+        };
+        Poll::Ready(self.end(id, outcome))
+    }
+
     fn end(&mut self, id: u64, outcome: Outcome) -> Result<R::Ack, CallError<R>> {
         let lost = self.retrying.as_ref().and_then(|retrying| retrying.lost);
         match lost {
@@ -279,15 +292,9 @@ impl<R: Request> Future for Call<R> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (id, outcome) = match this.ended.take() {
-            Some(ended) => {
-                // From here on the doubt holds its id.
-                this.open.doubted = None;
-                *ended
-            }
-            None => ready!(this.poll_end(cx)),
-        };
-        Poll::Ready(this.end(id, outcome))
+        let outcome = ready!(this.poll_outcome(cx));
+        this.open.drop_stream();
+        Poll::Ready(outcome)
     }
 }
 
@@ -336,6 +343,13 @@ impl OpenCall {
         let (Some(id), Some(deadline)) = (self.id, self.deadline) else { return };
         self.cell.with_driver(|lane| lane.resolve(id, deadline));
         self.cell.nudge();
+    }
+
+    /// Nobody will read the stream that the ack has opened.
+    fn drop_stream(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.cell.with(|lane| lane.drop_stream(id));
+        }
     }
 
     /// Nothing is left to ask about an attempt that is followed by another one.

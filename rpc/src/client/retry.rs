@@ -225,7 +225,10 @@ impl Policy {
             Outcome::Ack(_) | Outcome::Rejected(_) => Next::End,
             Outcome::NotDelivered(why) if self.not_delivered && may_send && why.can_pass() => Next::Repeat,
             Outcome::NotDelivered(_) => Next::End,
-            Outcome::Unknown(_, cause) if self.resolve && cause.is_resolvable() => Next::Resolve,
+            // All attempts share the call's deadline: where that has not passed, it was the server's, which is its last word.
+            Outcome::Unknown(_, cause) if self.resolve && cause.is_resolvable() && *cause != Cause::Deadline => {
+                Next::Resolve
+            }
             Outcome::Unknown(_, cause) if self.unknown && may_send && cause.can_pass() => Next::Repeat,
             Outcome::Unknown(..) => Next::End,
         }
@@ -284,6 +287,7 @@ mod tests {
         }
         check(&unknown(Cause::ConnectionLost), End, End, Resolve, Resolve, Resolve);
         check(&unknown(Cause::PeerRestarted), End, End, End, End, Repeat);
+        check(&unknown(Cause::Deadline), End, End, End, End, Repeat);
         check(&unknown(Cause::Forgotten), End, End, End, End, Repeat);
         check(&unknown(Cause::HandlerPanicked), End, End, End, End, End);
     }

@@ -295,12 +295,13 @@ impl Hub {
         lanes.by_key.values().fold(lanes.forgotten, |sum, cell| sum.plus(lock(&cell.lane).counters()))
     }
 
-    /// Judges a Hello and attaches its connection to its lane.
+    /// Judges a Hello, which is to be accepted before `hello_by`, and attaches its connection to its lane.
     pub(super) fn admit(
         &self,
         hello: &Hello<'_>,
         peer: Peer,
         pidfd: Option<&PeerPidfd>,
+        hello_by: Instant,
     ) -> Result<(Arc<LaneCell>, u64), Refused> {
         let wire = crate::limits::WIRE_VERSION;
         if hello.wire_min > wire || hello.wire_max < wire {
@@ -328,36 +329,11 @@ impl Hub {
         // No lock is held: this is the user's code.
         let denied = |denial| Refused::Said(GoodbyeCode::Unauthorized, denial);
         self.policy.admits(hello, peer, pidfd).map_err(denied)?;
-        let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
-        let mismatched = self.mismatched(hello);
-        let (cell, attached) = {
-            let mut lanes = lock(&self.lanes);
-            let known = lanes.by_key.get(&key).cloned();
-            let cell = match known {
-                Some(cell) => cell,
-                // One that is remembered may come to hear what became of its calls; it is told that we drain.
-                None if phase != SERVING => return Err(GoodbyeCode::Draining.into()),
-                None => {
-                    let permit = self.lane_permit(&mut lanes, peer).ok_or(GoodbyeCode::TooMany)?;
-                    let load = LaneLoad::new(Arc::clone(&self.load), permit);
-                    let lane = ServerLane::new(self.limits.clone(), hello.epoch);
-                    let (progress, back) = (Arc::clone(&self.progress), Back::Accepted(OnceLock::new()));
-                    let metrics = self.metrics.lane();
-                    let cell = Arc::new(LaneCell::new(Some((key, load)), lane, metrics, progress, back));
-                    lanes.by_key.insert(key, Arc::clone(&cell));
-                    cell
-                }
-            };
-            // Under the lock of all lanes: a lane that `sweep` is about to forget must not get a connection.
-            let mut lane = lock(&cell.lane);
-            let attached = lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity);
-            if attached.is_some() {
-                lane.set_mismatched(mismatched);
-                self.attach_reverse(&cell, hello);
-            }
-            drop(lane);
-            (cell, attached)
-        };
+        let mut over = Vec::new();
+        let attached = self.attach(hello, peer, phase, hello_by, &mut over);
+        // Wakes the tasks of users: no lock is held.
+        over.iter().for_each(|calling| calling.end());
+        let (cell, attached) = attached?;
         // Wakes the connection that has been fenced. The phase may have changed after it was looked at; `enter` has
         // told the lanes that were there.
         cell.with_driver(|lane| {
@@ -370,6 +346,52 @@ impl Hub {
             calling.with(|_| ());
         }
         attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch.into())
+    }
+
+    /// Gives a connection to its lane, which is made if there is none; whether it was new enough for it. Calls in the other
+    /// direction that end by that are to be ended by the caller: those of the lanes that were `over`.
+    fn attach(
+        &self,
+        hello: &Hello<'_>,
+        peer: Peer,
+        phase: u8,
+        hello_by: Instant,
+        over: &mut Vec<Arc<CallingCell>>,
+    ) -> Result<(Arc<LaneCell>, Option<()>), GoodbyeCode> {
+        let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
+        let mismatched = self.mismatched(hello);
+        let mut lanes = lock(&self.lanes);
+        let now = now();
+        // Under the lock: who is late may find that the lane of a newer Hello has come and gone meanwhile, and with it the
+        // memory that would have refused this one.
+        if now >= hello_by {
+            return Err(GoodbyeCode::HandshakeTimeout);
+        }
+        let known = lanes.by_key.get(&key).cloned();
+        let cell = match known {
+            Some(cell) => cell,
+            // One that is remembered may come to hear what became of its calls; it is told that we drain.
+            None if phase != SERVING => return Err(GoodbyeCode::Draining),
+            None => {
+                let permit = self.lane_permit(&mut lanes, peer, now, over).ok_or(GoodbyeCode::TooMany)?;
+                let load = LaneLoad::new(Arc::clone(&self.load), permit);
+                let lane = ServerLane::new(self.limits.clone(), hello.epoch);
+                let (progress, back) = (Arc::clone(&self.progress), Back::Accepted(OnceLock::new()));
+                let metrics = self.metrics.lane();
+                let cell = Arc::new(LaneCell::new(Some((key, load)), lane, metrics, progress, back));
+                lanes.by_key.insert(key, Arc::clone(&cell));
+                cell
+            }
+        };
+        // Under the lock of all lanes: a lane that `sweep` is about to forget must not get a connection.
+        let mut lane = lock(&cell.lane);
+        let attached = lane.attach(hello.epoch, hello.window, hello.frame_bytes_max, self.identity);
+        if attached.is_some() {
+            lane.set_mismatched(mismatched);
+            self.attach_reverse(&cell, hello);
+        }
+        drop(lane);
+        Ok((cell, attached))
     }
 
     /// The lane of our own calls has the connections of the other one. Called under its lock, so that no two Hellos cross.
@@ -386,18 +408,23 @@ impl Hub {
         }
     }
 
-    /// A place for one more lane of `peer`; looks for lanes that are over before it refuses.
-    fn lane_permit(&self, lanes: &mut Lanes, peer: Peer) -> Option<Permit> {
+    /// A place for one more lane of `peer`; looks for lanes that are over before it refuses. Their calls go to `over`.
+    fn lane_permit(
+        &self,
+        lanes: &mut Lanes,
+        peer: Peer,
+        now: Instant,
+        over: &mut Vec<Arc<CallingCell>>,
+    ) -> Option<Permit> {
         if let Some(permit) = self.shares.take(peer, Place::Lane) {
             return Some(permit);
         }
-        let now = now();
         if lanes.swept_at.is_some_and(|at| now.saturating_duration_since(at) < FULL_SWEEP_EVERY) {
             return None;
         }
         lanes.swept_at = Some(now);
         let gone = lanes.sweep(now);
-        gone.iter().for_each(|cell| cell.end_reverse());
+        over.extend(gone.iter().filter_map(|cell| cell.reverse().cloned()));
         // Their places are free from here on.
         drop(gone);
         self.shares.take(peer, Place::Lane)

@@ -320,3 +320,18 @@ impl fmt::Debug for Offered {
         f.debug_struct("Offered").field("service", &self.info.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::CALLING_BYTES;
+
+    #[test]
+    fn lane_of_our_own_calls_costs_no_more_than_is_counted_for_it() {
+        let cell = Arc::new(CallingCell::reverse(Limits::default()));
+        // Counters of both `Arc`s, and what the runtime adds to a task.
+        let counters = 256;
+        let bytes = size_of::<CallingCell>() + size_of_val(&watch(cell)) + counters;
+        assert!(bytes * 3 / 2 <= CALLING_BYTES, "{bytes} bytes");
+    }
+}

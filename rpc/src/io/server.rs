@@ -467,10 +467,11 @@ where
             })
         })?;
         let pidfd = self.pidfd.take();
-        let admitted = self.hub.admit(&hello, self.peer, pidfd.as_ref()).map_err(|refused| match refused {
-            Refused::Code(code) => End::Refused(code),
-            Refused::Said(code, denial) => End::Said(code, denial),
-        });
+        let admitted =
+            self.hub.admit(&hello, self.peer, pidfd.as_ref(), self.hello_by).map_err(|refused| match refused {
+                Refused::Code(code) => End::Refused(code),
+                Refused::Said(code, denial) => End::Said(code, denial),
+            });
         let (cell, epoch) = admitted?;
         self.calling = cell.reverse().map(|cell| Calling::new(Arc::clone(cell), epoch, self.exact));
         self.lane = Some((cell, epoch));

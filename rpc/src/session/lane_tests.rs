@@ -611,3 +611,20 @@ fn queued_requests_that_do_not_fit_the_window_of_another_server_are_taken_back_a
     }
     assert_eq!(play.outcome(held), unknown(Stage::Written, Cause::PeerRestarted));
 }
+
+#[test]
+fn call_that_is_dropped_before_it_asks_what_became_of_it_cancels_its_handler() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    assert_eq!(play.client_writes(), [id]);
+    play.loses_connection();
+    play.client.unreachable(&NotDelivered::ConnectionLost);
+    assert_eq!(play.outcome(id), unknown(Stage::Written, Cause::ConnectionLost));
+    // It pauses before it asks; somebody else has connected.
+    play.connects();
+    assert!(play.server.is_running(id));
+    play.client.abandon(id);
+    play.client_writes();
+    assert!(!play.server.is_running(id));
+}

@@ -78,6 +78,32 @@ async fn policy_sees_who_connects_and_lets_in_whom_it_likes() {
 }
 
 #[tokio::test]
+async fn hello_that_is_judged_for_too_long_is_refused_by_the_clock() {
+    let (_scratch, address) = scratch();
+    let handshake_timeout = std::time::Duration::from_secs(1);
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::builder::<Counter>(Seen::default())
+        .limits(rpc::Limits { handshake_timeout, ..rpc::Limits::default() })
+        .authorize(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            // A memory that would have refused this Hello may be gone when this returns.
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < handshake_timeout {
+                std::thread::yield_now();
+            }
+            Ok(())
+        })
+        .serve(&address)
+        .await
+        .unwrap();
+    let refused = Client::<Counter>::new(server.address()).call(Count).await;
+    let timeout = NotDelivered::Refused(rpc::Refusal::HandshakeTimeout);
+    assert!(matches!(&refused, Err(CallError::NotDelivered(why)) if *why == timeout), "{refused:?}");
+    assert_eq!((asked.load(Ordering::SeqCst), server.lanes()), (1, 0));
+}
+
+#[tokio::test]
 async fn denied_newcomer_is_told_why_and_no_handler_sees_its_request() {
     let (_scratch, address) = scratch();
     let seen = Seen::default();

@@ -464,8 +464,9 @@ impl ClientLane {
         let leaks = self.planted.is(Bug::IdLeaked) && !matches!(entry.state, State::Queued);
         match entry.state {
             State::Queued => self.void(id),
-            State::Sent | State::InDoubt => self.put_control(Kind::Cancel, 0, id, &[]),
-            State::Done(_) | State::Doubt(_) | State::Lost(_) => self.drop_stream(id),
+            // In doubt, and about to be asked for by the call that is dropped: its handler may run.
+            State::Sent | State::InDoubt | State::Doubt(None) => self.put_control(Kind::Cancel, 0, id, &[]),
+            State::Done(_) | State::Doubt(Some(_)) | State::Lost(_) => self.drop_stream(id),
         }
         self.streams.remove(&id);
         if !leaks {
