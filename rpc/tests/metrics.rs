@@ -378,3 +378,63 @@ async fn gauges_tell_what_is_queued_and_in_flight_while_it_is() {
     assert_eq!(heard.calls("queued", "server"), 108.0);
     assert_eq!(heard.of_service("queued", "server_calls_total", "method=do,outcome=failed"), 1.0);
 }
+
+/// Gives its handles to `Heard`, all of them or all but gauges.
+struct Partly<const GAUGES: bool>;
+
+struct Stateful(Partly<false>, #[expect(dead_code, reason = "a recorder that has a state")] u8);
+
+/// What the recorders of the next test have heard.
+static PARTLY: OnceLock<Heard> = OnceLock::new();
+
+fn partly() -> &'static Heard {
+    PARTLY.get_or_init(Heard::default)
+}
+
+impl<const GAUGES: bool> Recorder for Partly<GAUGES> {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, data: &Metadata<'_>) -> Counter {
+        partly().register_counter(key, data)
+    }
+    fn register_gauge(&self, key: &Key, data: &Metadata<'_>) -> Gauge {
+        if GAUGES { partly().register_gauge(key, data) } else { Gauge::noop() }
+    }
+    fn register_histogram(&self, key: &Key, data: &Metadata<'_>) -> Histogram {
+        partly().register_histogram(key, data)
+    }
+}
+
+impl Recorder for Stateful {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, data: &Metadata<'_>) -> Counter {
+        self.0.register_counter(key, data)
+    }
+    fn register_gauge(&self, key: &Key, data: &Metadata<'_>) -> Gauge {
+        self.0.register_gauge(key, data)
+    }
+    fn register_histogram(&self, key: &Key, data: &Metadata<'_>) -> Histogram {
+        self.0.register_histogram(key, data)
+    }
+}
+
+#[tokio::test]
+async fn recorder_without_a_state_and_one_without_gauges_are_heard() {
+    let recorders: [(&str, &'static dyn Recorder); 2] =
+        [("stateless", &Partly::<true>), ("no-gauges", &Stateful(Partly, 0))];
+    for (calls, (name, recorder)) in (1..).zip(recorders) {
+        let address = Address::mem(name);
+        let (client, _server) = {
+            // Handles are taken when a client or server is made; that is on this thread.
+            let _here = metrics::set_default_local_recorder(recorder);
+            (Client::<Counted>::new(&address), rpc::serve::<Counted>(&address, Doer::default()).await.unwrap())
+        };
+        client.call(told("do")).await.unwrap();
+        for side in ["client", "server"] {
+            assert_eq!(partly().calls("counted", side), f64::from(calls), "{name}, {side}");
+        }
+    }
+}
