@@ -1,21 +1,26 @@
 //! Every future of the API, dropped after its n-th poll, for all n until it ends by itself: nothing is left behind.
 //!
 //! The tables are tiny, so that an id, a permit or a place in the window that leaked would soon be missed by the calls
-//! that follow. In memory, with the clock paused: a poll follows each round of the runtime.
+//! that follow. In memory, with the clock paused, and once over a socket: a poll follows each round of the runtime.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::fs::Permissions;
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rpc::{Address, CallError, Client, ItemSender, Limits, Never, Server};
+use rpc::{
+    Address, Blob, CallContext, CallError, Client, ItemSender, Limits, Never, Retry, Server, Stage, StreamError,
+    ValueError,
+};
 use serde::{Deserialize, Serialize};
 
 /// More polls than any of these futures takes, unless it never ends.
-const POLLS_MAX: usize = 40;
+const POLLS_MAX: usize = 80;
 /// How often each is dropped at the same place: more often than the tables have room.
 const TIMES: usize = 4;
 
@@ -34,12 +39,36 @@ struct Count {
     polls: u32,
 }
 
+/// A value as a stream.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 3, ack = (), item = Blob)]
+struct Fetch {
+    /// After how many polls `send_value` is dropped.
+    polls: u32,
+}
+
+/// Calls the caller back; answers whether that call had ended by itself.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 4, ack = bool)]
+struct Turn {
+    /// After how many polls the call back is dropped.
+    polls: u32,
+}
+
 #[derive(rpc::Protocol)]
 #[rpc(name = "dropped", version = 1)]
 enum Jobs {
     Work(Work),
     #[rpc(stream)]
     Count(Count),
+    #[rpc(stream)]
+    Fetch(Fetch),
+    Turn(Turn),
+}
+
+/// A few chunks.
+fn value() -> Vec<u8> {
+    (0..150_000_u32).map(|n| n.to_le_bytes()[0]).collect()
 }
 
 #[derive(Clone, Default)]
@@ -92,6 +121,24 @@ impl JobsHandler for Handler {
             }
         });
         Ok(())
+    }
+
+    async fn fetch(&self, m: Fetch, items: ItemSender<Blob>) -> Result<(), Never> {
+        let running = self.begins();
+        tokio::spawn(async move {
+            let _running = running;
+            let value = value();
+            let _ = after(m.polls as usize, items.send_value(&value)).await;
+        });
+        Ok(())
+    }
+
+    async fn turn(&self, m: Turn) -> Result<bool, Never> {
+        let _running = self.begins();
+        let caller: Client<Jobs> = CallContext::current().unwrap().caller().unwrap();
+        let call = async move { after(m.polls as usize, caller.call(Work { yields: Some(3) })).await.is_some() };
+        // In a task, where a poll follows each round, too.
+        Ok(tokio::spawn(call).await.unwrap())
     }
 }
 
@@ -213,6 +260,160 @@ async fn resolve_dropped_after_any_poll_leaves_nothing() {
 async fn open_dropped_after_any_poll_leaves_no_stream() {
     let w = world("dropped_open").await;
     sweep("open", &w, || w.client.open(Count { to: 9, polls: 99 }), true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_a_stage_dropped_after_any_poll_leaves_the_call_as_it_was() {
+    let w = world("dropped_reached").await;
+    for polls in 0..POLLS_MAX {
+        let mut ended = 0;
+        for _ in 0..TIMES {
+            let mut call = w.client.call(Work { yields: Some(9) });
+            ended += usize::from(after(polls, call.reached(Stage::Started)).await.is_some());
+            assert_eq!(call.await.unwrap(), 9, "it goes on");
+        }
+        if ended == TIMES {
+            assert!(polls > 1, "it was never dropped on its way");
+            break;
+        }
+        assert!(polls < POLLS_MAX - 1, "a stage is not reached");
+    }
+    // The call goes with it.
+    let reached = || {
+        let mut call = w.client.call(Work { yields: None });
+        async move { call.reached(Stage::Started).await }
+    };
+    // Nothing tells it before the handler ends.
+    sweep("reached", &w, reached, false).await;
+    // Its end is met by the wait, and then by nobody.
+    let doubted = || {
+        let mut call = w.client.call(Work { yields: None }).deadline(Duration::ZERO);
+        async move { call.reached(Stage::Started).await }
+    };
+    for polls in 0..POLLS_MAX {
+        after(polls, doubted()).await;
+    }
+    w.is_as_new().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_dropped_after_any_poll_leaves_no_stream() {
+    let w = world("dropped_value").await;
+    let fetch = || async {
+        let ((), items) = w.client.open(Fetch { polls: 999 }).await.unwrap();
+        assert_eq!(items.value(1 << 20).await.unwrap(), value());
+    };
+    sweep("value", &w, fetch, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_whose_sending_was_dropped_is_whole_or_none() {
+    let w = world("dropped_send_value").await;
+    for polls in 0..POLLS_MAX as u32 {
+        let mut whole = 0;
+        for _ in 0..TIMES {
+            let ((), items) = w.client.open(Fetch { polls }).await.unwrap();
+            match items.value(1 << 20).await {
+                Ok(received) => {
+                    assert!(received == value(), "{} bytes after {polls} polls", received.len());
+                    whole += 1;
+                }
+                Err(ValueError::Incomplete(StreamError::Aborted)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        w.is_as_new().await;
+        if whole == TIMES {
+            return assert!(polls > 1, "it was never dropped on its way");
+        }
+    }
+    panic!("a value is not sent within {POLLS_MAX} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_with_retry_dropped_after_any_poll_leaves_nothing() {
+    let w = world("dropped_retry").await;
+    let policy = Retry::not_delivered().and_resolve();
+    for yields in [Some(5), None] {
+        sweep("a call", &w, || w.client.call(Work { yields }).retry(policy), yields.is_some()).await;
+    }
+    // In the pause after an attempt, and in a resolve: nobody is there, and nobody comes.
+    let nobody = Address::mem("dropped_retry_nobody");
+    let client = Client::<Jobs>::with_limits(&nobody, limits());
+    for polls in 0..POLLS_MAX {
+        let ended = after(polls, client.call(Work { yields: Some(1) }).retry(policy)).await;
+        assert!(ended.is_none(), "it waits for its service: {ended:?}");
+    }
+    let server = rpc::serve_with::<Jobs>(&nobody, Handler::default(), limits()).await.unwrap();
+    World { handler: Handler::default(), server, client }.is_as_new().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_back_dropped_after_any_poll_leaves_nothing() {
+    let (here, there, address) = (Handler::default(), Handler::default(), Address::mem("dropped_back"));
+    let server = rpc::serve_with::<Jobs>(&address, there.clone(), limits()).await.unwrap();
+    let client = Client::<Jobs>::builder(&address).limits(limits()).serves::<Jobs>(here.clone()).build();
+    let w = World { handler: there, server, client };
+    // There and back, through two drivers that give way to others.
+    for polls in 0..4 * POLLS_MAX as u32 {
+        let mut ended = 0;
+        for _ in 0..TIMES {
+            ended += usize::from(w.client.call(Turn { polls }).await.unwrap());
+        }
+        w.is_as_new().await;
+        // As many the other way as there is room for, and none is left running.
+        let turn = || w.client.call(Turn { polls: 999 });
+        let (a, b, c) = futures::join!(turn(), turn(), turn());
+        assert!(matches!((&a, &b, &c), (Ok(true), Ok(true), Ok(true))), "{a:?} {b:?} {c:?}");
+        tokio::time::timeout(Duration::from_secs(2), async {
+            while here.running.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("a handler whose caller has gone is stopped");
+        if ended == TIMES {
+            return assert!(polls > 1, "it was never dropped on its way");
+        }
+    }
+    panic!("a call back does not end ");
+}
+
+#[cfg(feature = "tower")]
+#[tokio::test(start_paused = true)]
+async fn call_through_tower_dropped_after_any_poll_leaves_nothing() {
+    use tower::{ServiceBuilder, ServiceExt};
+
+    let w = world("dropped_tower").await;
+    for yields in [Some(5), None] {
+        let call = || {
+            let layers = ServiceBuilder::new().concurrency_limit(1).timeout(Duration::from_secs(3600));
+            layers.service(w.client.clone()).oneshot(Work { yields })
+        };
+        sweep("a call through tower", &w, call, yields.is_some()).await;
+    }
+}
+
+/// Rounds that look at sockets, each of them.
+#[test]
+fn calls_and_streams_over_a_socket_dropped_after_any_poll_leave_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
+    runtime.block_on(async {
+        let folder = tempfile::Builder::new().permissions(Permissions::from_mode(0o700)).tempdir().unwrap();
+        let (handler, address) = (Handler::default(), Address::unix(folder.path().join("dropped")));
+        let server = rpc::serve_with::<Jobs>(&address, handler.clone(), limits()).await.unwrap();
+        let w = World { handler, server, client: Client::with_limits(&address, limits()) };
+        sweep("a call", &w, || w.client.call(Work { yields: Some(5) }), true).await;
+        sweep("a call that never ends", &w, || w.client.call(Work { yields: None }), false).await;
+        sweep("open", &w, || w.client.open(Count { to: 9, polls: 99 }), true).await;
+        let read = || async {
+            let ((), mut items) = w.client.open(Count { to: 5, polls: 99 }).await.unwrap();
+            while let Some(event) = items.event().await {
+                event.unwrap();
+            }
+        };
+        sweep("a stream", &w, read, true).await;
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,16 +43,18 @@ impl<L> ItemSender<Blob, L> {
     ///
     /// # Cancel safety
     /// Not cancel safe: a dropped call gives the stream up, which the reader sees as [`StreamError::Aborted`].
-    pub async fn send_value(mut self, value: &[u8]) -> Result<(), SendError> {
-        // Until the last chunk is sent, the end of this sender is no end of the value.
+    pub fn send_value(mut self, value: &[u8]) -> impl Future<Output = Result<(), SendError>> {
+        // Until the last chunk is sent, the end of this sender is no end of the value; nor if nobody polls what sends it.
         self.set_end(EndCode::Aborted);
-        // A frame's limit does not count its length: a chunk is a little smaller than it could be.
-        let chunk_bytes = CHUNK_FRAME_BYTES.min(self.frame_bytes_max()).saturating_sub(FRAME_OVERHEAD_BYTES).max(1);
-        for chunk in value.chunks(chunk_bytes) {
-            self.send_as(&ByteString(chunk)).await?;
+        async move {
+            // A frame's limit does not count its length: a chunk is a little smaller than it could be.
+            let chunk_bytes = CHUNK_FRAME_BYTES.min(self.frame_bytes_max()).saturating_sub(FRAME_OVERHEAD_BYTES).max(1);
+            for chunk in value.chunks(chunk_bytes) {
+                self.send_as(&ByteString(chunk)).await?;
+            }
+            self.set_end(EndCode::Finished);
+            Ok(())
         }
-        self.set_end(EndCode::Finished);
-        Ok(())
     }
 }
 
