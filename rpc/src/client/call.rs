@@ -185,7 +185,7 @@ impl<R: Request> Call<R> {
         Ok((ack, ItemStream::new(Arc::clone(&self.open.cell), id)))
     }
 
-    fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, NotDelivered>> {
+    fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<(u64, Watched), NotDelivered>> {
         let Some(request) = &self.request else { return Poll::Pending };
         self.open.watch.begin::<R>(&self.open.cell, self.open.service.name, self.open.timeout);
         let open = &mut self.open;
@@ -211,7 +211,8 @@ impl<R: Request> Call<R> {
         let id = match self.open.id {
             Some(id) => id,
             None => match ready!(self.submit(cx)) {
-                Ok(id) => id,
+                Ok((_, Watched(true))) => return Poll::Pending,
+                Ok((id, Watched(false))) => id,
                 Err(why) => return Poll::Ready((0, Outcome::NotDelivered(why))),
             },
         };
@@ -308,7 +309,7 @@ impl OpenCall {
         cx: &mut Context<'_>,
         body: &[u8],
         large: Option<Bytes>,
-    ) -> Poll<Result<u64, NotDelivered>> {
+    ) -> Poll<Result<(u64, Watched), NotDelivered>> {
         let now = now();
         let deadline = *self.deadline.get_or_insert_with(|| {
             let deadline = now.checked_add(self.timeout).unwrap_or(now);
@@ -322,13 +323,14 @@ impl OpenCall {
             if submitted == Err(SubmitError::Full) && now < deadline {
                 lane.wait_for_room(deadline, cx.waker());
             }
-            submitted
+            // While the lock is held: to ask for the outcome would take it once more for each call.
+            submitted.map(|id| (id, Watched(lane.watch_outcome(id, cx.waker()))))
         });
         match submitted {
-            Ok(id) => {
+            Ok((id, watched)) => {
                 self.id = Some(id);
                 self.watch.sent_as(id);
-                Poll::Ready(Ok(id))
+                Poll::Ready(Ok((id, watched)))
             }
             Err(SubmitError::Full) if now < deadline => Poll::Pending,
             Err(SubmitError::Full) => Poll::Ready(Err(NotDelivered::WindowFull { window: self.cell.limits().window })),
@@ -359,6 +361,10 @@ impl OpenCall {
         }
     }
 }
+
+/// Whether the caller is woken when the outcome is there; if not, it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watched(bool);
 
 /// How far a request has come that ended so.
 fn stage_of(outcome: &Outcome) -> Option<Stage> {

@@ -425,6 +425,15 @@ impl ClientLane {
         Poll::Ready(outcome)
     }
 
+    /// Wakes `waker` when the outcome of `id` is there. `false`: it is there.
+    pub fn watch_outcome(&mut self, id: u64, waker: &Waker) -> bool {
+        let Some(entry) = self.window.get_mut(id).filter(|entry| !matches!(entry.state, State::Done(_))) else {
+            return false;
+        };
+        entry.waker = Some(waker.clone());
+        true
+    }
+
     /// How far `id`, whose outcome is not known yet, has come; `None` while its frame waits for the writer.
     pub fn progress(&self, id: u64) -> Option<Stage> {
         let entry = self.window.get(id)?;
