@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::contender::{Contender, Failure, Load, Shape};
+use crate::contender::{Contender, Failure, Load, Role, Shape, is_special};
 use crate::measure::lap::Until;
 use crate::plan::{Effort, IDLE_PAYLOADS, Placement};
 use crate::process::{self, Job, Order, Pair, Process, Side};
@@ -17,6 +17,12 @@ pub(crate) const COUNTS: [&str; 3] = [ALLOCATIONS, SYSCALLS, MEMORY];
 
 /// Calls in flight for which allocations and system calls are counted.
 const IN_FLIGHT: [usize; 2] = [1, 64];
+
+/// Whether those of that role are counted: spinning is asking the kernel all the time, and of watching only the system
+/// calls are of interest.
+pub(crate) fn counts(count: &str, role: Role) -> bool {
+    !is_special(role) || (role == Role::OursWatching && count == SYSCALLS)
+}
 
 /// Adds one count of all `contenders` to `results`.
 pub(crate) fn measure(
@@ -39,13 +45,15 @@ pub(crate) fn measure(
         results.notes.push("system calls: not measured: install strace".to_owned());
         return Ok(());
     }
+    // With few calls what happens once counts for more, and is still small beside one for each.
+    let calls_of = |calls: u64| if effort.quick { calls / 4 } else { calls };
     for in_flight in IN_FLIGHT {
         for contender in contenders {
             let load = Load { shape: Shape::Echo, payload_bytes: 64, connections: 1, in_flight };
             let mut per_call = PerCall::new(count, *contender, in_flight);
             match process::job(contender.name(), &directory, load, Placement::Free).and_then(|job| match count {
-                ALLOCATIONS => allocations(&job),
-                _ => system_calls(&job),
+                ALLOCATIONS => allocations(&job, calls_of(2_000)),
+                _ => system_calls(&job, calls_of(1_000)),
             }) {
                 Ok((client, server, own)) => {
                     per_call.client = Some(client);
@@ -61,10 +69,10 @@ pub(crate) fn measure(
 }
 
 /// Allocations per call of client and server, without the benchmark's own, and those.
-fn allocations(job: &Job) -> Result<(f64, f64, f64), Failure> {
+fn allocations(job: &Job, calls: u64) -> Result<(f64, f64, f64), Failure> {
     const PREPARATIONS: u64 = 1_000;
     let mut pair = Pair::start(job)?;
-    let calls = 2_000 * job.load.in_flight.min(16) as u64;
+    let calls = calls * job.load.in_flight.min(16) as u64;
     // Until buffers, maps and pools have their size.
     pair.run(Until::Calls(2 * calls), false)?;
     for process in [&mut pair.client, &mut pair.server] {
@@ -90,8 +98,8 @@ fn allocations(job: &Job) -> Result<(f64, f64, f64), Failure> {
 }
 
 /// System calls per call of client and server, as strace counts them.
-fn system_calls(job: &Job) -> Result<(f64, f64, f64), Failure> {
-    let calls = if job.load.in_flight == 1 { 1_000 } else { 6_400 };
+fn system_calls(job: &Job, calls: u64) -> Result<(f64, f64, f64), Failure> {
+    let calls = if job.load.in_flight == 1 { calls } else { calls * 32 / 5 };
     let [short, long] = [counted_by_strace(job, calls)?, counted_by_strace(job, 3 * calls)?];
     let per_call = |at: usize| (long[at] as f64 - short[at] as f64) / (long[2] - short[2]) as f64;
     Ok((per_call(0).max(0.0), per_call(1).max(0.0), 0.0))

@@ -34,17 +34,17 @@ use report::Results;
 #[derive(Parser)]
 #[command(version, max_term_width = 110)]
 struct Arguments {
-    /// Fewer workloads and rounds: about a minute and a half
+    /// Fewer workloads and rounds: about two minutes
     #[arg(long)]
     quick: bool,
     /// Write everything that was measured as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     /// Write the plots into this directory: bench-in-flight.svg, bench-connections.svg
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
     /// Write the table for the README
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     markdown: Option<PathBuf>,
     /// Only what matches, of `workload/contender` (see --list); `*` stands for anything, several patterns for any of them
     #[arg(long, value_name = "PATTERN")]
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Some(Command::Serve { job }) => child::serve(job),
         Some(Command::Drive { job }) => child::drive(job),
-        Some(Command::BuildCost { rounds }) => build_cost::measure(*rounds),
+        Some(Command::BuildCost { rounds }) => measure_builds(&arguments, *rounds),
         None if arguments.list => {
             list(&arguments);
             Ok(())
@@ -108,7 +108,7 @@ impl Arguments {
 fn list(arguments: &Arguments) {
     for workload in plan::workloads(arguments.quick) {
         for contender in arguments.contenders(&workload.id) {
-            let refused = contender.refuses(&workload.load);
+            let refused = workload.refused_by(contender);
             println!(
                 "{}/{}{}",
                 workload.id,
@@ -118,10 +118,22 @@ fn list(arguments: &Arguments) {
         }
     }
     for count in counts::COUNTS {
-        for contender in arguments.contenders(count) {
+        for contender in arguments.contenders(count).into_iter().filter(|one| counts::counts(count, one.role())) {
             println!("{count}/{}", contender.name());
         }
     }
+}
+
+fn measure_builds(arguments: &Arguments, rounds: usize) -> Result<(), Failure> {
+    let costs = build_cost::measure(rounds)?;
+    print!("{}", costs.text());
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, serde_json::to_string_pretty(&costs)? + "\n")?;
+    }
+    if let Some(file) = &arguments.markdown {
+        std::fs::write(file, costs.markdown())?;
+    }
+    Ok(())
 }
 
 fn measure(arguments: &Arguments) -> Result<(), Failure> {
@@ -147,14 +159,12 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
         results.series.extend(run::measure(workload, &effort, &arguments.contenders(&workload.id))?);
     }
     for count in counts::COUNTS {
-        let contenders = arguments.contenders(count);
+        let mut contenders = arguments.contenders(count);
+        contenders.retain(|contender| counts::counts(count, contender.role()));
         if !contenders.is_empty() {
             eprintln!("[{:.0} s] {count}", started.elapsed().as_secs_f64());
             counts::measure(count, &effort, &contenders, &mut results)?;
         }
-    }
-    if arguments.only.is_empty() {
-        results.notes.push("two CPUs with adaptive spin: not measured: rpc has no such option".to_owned());
     }
     results.seconds = started.elapsed().as_secs_f64();
     results.goals = report::goals::verdicts(&results);

@@ -16,7 +16,8 @@ pub(crate) fn measure(
     let mut running: Vec<(Series, Option<Pair>)> = Vec::new();
     for contender in contenders {
         let mut series = Series::new(workload, *contender);
-        let pair = match contender.refuses(&workload.load) {
+        let refused = workload.refused_by(*contender);
+        let pair = match refused {
             Some(why) => Err(why.into()),
             None => process::job(contender.name(), &directory, workload.load, workload.placement)
                 .and_then(|job| Pair::start(&job)),
@@ -24,14 +25,14 @@ pub(crate) fn measure(
         match pair {
             Ok(pair) => running.push((series, Some(pair))),
             Err(why) => {
-                series.give_up(contender.refuses(&workload.load).is_none(), &why.to_string());
+                series.give_up(refused.is_none(), &why.to_string());
                 running.push((series, None));
             }
         }
     }
     let micros = u64::try_from(effort.slice.as_micros())?;
     // The first round warms caches, buffers and the processor's clock.
-    for round in 0..=effort.rounds {
+    for round in 0..=workload.rounds(effort.rounds) {
         turn(&mut running, Until::Micros(micros), false, |series, figures| {
             if round > 0 {
                 series.add(&figures);

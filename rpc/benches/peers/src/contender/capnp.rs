@@ -12,7 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_local;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
-use super::{Contender, Driver, Failure, Load, LocalFuture, Role, Shape, check_echo, fetched, request};
+use super::{Contender, Driver, Failure, Load, LocalFuture, Role, Shape, answer_bytes, check_echo, fetched, request};
 use crate::measure::lap::Lap;
 use crate::schema::echo_capnp::echo;
 
@@ -66,7 +66,7 @@ impl Contender for Capnp {
                 let client = open(path).await?;
                 callers.extend((0..load.in_flight).map(|_| client.clone()));
             }
-            Ok(Box::new(LocalTasks { callers, payload, answer_bytes: load.payload_bytes }) as Box<dyn Driver>)
+            Ok(Box::new(LocalTasks { callers, payload, answer_bytes: answer_bytes(load) }) as Box<dyn Driver>)
         })
     }
 }

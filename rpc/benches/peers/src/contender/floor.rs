@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::poll_fn;
@@ -58,6 +58,7 @@ impl Contender for Tokio {
             loop {
                 let stream = Framed::new(listener.accept().await?.0, codec());
                 match &fetched {
+                    _ if load.shape == Shape::Push => drop(tokio::spawn(answer_pushes(stream, load.payload_bytes))),
                     Some(value) => drop(tokio::spawn(answer_fetches(stream, value.clone()))),
                     None => drop(tokio::spawn(echo(stream))),
                 }
@@ -79,6 +80,9 @@ impl Contender for Tokio {
             if load.shape == Shape::Fetch {
                 let fetch = |frames| Fetch { frames, wanted_bytes: load.payload_bytes };
                 return Ok(Tasks::driver(streams.into_iter().map(fetch), load));
+            }
+            if load.shape == Shape::Push {
+                return Ok(Tasks::driver(streams.into_iter().map(Push), load));
             }
             if load.in_flight == 1 {
                 return Ok(Tasks::driver(streams, &frame));
@@ -137,14 +141,43 @@ impl Caller for Fetch {
     }
 }
 
+/// Feeds `value` in chunks, and flushes.
+async fn send_chunks(frames: &mut Frames, mut value: Bytes) -> io::Result<()> {
+    while !value.is_empty() {
+        frames.feed(value.split_to(value.len().min(CHUNK_BYTES))).await?;
+    }
+    SinkExt::<Bytes>::flush(frames).await
+}
+
+struct Push(Frames);
+
+impl Caller for Push {
+    async fn call(&mut self, value: &Bytes) -> Result<usize, Failure> {
+        send_chunks(&mut self.0, value.clone()).await?;
+        let answer = self.0.next().await.ok_or("the server has gone")??;
+        Ok(answer.len() - ANSWER.len())
+    }
+}
+
+/// What a whole value is answered with.
+const ANSWER: &[u8] = &[0; rpc::wire::header::REQUEST_BYTES];
+
+async fn answer_pushes(mut frames: Frames, wanted_bytes: usize) -> io::Result<()> {
+    let mut value = Vec::new();
+    while let Some(chunk) = frames.next().await {
+        value.extend_from_slice(&chunk?);
+        if value.len() == wanted_bytes {
+            value = Vec::new();
+            frames.send(Bytes::from_static(ANSWER)).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn answer_fetches(mut frames: Frames, value: Bytes) -> io::Result<()> {
     while let Some(request) = frames.next().await {
         request?;
-        let mut rest = value.clone();
-        while !rest.is_empty() {
-            frames.feed(rest.split_to(rest.len().min(CHUNK_BYTES))).await?;
-        }
-        SinkExt::<Bytes>::flush(&mut frames).await?;
+        send_chunks(&mut frames, value.clone()).await?;
     }
     Ok(())
 }
@@ -207,6 +240,110 @@ async fn slide(mut frames: Frames, frame: Bytes, in_flight: usize, lap: Arc<Lap>
 /// Blocking sockets: a ping-pong with one call in flight, batches with more.
 pub(super) struct Raw;
 
+/// The same socket, asked until it answers: nobody is ever woken.
+pub(super) struct Spinning;
+
+impl Contender for Spinning {
+    fn name(&self) -> &'static str {
+        "raw spinning"
+    }
+
+    fn role(&self) -> Role {
+        Role::Spinning
+    }
+
+    fn notes(&self) -> &'static str {
+        "a ping-pong over sockets that do not block; both sides ask theirs until something is there"
+    }
+
+    fn refuses(&self, load: &Load) -> Option<&'static str> {
+        match load {
+            Load { shape: Shape::Echo, connections: 1, in_flight: 1, payload_bytes: ..=4096 } => None,
+            _ => Some("a ping-pong of small frames"),
+        }
+    }
+
+    fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
+        let wire_bytes = wire_bytes(load);
+        Box::pin(async move {
+            for stream in BlockingListener::bind(path)?.incoming() {
+                let stream = stream?;
+                stream.set_nonblocking(true)?;
+                std::thread::spawn(move || echo_spinning(&stream, wire_bytes));
+            }
+            Ok(())
+        })
+    }
+
+    fn connect<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<Box<dyn Driver>, Failure>> {
+        Box::pin(async move {
+            let frame = frame_of(wire_bytes(load));
+            let stream = BlockingStream::connect(path)?;
+            stream.set_nonblocking(true)?;
+            Ok(Box::new(PingPong { stream, echo: vec![0; frame.len()], frame }) as Box<dyn Driver>)
+        })
+    }
+}
+
+/// After so long without a byte its socket blocks: others take turns with it.
+const SPINS_FOR: Duration = Duration::from_millis(1);
+
+/// Reads until `bytes` are full. `false`: the other side has gone.
+fn fill(mut stream: &BlockingStream, mut bytes: &mut [u8]) -> io::Result<bool> {
+    let (mut asked, mut since, mut blocks) = (0_u32, None, false);
+    while !bytes.is_empty() {
+        match stream.read(bytes) {
+            Ok(0) => return Ok(false),
+            Ok(read) => {
+                bytes = &mut bytes[read..];
+                if std::mem::take(&mut blocks) {
+                    stream.set_nonblocking(true)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                asked += 1;
+                if asked.is_multiple_of(64) && since.get_or_insert_with(Instant::now).elapsed() > SPINS_FOR {
+                    stream.set_nonblocking(false)?;
+                    blocks = true;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+fn echo_spinning(mut stream: &BlockingStream, wire_bytes: usize) -> io::Result<()> {
+    let mut frame = vec![0; wire_bytes];
+    while fill(stream, &mut frame)? {
+        stream.write_all(&frame)?;
+    }
+    Ok(())
+}
+
+struct PingPong {
+    stream: BlockingStream,
+    frame: Vec<u8>,
+    echo: Vec<u8>,
+}
+
+impl Driver for PingPong {
+    fn run<'a>(&'a mut self, lap: &'a Arc<Lap>) -> LocalFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            while lap.another() {
+                let started = lap.start();
+                self.stream.write_all(&self.frame)?;
+                if !fill(&self.stream, &mut self.echo)? {
+                    return Err("the server has gone".into());
+                }
+                lap.done(started);
+                check_echo(self.frame.len(), self.echo.len())?;
+            }
+            Ok(())
+        })
+    }
+}
+
 /// What is written before anything is read must fit the socket: both sides block.
 const WINDOW_BYTES_MAX: usize = 144 << 10;
 
@@ -225,7 +362,7 @@ impl Contender for Raw {
 
     fn refuses(&self, load: &Load) -> Option<&'static str> {
         match load {
-            Load { shape: Shape::Fetch | Shape::Connect, .. } => Some("not written for it"),
+            Load { shape: Shape::Fetch | Shape::Push | Shape::Connect, .. } => Some("not written for it"),
             Load { connections: 2.., .. } => Some("it would need a thread for each connection"),
             Load { in_flight: 2.., .. } if load.in_flight * wire_bytes(load) > WINDOW_BYTES_MAX => {
                 Some("both sides would block: the window does not fit the socket's buffer")

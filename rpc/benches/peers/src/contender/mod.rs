@@ -38,6 +38,9 @@ pub(crate) enum Shape {
     /// An empty request that is answered with the payload: as a stream of chunks by the floor and by ours, in one message
     /// by the peers.
     Fetch,
+    /// The payload, which is answered with next to nothing: as a stream of chunks by the floor and by ours, in one message by
+    /// the peers.
+    Push,
 }
 
 /// What a client sends, and how much of it at a time.
@@ -57,9 +60,13 @@ pub(crate) enum Role {
     Ceiling,
     /// Bare tokio and a length-delimited codec.
     Floor,
+    /// Bare sockets that are asked until they answer.
+    Spinning,
     Ours,
-    /// Ours with an option that is not the default; shown, not judged.
-    Variant,
+    /// Ours, spinning.
+    OursSpinning,
+    /// Ours, whose caller wants to know how far each call has come.
+    OursWatching,
     Peer,
 }
 
@@ -103,8 +110,11 @@ pub(crate) trait Driver {
 /// All of them, in the order of the tables.
 pub(crate) const CONTENDERS: &[&dyn Contender] = &[
     &floor::Raw,
+    &floor::Spinning,
     &floor::Tokio,
-    &ours::Rpc,
+    &ours::DEFAULT,
+    &ours::SPINNING,
+    &ours::WATCHING,
     &tarpc::Tarpc,
     &ttrpc::Ttrpc,
     &zlink::Zlink,
@@ -112,6 +122,11 @@ pub(crate) const CONTENDERS: &[&dyn Contender] = &[
     &tonic::Tonic,
     &remoc::Remoc,
 ];
+
+/// Whether it is there for one row alone.
+pub(crate) fn is_special(role: Role) -> bool {
+    matches!(role, Role::Spinning | Role::OursSpinning | Role::OursWatching)
+}
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Contender> {
     CONTENDERS.iter().copied().find(|contender| contender.name() == name)
@@ -124,13 +139,22 @@ pub(crate) const LETTER: u8 = b'x';
 fn request(load: &Load) -> Bytes {
     match load.shape {
         Shape::Fetch => Bytes::new(),
-        Shape::Echo | Shape::Connect => Bytes::from(vec![LETTER; load.payload_bytes]),
+        Shape::Echo | Shape::Connect | Shape::Push => Bytes::from(vec![LETTER; load.payload_bytes]),
     }
+}
+
+/// How much comes back.
+fn answer_bytes(load: &Load) -> usize {
+    if load.shape == Shape::Push { 0 } else { load.payload_bytes }
 }
 
 /// What a server answers instead of what it was sent.
 fn fetched(load: &Load) -> Option<Bytes> {
-    (load.shape == Shape::Fetch).then(|| Bytes::from(vec![LETTER; load.payload_bytes]))
+    match load.shape {
+        Shape::Echo | Shape::Connect => None,
+        Shape::Fetch => Some(Bytes::from(vec![LETTER; load.payload_bytes])),
+        Shape::Push => Some(Bytes::new()),
+    }
 }
 
 /// Frames of this size must pass.
@@ -162,7 +186,7 @@ struct Tasks<C> {
 impl<C: Caller> Tasks<C> {
     fn driver(callers: impl IntoIterator<Item = C>, load: &Load) -> Box<dyn Driver> {
         let callers = callers.into_iter().map(Some).collect();
-        Box::new(Self { callers, request: request(load), answer_bytes: load.payload_bytes })
+        Box::new(Self { callers, request: request(load), answer_bytes: answer_bytes(load) })
     }
 }
 

@@ -1,13 +1,15 @@
 //! `rpc`, as users have it: default deadlines, cancel, limits and outcomes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
-use rpc::{Address, Blob, Client, ItemSender, Limits, Never};
+use rpc::{Address, Blob, CallContext, Client, ItemSender, Limits, Never, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched, frame_bytes_max,
+    request,
 };
 
 /// Gives back what it is given. The answer of a method is as large as it declares, at most; 4 KiB if it says nothing.
@@ -38,12 +40,28 @@ struct Fetch {
     bytes: u64,
 }
 
+/// Takes so many bytes, which it fetches from whoever sent this.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 5, ack = u64)]
+struct Push {
+    bytes: u64,
+}
+
 #[derive(rpc::Protocol)]
 #[rpc(name = "echo", version = 1)]
 enum Echo {
     Say(Say),
     SayPage(SayPage),
     SayBook(SayBook),
+    #[rpc(stream)]
+    Fetch(Fetch),
+    Push(Push),
+}
+
+/// What a client answers whose value is fetched.
+#[derive(rpc::Protocol)]
+#[rpc(name = "source", version = 1)]
+enum Source {
     #[rpc(stream)]
     Fetch(Fetch),
 }
@@ -65,39 +83,96 @@ impl EchoHandler for Mirror {
     }
 
     async fn fetch(&self, request: Fetch, items: ItemSender<Blob>) -> Result<(), Never> {
-        let wanted_bytes = usize::try_from(request.bytes).unwrap_or(usize::MAX);
-        let value = self.0.slice(..wanted_bytes.min(self.0.len()));
-        tokio::spawn(async move { items.send_value(&value).await });
+        self.send(&request, items);
+        Ok(())
+    }
+
+    async fn push(&self, request: Push) -> Result<u64, Never> {
+        let Some(caller) = CallContext::current().and_then(|context| context.caller::<Source>()) else { return Ok(0) };
+        let Ok(((), items)) = caller.open(Fetch { bytes: request.bytes }).await else { return Ok(0) };
+        let value = items.value(usize::try_from(request.bytes).unwrap_or(usize::MAX)).await;
+        Ok(value.map_or(0, |value| value.len() as u64))
+    }
+}
+
+impl SourceHandler for Mirror {
+    async fn fetch(&self, request: Fetch, items: ItemSender<Blob>) -> Result<(), Never> {
+        self.send(&request, items);
         Ok(())
     }
 }
 
-pub(super) struct Rpc;
+impl Mirror {
+    fn send(&self, request: &Fetch, items: ItemSender<Blob>) {
+        let wanted_bytes = usize::try_from(request.bytes).unwrap_or(usize::MAX);
+        let value = self.0.slice(..wanted_bytes.min(self.0.len()));
+        tokio::spawn(async move { items.send_value(&value).await });
+    }
+}
+
+pub(super) struct Rpc {
+    name: &'static str,
+    role: Role,
+    notes: &'static str,
+    spin: Duration,
+}
+
+pub(super) const DEFAULT: Rpc = Rpc {
+    name: "rpc",
+    role: Role::Ours,
+    notes: "default limits and deadlines, outcomes and cancel on; from 1 MiB the frame limit is raised, as for the others",
+    spin: Duration::ZERO,
+};
+
+pub(super) const SPINNING: Rpc = Rpc {
+    name: "rpc spinning",
+    role: Role::OursSpinning,
+    notes: "the same, and both sides spin for up to 50 us, which is off by default",
+    spin: Duration::from_micros(50),
+};
+
+pub(super) const WATCHING: Rpc = Rpc {
+    name: "rpc watching",
+    role: Role::OursWatching,
+    notes: "the same, and each caller waits until its call is known to have been received, then for its answer",
+    spin: Duration::ZERO,
+};
 
 impl Contender for Rpc {
     fn name(&self) -> &'static str {
-        "rpc"
+        self.name
     }
 
     fn role(&self) -> Role {
-        Role::Ours
+        self.role
     }
 
     fn notes(&self) -> &'static str {
-        "default limits and deadlines, outcomes and cancel on; from 1 MiB the frame limit is raised, as for the others"
+        self.notes
+    }
+
+    fn refuses(&self, load: &Load) -> Option<&'static str> {
+        match (self.role, load) {
+            (Role::OursSpinning, Load { shape: Shape::Echo, connections: 1, in_flight: 1, .. }) | (Role::Ours, _) => {
+                None
+            }
+            (Role::OursWatching, Load { shape: Shape::Echo, connections: 1, payload_bytes: ..=4_000, .. }) => None,
+            (Role::OursWatching, _) => Some("small calls are what it is for"),
+            _ => Some("a lone call is what it is for"),
+        }
     }
 
     fn serve<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let mirror = Mirror(fetched(load).unwrap_or_default());
-            let _server = rpc::serve_with::<Echo>(&Address::unix(path), mirror, limits(load)).await?;
+            let _server = rpc::serve_with::<Echo>(&Address::unix(path), mirror, self.limits(load)).await?;
             std::future::pending().await
         })
     }
 
     fn connect<'a>(&'a self, path: &'a Path, load: &'a Load) -> LocalFuture<'a, Result<Box<dyn Driver>, Failure>> {
         let address = Address::unix(path);
-        let limits = limits(load);
+        let limits = self.limits(load);
         Box::pin(async move {
             if load.shape == Shape::Connect {
                 return Ok(Reconnect::driver(
@@ -107,7 +182,11 @@ impl Contender for Rpc {
             }
             let mut callers = Vec::with_capacity(load.connections * load.in_flight);
             for _ in 0..load.connections {
-                let mut client = Client::<Echo>::with_limits(&address, limits.clone());
+                let builder = Client::<Echo>::builder(&address).limits(limits.clone());
+                let mut client = match load.shape {
+                    Shape::Push => builder.serves::<Source>(Mirror(request(load))).build(),
+                    _ => builder.build(),
+                };
                 // Connects.
                 Caller::call(&mut client, &Bytes::from_static(&[7])).await?;
                 callers.extend((0..load.in_flight).map(|_| client.clone()));
@@ -115,6 +194,12 @@ impl Contender for Rpc {
             if load.shape == Shape::Fetch {
                 let fetcher = |client| Fetcher { client, wanted_bytes: load.payload_bytes };
                 return Ok(Tasks::driver(callers.into_iter().map(fetcher), load));
+            }
+            if load.shape == Shape::Push {
+                return Ok(Tasks::driver(callers.into_iter().map(Pusher), load));
+            }
+            if self.role == Role::OursWatching {
+                return Ok(Tasks::driver(callers.into_iter().map(Watcher), load));
             }
             Ok(Tasks::driver(callers, load))
         })
@@ -145,11 +230,39 @@ impl Caller for Fetcher {
     }
 }
 
-/// The defaults, as far as the payload fits them.
-fn limits(load: &Load) -> Limits {
-    let defaults = Limits::default();
-    if load.shape == Shape::Fetch || load.payload_bytes + 4096 <= defaults.frame_bytes_max {
-        return defaults;
+struct Pusher(Client<Echo>);
+
+impl Caller for Pusher {
+    async fn call(&mut self, value: &Bytes) -> Result<usize, Failure> {
+        let taken = self.0.call(Push { bytes: value.len() as u64 }).await?;
+        // What has not arrived would have come back.
+        Ok(value.len() - usize::try_from(taken)?)
     }
-    Limits { frame_bytes_max: frame_bytes_max(load), ..defaults }
+}
+
+struct Watcher(Client<Echo>);
+
+impl Caller for Watcher {
+    async fn call(&mut self, payload: &Bytes) -> Result<usize, Failure> {
+        let mut call = self.0.call(Say { payload: Blob(payload.clone()) });
+        call.reached(Stage::Received).await;
+        Ok(call.await?.0.len())
+    }
+}
+
+impl Rpc {
+    /// The defaults, as far as the payload fits them.
+    fn limits(&self, load: &Load) -> Limits {
+        let mut defaults = Limits { spin: self.spin, ..Limits::default() };
+        let window_bytes = load.in_flight * load.payload_bytes;
+        if window_bytes > defaults.queued_bytes_max / 2 {
+            defaults.queued_bytes_max = 2 * window_bytes;
+            defaults.answer_bytes_max = 2 * window_bytes;
+            defaults.request_bytes_max = 2 * window_bytes;
+        }
+        if matches!(load.shape, Shape::Fetch | Shape::Push) || load.payload_bytes + 4096 <= defaults.frame_bytes_max {
+            return defaults;
+        }
+        Limits { frame_bytes_max: frame_bytes_max(load), ..defaults }
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::contender::{CONTENDERS, Role};
+use crate::contender::{CONTENDERS, Role, is_special};
 use crate::report::{Results, Series, Spread, short};
 
 /// What a row of the table is.
-const ROWS: [(&str, &str); 12] = [
+const ROWS: [(&str, &str); 15] = [
     ("64B-1-one", "64 B, 1 in flight, one CPU"),
     ("64B-1-free", "64 B, 1 in flight, two CPUs"),
     ("64B-64-one", "64 B, 64 in flight, one CPU"),
@@ -15,8 +15,11 @@ const ROWS: [(&str, &str); 12] = [
     ("4KiB-64-free", "4 KiB, 64 in flight"),
     ("64KiB-1-free", "64 KiB, 1 in flight"),
     ("64KiB-64-free", "64 KiB, 64 in flight"),
+    ("64KiB-1024-free", "64 KiB, 1 024 in flight"),
     ("1MiB-1-free", "1 MiB, 1 in flight"),
+    ("1MiB-64-free", "1 MiB, 64 in flight"),
     ("fetch-1MiB-free", "1 MiB answer; ours as a stream"),
+    ("push-1MiB-free", "1 MiB request; ours as a stream"),
     ("conns-1000-free", "1 000 connections, 1 in flight each"),
     ("connect-one", "connect, one call, close"),
 ];
@@ -33,7 +36,7 @@ pub(crate) fn table(results: &Results) -> String {
     let columns: Vec<&str> = CONTENDERS
         .iter()
         .filter(|contender| results.series.iter().any(|series| series.contender == contender.name()))
-        .filter(|contender| contender.role() != Role::Variant)
+        .filter(|contender| !is_special(contender.role()))
         .map(|contender| contender.name())
         .collect();
     let _ = writeln!(text, "| | {} |", columns.iter().map(|name| bold(name, name)).collect::<Vec<_>>().join(" | "));
@@ -59,11 +62,13 @@ pub(crate) fn table(results: &Results) -> String {
         let cells = columns.iter().zip(cells).map(|(name, cell)| bold(name, cell.as_deref().unwrap_or("-")));
         let _ = writeln!(text, "| {title} | {} |", cells.collect::<Vec<_>>().join(" | "));
     };
-    row("p99 with 1 000 connections, ms".to_owned(), &|name| {
-        let series = results.of("conns-1000-free").find(|series| series.contender == name)?;
-        let p99 = Spread::of(&series.p99_micros).median / 1e3;
-        p99.is_finite().then(|| short(p99))
-    });
+    for (workload, title) in [("64B-1024-free", "1 024 in flight"), ("conns-1000-free", "1 000 connections")] {
+        row(format!("p99 with {title}, ms"), &|name| {
+            let series = results.of(workload).find(|series| series.contender == name)?;
+            let p99 = Spread::of(&series.p99_micros).median / 1e3;
+            p99.is_finite().then(|| short(p99))
+        });
+    }
     row("CPU of both sides, us a call, 64 in flight".to_owned(), &|name| {
         let series = results.of("64B-64-one").find(|series| series.contender == name)?;
         let cpu = Spread::of(&series.cpu_client_micros).median + Spread::of(&series.cpu_server_micros).median;
@@ -86,6 +91,13 @@ pub(crate) fn table(results: &Results) -> String {
             let large = idle.kib_after_large.map_or_else(|| "-".to_owned(), short);
             Some(format!("{} / {large}", short(idle.kib_after_small?)))
         });
+    }
+    for goal in results.goals.iter().filter(|goal| goal.goal.starts_with("spinning") && goal.reached.is_some()) {
+        let _ = writeln!(
+            text,
+            "\nWith `spin` on both sides (off by default), 64 B, 1 in flight, two CPUs: {}.",
+            goal.measured
+        );
     }
     let missed: Vec<_> = results.goals.iter().filter(|goal| goal.reached == Some(false)).collect();
     if !missed.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::contender::{CONTENDERS, Role};
+use crate::contender::{CONTENDERS, Role, is_special};
 use crate::plan::Workload;
 use crate::report::{Results, Spread, short, thousands};
 
@@ -53,6 +53,9 @@ fn timed(results: &Results, workload: &Workload) -> String {
         ["", "us/call", "(min..max)", "k calls/s", "x floor", "x peer", "p50 us", "p99 us", "cpu us client", "server"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for series in results.of(&workload.id) {
+        if is_special(series.role) && series.problem.is_some() && !series.failed {
+            continue;
+        }
         let mut row = vec![series.contender.to_owned()];
         if let Some(problem) = &series.problem {
             row.push(if series.failed { format!("FAILED: {problem}") } else { format!("- {problem}") });
