@@ -187,9 +187,6 @@ impl Description {
         if let Some(serves) = hello.serves() {
             self.put("serves", format_args!("`{}` version {}", printable(serves.name), serves.version));
         }
-        if let Some(ms) = hello.keepalive_ms() {
-            self.put("keepalive", format_args!("{ms} ms"));
-        }
         if let Some(secret) = hello.secret() {
             self.put("secret", format_args!("{} bytes, not shown", secret.len()));
         }

@@ -3,7 +3,8 @@
 //! Never touches a call's outcome itself: it tells the lane what happened to the bytes. Ends when the last handle is
 //! gone and nothing is open.
 //!
-//! Started by `client`; drives `session::client`.
+//! Started by `client`; drives `session::client`. Longer than most files: the lane's cell, the driver that is idle and the one
+//! that is connected wake each other, and are read together.
 
 use std::future::{Future, poll_fn};
 use std::io;

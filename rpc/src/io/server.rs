@@ -3,7 +3,7 @@
 //! Takes all frames of one read under one lock, polls each handler once outside it, and writes all answers together.
 //! What becomes of the handlers is `serving`'s, as in the other direction; they outlive the connection.
 //!
-//! Started by `accept`; drives `session::server`.
+//! Started by `accept`; drives `session::server`. Longer than most files: the turn of the driver is one state machine.
 
 use std::future::{Future, poll_fn};
 use std::io;

@@ -19,8 +19,6 @@ pub const MAGIC: [u8; 8] = *b"\x8arpc1\r\n\0";
 pub const TLV_SECRET: u16 = 1;
 /// TLV of a Hello: the service that the client answers when the accepting side calls.
 pub const TLV_SERVES: u16 = 2;
-/// TLV of a Hello: after how many ms of silence the client pings, u32.
-pub const TLV_KEEPALIVE: u16 = 3;
 
 /// Which service, in which version, with which methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +66,6 @@ pub struct Extras<'a> {
     pub secret: Option<&'a [u8]>,
     /// The service that the client answers when the accepting side calls.
     pub serves: Option<&'a ServiceInfo>,
-    /// After how many ms of silence the client pings.
-    pub keepalive_ms: Option<u32>,
 }
 
 /// The service that a client answers, as its Hello says it.
@@ -166,9 +162,6 @@ impl Extras<'_> {
                 put_methods(out, service.methods);
             });
         }
-        if let Some(keepalive_ms) = self.keepalive_ms {
-            put_tlv(out, TLV_KEEPALIVE, |out| out.put_u32_le(keepalive_ms));
-        }
     }
 }
 
@@ -254,11 +247,6 @@ impl<'a> Hello<'a> {
     /// The secret that it shows, if any.
     pub fn secret(&self) -> Option<&'a [u8]> {
         self.tlvs.find(TLV_SECRET)
-    }
-
-    /// After how many ms of silence it pings, if it says so.
-    pub fn keepalive_ms(&self) -> Option<u32> {
-        Reader(self.tlvs.find(TLV_KEEPALIVE)?).u32()
     }
 
     /// Reads the body of a Hello frame.

@@ -144,7 +144,7 @@ fn handshake_cut_at_every_byte_is_a_typed_error() {
 fn handshake_with_more_bytes_is_that_of_a_later_version_and_read() {
     let longer = [&hello_bytes()[COMMON_BYTES..], &unhex("ffff 0400 01020304")[..]].concat();
     let read = Hello::parse(&longer).unwrap();
-    assert_eq!((read.serves(), read.secret(), read.keepalive_ms()), (None, None, None));
+    assert_eq!((read.serves(), read.secret()), (None, None));
     assert_eq!(Hello { methods: &[], tlvs: Tlvs::default(), ..read }, hello());
     let longer = [&welcome_bytes()[COMMON_BYTES..], b"more"].concat();
     assert_eq!(Welcome::parse(&longer), Ok(welcome()));
@@ -181,7 +181,7 @@ fn welcome_with_any_bit_flipped_is_another_welcome() {
     }
 }
 
-const EXTRAS: Extras<'static> = Extras { secret: Some(b"key"), serves: Some(&SERVICE), keepalive_ms: Some(15_000) };
+const EXTRAS: Extras<'static> = Extras { secret: Some(b"key"), serves: Some(&SERVICE) };
 
 fn hello_bytes_with_extras() -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -193,11 +193,10 @@ fn hello_bytes_with_extras() -> Vec<u8> {
 fn extras_of_a_hello_have_their_golden_bytes_and_are_read_as_written() {
     let bytes = hello_bytes_with_extras();
     let golden = "0100 0300 6b6579
-        0200 2200  0300 0400 0200  63616c63  0100 0100 0102030405060708  0201 0200 ffffffffffffffff
-        0300 0400 983a0000";
+        0200 2200  0300 0400 0200  63616c63  0100 0100 0102030405060708  0201 0200 ffffffffffffffff";
     assert_eq!(bytes[hello_bytes().len()..], unhex(golden));
     let read = Hello::parse(&bytes[COMMON_BYTES..]).unwrap();
-    assert_eq!((read.secret(), read.keepalive_ms()), (EXTRAS.secret, EXTRAS.keepalive_ms));
+    assert_eq!(read.secret(), EXTRAS.secret);
     let serves = read.serves().unwrap();
     assert_eq!((serves.name, serves.version), (SERVICE.name, SERVICE.version));
     assert!(serves.methods().eq(read.methods()));
@@ -207,7 +206,7 @@ fn extras_of_a_hello_have_their_golden_bytes_and_are_read_as_written() {
 fn extras_cut_at_every_byte_are_malformed_or_fewer() {
     let body = &hello_bytes_with_extras()[COMMON_BYTES..];
     let plain = hello_bytes().len() - COMMON_BYTES;
-    let whole = [plain, plain + 7, plain + 7 + 38, body.len()];
+    let whole = [plain, plain + 7, body.len()];
     for end in plain..=body.len() {
         let read = Hello::parse(&body[..end]);
         assert_eq!(read.is_ok(), whole.contains(&end), "cut at {end}");
@@ -217,7 +216,7 @@ fn extras_cut_at_every_byte_are_malformed_or_fewer() {
 #[test]
 fn offered_service_that_lies_about_its_lengths_is_malformed() {
     let body = hello_bytes_with_extras()[COMMON_BYTES..].to_vec();
-    let at = body.len() - 8 - 34;
+    let at = body.len() - 34;
     for (offset, number) in [(2, 5), (2, u16::MAX), (4, 3), (4, u16::MAX)] {
         let mut lying = body.clone();
         lying[at + offset..at + offset + 2].copy_from_slice(&u16::to_le_bytes(number));

@@ -37,7 +37,7 @@ impl ClientLane {
             service.name,
             service.version,
         );
-        let extras = Extras { secret: secret.as_deref(), serves: serves.as_ref(), keepalive_ms: None };
+        let extras = Extras { secret: secret.as_deref(), serves: serves.as_ref() };
         let appended = frame::append(self.control.small(), usize::MAX, |out| {
             hello.put(out, service, extras);
             Ok::<(), Oversized>(())

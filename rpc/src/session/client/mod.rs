@@ -5,6 +5,7 @@
 //!
 //! Driven by `io::client`; called by `client`. The methods that callers use are here; `link` has what happens to the
 //! connection, `receive` what the server says, `reverse` the lane on which the accepting side calls.
+//! Longer than most files: what callers use is one list of methods over one table.
 
 mod link;
 mod receive;

@@ -4,7 +4,8 @@
 //! what does not fit is refused. Every call that it hands out gets exactly one [`answer`](ServerLane::answer).
 //!
 //! Driven by `io::server`; outlives its connections. What the driver and the handlers call is here; `receive` has
-//! what the client says.
+//! what the client says. Longer than most files: its struct has a score of fields that every method may touch, and halves of
+//! it would have to show each other all of them.
 
 mod receive;
 
