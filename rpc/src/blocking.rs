@@ -46,7 +46,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -59,6 +59,7 @@ use crate::io::lock;
 use crate::outcome::CallError;
 use crate::request::{Has, Never, Protocol, Request, StreamRequest, Wire};
 use crate::stream::{Event, ItemStream, StreamError};
+use crate::sync::Mutex;
 
 /// A client whose calls block their thread. Cheap to clone; several threads may call at once, and one of them drives for
 /// all.

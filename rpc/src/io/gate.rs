@@ -8,10 +8,10 @@
 //! Part of the drivers `server` and `client`; never loses a wake: one that is noted keeps the driver from its rest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Wake, Waker};
 
-use futures::task::AtomicWaker;
+use crate::sync::{AtomicU8, AtomicWaker};
 
 /// Is polled, or will be without being woken.
 const UP: u8 = 0;
