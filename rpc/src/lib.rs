@@ -263,7 +263,7 @@
 //! # Features
 //! All are off by default and additive. `tls`: TCP with mutual TLS by rustls. `metrics`: counts for the crate of that name.
 //! `tower`: a client is a `tower` service, and handlers can be behind its layers.
-//! `pidfd`: the peer's process by `SO_PEERPIDFD`. `testing`: a world without sockets and a scripted server, for your tests.
+//! `testing`: a world without sockets and a scripted server, for your tests.
 //!
 //! # Cancel safety
 //! Dropping a call cancels it: it is taken back if it was not written, else its handler is stopped; whether it had

@@ -30,7 +30,7 @@ pub struct Limits {
     /// on. The first 64 ids of a lane are taken even if this is less: a client sends them before it knows.
     pub window: u32,
     /// How many old ids may be held above the window (see `PROTOCOL.md`, section 4.4). LIMIT: their list must fit
-    /// one control frame of 1 KiB. A server takes 64 even if this is less.
+    /// one control frame of 1 KiB. A server takes 64 even if this is less; a client holds 64 even if this is more.
     pub parked_max: usize,
     /// Request bytes that a client queues and has not handed to the kernel, per lane. LIMIT: one window of 8 KiB calls.
     pub queued_bytes_max: usize,

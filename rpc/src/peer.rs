@@ -83,10 +83,10 @@ impl Peer {
 impl Process {
     /// Who connected a Unix socket to its other end, or listens there.
     pub(crate) fn at_other_end_of(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-        // The type does not foresee it, but the kernel says 0 for a process that has no number in our pid namespace.
-        let pid = std::hint::black_box(credentials.pid.as_raw_nonzero().get());
-        Ok(Self { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw(), pid: (pid != 0).then_some(pid) })
+        let credentials = nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)?;
+        // The kernel says 0 for a process that has no number in our pid namespace.
+        let pid = (credentials.pid() != 0).then_some(credentials.pid());
+        Ok(Self { uid: credentials.uid(), gid: credentials.gid(), pid })
     }
 
     /// This process itself.

@@ -21,6 +21,7 @@ use super::mem::MemListener;
 use super::socket::Socket;
 use super::stream::Stream;
 use crate::address::Address;
+use crate::peer::Process;
 use crate::transport::{Connector, DynAccept, Incoming};
 
 /// The longest path of a Unix socket, in bytes. LIMIT: `sun_path` has 108 with its terminator (unix(7)).
@@ -267,10 +268,10 @@ fn take_lock(path: &Path) -> Result<fs::File, ListenError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut pid = String::new();
             let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
-            let holder = match pid.trim() {
-                "" => "another process".to_owned(),
-                pid => format!("process {pid}"),
-            };
+            // The holder writes its line after it has the lock: until then there is none, or that of a holder that has died.
+            let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+            let alive = pid.filter(|pid| rustix::process::test_kill_process(*pid) != Err(rustix::io::Errno::SRCH));
+            let holder = name_of(alive.map(|pid| pid.as_raw_nonzero().get()));
             return Err(ListenError::Taken { address: Address::unix(path), holder });
         }
         Err(errno) => return Err(system("lock")(errno.into())),
@@ -314,14 +315,15 @@ fn look_at(path: &Path) -> Result<Found, ListenError> {
     let holder = match rustix::net::connect(&probe, &name) {
         Err(rustix::io::Errno::CONNREFUSED) => return Ok(Found::Stale),
         Err(rustix::io::Errno::NOENT) => return Ok(Found::Nothing),
-        Ok(()) => rustix::net::sockopt::socket_peercred(&probe).map_or_else(
-            |_| "another process".to_owned(),
-            |credentials| format!("process {}", credentials.pid.as_raw_nonzero()),
-        ),
+        Ok(()) => name_of(Process::at_other_end_of(probe.as_fd()).ok().and_then(|process| process.pid)),
         // A full backlog, a socket of another type, one that we may not connect to: somebody has it.
-        Err(_) => "another process".to_owned(),
+        Err(_) => name_of(None),
     };
     Err(ListenError::Taken { address: Address::unix(path), holder })
+}
+
+fn name_of(holder: Option<i32>) -> String {
+    holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
 /// Removes the socket that a dead service left. Called under its lock.

@@ -142,7 +142,8 @@ impl Server {
 
     /// Stops taking requests, lets the running handlers end and their answers be written, says goodbye.
     ///
-    /// Callers whose requests come too late learn that they were not delivered. Handlers end by their deadlines, and so
+    /// Callers whose requests come too late learn that they were not delivered; only what stood behind a Hello that was
+    /// still on its way when the server ended is in doubt, like after any lost connection. Handlers end by their deadlines, and so
     /// does the wait for responders that an actor holds on to only after the longest deadline that the limits allow; a
     /// peer that does not read its answers is left behind after 5 s. The address is free when this returns.
     ///

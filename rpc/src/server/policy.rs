@@ -126,18 +126,16 @@ impl<'a> Newcomer<'a> {
 impl PeerPidfd {
     /// The process at the other end of `socket`.
     pub(crate) fn of(socket: BorrowedFd<'_>, peer: Peer) -> Option<Self> {
-        #[cfg(feature = "pidfd")]
         match nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerPidfd) {
             Ok(descriptor) => return Some(Self { descriptor, exact: true }),
             Err(errno) => tracing::debug!(%errno, "the kernel gives no SO_PEERPIDFD"),
         }
-        let _ = socket;
         let pid = rustix::process::Pid::from_raw(peer.pid()?)?;
         let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
         Some(Self { descriptor, exact: false })
     }
 
-    /// Whether it is the very process that connected (`SO_PEERPIDFD`: Linux 6.5 and later, feature `pidfd`). If not, it is
+    /// Whether it is the very process that connected (`SO_PEERPIDFD`: Linux 6.5 and later). If not, it is
     /// the one that had that pid when the Hello came: the same, unless the peer had ended by then and its pid was reused.
     pub fn is_exact(&self) -> bool {
         self.exact

@@ -25,7 +25,7 @@ use super::stream_in::StreamIn;
 pub use super::stream_in::{Arrival, StreamEnd};
 use super::window::Window;
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{BULK_BYTES, FIRST_IDS_MAX, LARGE_BODY_BYTES, Limits};
+use crate::limits::{BULK_BYTES, FIRST_IDS_MAX, LARGE_BODY_BYTES, Limits, PARKED_IDS};
 use crate::outcome::{Cause, NotDelivered, Refusal, Stage};
 use crate::request::MethodInfo;
 use crate::wire::frame::{self, Oversized};
@@ -276,7 +276,9 @@ impl ClientLane {
         }
     }
 
-    fn in_role(role: Role, limits: Limits) -> Self {
+    fn in_role(role: Role, mut limits: Limits) -> Self {
+        // No server is bound to take more.
+        limits.parked_max = limits.parked_max.min(PARKED_IDS);
         Self {
             frame_bytes_max: limits.frame_bytes_max,
             window_ids_max: limits.window,
