@@ -18,10 +18,12 @@ pub(crate) const COUNTS: [&str; 3] = [ALLOCATIONS, SYSCALLS, MEMORY];
 /// Calls in flight for which allocations and system calls are counted.
 const IN_FLIGHT: [usize; 2] = [1, 64];
 
-/// Whether those of that role are counted: spinning is asking the kernel all the time, and of watching only the system
-/// calls are of interest.
+/// Whether those of that role are counted: spinning is asking the kernel all the time; of watching only the system
+/// calls are of interest, and of words only the allocations.
 pub(crate) fn counts(count: &str, role: Role) -> bool {
-    !is_special(role) || (role == Role::OursWatching && count == SYSCALLS)
+    !is_special(role)
+        || (role == Role::OursWatching && count == SYSCALLS)
+        || (role == Role::OursWords && count == ALLOCATIONS)
 }
 
 /// Adds one count of all `contenders` to `results`.

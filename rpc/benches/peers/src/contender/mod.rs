@@ -67,6 +67,8 @@ pub(crate) enum Role {
     OursSpinning,
     /// Ours, whose caller wants to know how far each call has come.
     OursWatching,
+    /// Ours, with a message that has no heap memory of its own.
+    OursWords,
     Peer,
 }
 
@@ -115,6 +117,7 @@ pub(crate) const CONTENDERS: &[&dyn Contender] = &[
     &ours::DEFAULT,
     &ours::SPINNING,
     &ours::WATCHING,
+    &ours::WORDS,
     &tarpc::Tarpc,
     &ttrpc::Ttrpc,
     &zlink::Zlink,
@@ -125,7 +128,7 @@ pub(crate) const CONTENDERS: &[&dyn Contender] = &[
 
 /// Whether it is there for one row alone.
 pub(crate) fn is_special(role: Role) -> bool {
-    matches!(role, Role::Spinning | Role::OursSpinning | Role::OursWatching)
+    matches!(role, Role::Spinning | Role::OursSpinning | Role::OursWatching | Role::OursWords)
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Contender> {

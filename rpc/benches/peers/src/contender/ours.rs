@@ -8,8 +8,8 @@ use rpc::{Address, Blob, CallContext, Client, ItemSender, Limits, Never, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Caller, Contender, Driver, Failure, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched, frame_bytes_max,
-    request,
+    Caller, Contender, Driver, Failure, LETTER, Load, LocalFuture, Reconnect, Role, Shape, Tasks, fetched,
+    frame_bytes_max, request,
 };
 
 /// Gives back what it is given. The answer of a method is as large as it declares, at most; 4 KiB if it says nothing.
@@ -31,6 +31,13 @@ struct SayPage {
 #[rpc(id = 3, ack = Blob, ack_bytes_max = 1_048_640)]
 struct SayBook {
     payload: Blob,
+}
+
+/// The same of 64 B that need no heap memory.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 6, ack = [u64; 8])]
+struct SayWords {
+    words: [u64; 8],
 }
 
 /// Answers with so many bytes, as a stream of chunks.
@@ -56,6 +63,7 @@ enum Echo {
     #[rpc(stream)]
     Fetch(Fetch),
     Push(Push),
+    SayWords(SayWords),
 }
 
 /// What a client answers whose value is fetched.
@@ -80,6 +88,10 @@ impl EchoHandler for Mirror {
 
     async fn say_book(&self, request: SayBook) -> Result<Blob, Never> {
         Ok(request.payload)
+    }
+
+    async fn say_words(&self, request: SayWords) -> Result<[u64; 8], Never> {
+        Ok(request.words)
     }
 
     async fn fetch(&self, request: Fetch, items: ItemSender<Blob>) -> Result<(), Never> {
@@ -138,6 +150,13 @@ pub(super) const WATCHING: Rpc = Rpc {
     spin: Duration::ZERO,
 };
 
+pub(super) const WORDS: Rpc = Rpc {
+    name: "rpc words",
+    role: Role::OursWords,
+    notes: "the same, and the payload is eight numbers: what is allocated is the framework's",
+    spin: Duration::ZERO,
+};
+
 impl Contender for Rpc {
     fn name(&self) -> &'static str {
         self.name
@@ -157,6 +176,8 @@ impl Contender for Rpc {
                 None
             }
             (Role::OursWatching, Load { shape: Shape::Echo, connections: 1, payload_bytes: ..=4_000, .. }) => None,
+            (Role::OursWords, Load { shape: Shape::Echo, connections: 1, payload_bytes: 64, .. }) => None,
+            (Role::OursWords, _) => Some("its payload has 64 B"),
             (Role::OursWatching, _) => Some("small calls are what it is for"),
             _ => Some("a lone call is what it is for"),
         }
@@ -201,6 +222,9 @@ impl Contender for Rpc {
             if self.role == Role::OursWatching {
                 return Ok(Tasks::driver(callers.into_iter().map(Watcher), load));
             }
+            if self.role == Role::OursWords {
+                return Ok(Tasks::driver(callers.into_iter().map(Speaker), load));
+            }
             Ok(Tasks::driver(callers, load))
         })
     }
@@ -237,6 +261,16 @@ impl Caller for Pusher {
         let taken = self.0.call(Push { bytes: value.len() as u64 }).await?;
         // What has not arrived would have come back.
         Ok(value.len() - usize::try_from(taken)?)
+    }
+}
+
+struct Speaker(Client<Echo>);
+
+impl Caller for Speaker {
+    async fn call(&mut self, _: &Bytes) -> Result<usize, Failure> {
+        let words = [u64::from(LETTER); 8];
+        let echo = self.0.call(SayWords { words }).await?;
+        Ok(size_of_val(&echo))
     }
 }
 

@@ -92,6 +92,15 @@ pub(crate) fn table(results: &Results) -> String {
             Some(format!("{} / {large}", short(idle.kib_after_small?)))
         });
     }
+    let words = results.per_call.iter().filter(|one| one.role == Role::OursWords);
+    for (in_flight, client, server) in words.filter_map(|one| Some((one.in_flight, one.client?, one.server?))) {
+        let _ = writeln!(
+            text,
+            "\nAllocations a call of ours without the payload's own ({in_flight} in flight, a message of eight numbers): {} + {}.",
+            count_of(client),
+            count_of(server)
+        );
+    }
     for goal in results.goals.iter().filter(|goal| goal.goal.starts_with("spinning") && goal.reached.is_some()) {
         let _ = writeln!(
             text,

@@ -147,7 +147,7 @@ fn curve(svg: &mut String, line: &Line, x: impl Fn(f64) -> f64, y: impl Fn(f64) 
     let (width, dashes) = match line.role {
         Role::Ours => (3.5, ""),
         Role::Peer => (2.0, ""),
-        Role::Ceiling | Role::Floor | Role::Spinning | Role::OursSpinning | Role::OursWatching => {
+        Role::Ceiling | Role::Floor | Role::Spinning | Role::OursSpinning | Role::OursWatching | Role::OursWords => {
             (1.5, " stroke-dasharray=\"6 4\"")
         }
     };
