@@ -15,7 +15,7 @@ use crate::limits::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 ///
 /// It travels as it is, in the first frame: it protects only where nobody listens in, that is on a local or an encrypted
 /// transport. It proves the client to the server, not the server to the client. Compared in constant time; never printed.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Secret(Bytes);
 
 /// A secret that is too short to be one, or too long to travel.
@@ -53,6 +53,15 @@ impl Secret {
     }
 }
 
+/// In constant time, like every comparison of a secret.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(&other.0)
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(..)")
@@ -73,6 +82,9 @@ mod tests {
         let mut last = [7; 16];
         last[15] = 6;
         assert!(!secret.is(&last));
+        assert_ne!(Secret::new(last).unwrap(), secret);
+        assert_ne!(Secret::new([7; 17]).unwrap(), secret);
+        assert_eq!(Secret::new([7; 16]).unwrap(), secret);
         assert_eq!(format!("{secret:?}"), "Secret(..)");
     }
 
