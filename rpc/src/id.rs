@@ -20,6 +20,9 @@ pub struct Incarnation(pub u64);
 
 impl PeerId {
     /// A new identity from the kernel's random numbers.
+    ///
+    /// # Panics
+    /// The kernel has no `getrandom` (Linux before 3.17), or a filter of system calls forbids it.
     pub fn random() -> Self {
         let mut bytes = [0; 16];
         fill_random(&mut bytes);
@@ -39,6 +42,9 @@ pub(crate) fn random_peer() -> (PeerId, Incarnation) {
 
 impl Incarnation {
     /// A new life, from the kernel's random numbers.
+    ///
+    /// # Panics
+    /// The kernel has no `getrandom` (Linux before 3.17), or a filter of system calls forbids it.
     pub fn random() -> Self {
         Self(random_u64())
     }

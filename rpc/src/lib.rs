@@ -217,6 +217,12 @@
 //! # }
 //! ```
 //!
+//! # Evolution
+//! A method is its number and its version ([`Request`](macro@Request)): a number is never used again, a shipped type is never
+//! edited but gets a successor, which a server serves beside it. The handshake compares fingerprints of what both sides have:
+//! calls of a method that differs or is unknown end as not delivered ([`NotDelivered::SchemaMismatch`],
+//! [`NotDelivered::UnknownMethod`]), and all others work.
+//!
 //! # Stopping
 //! [`Server::drain`] takes no further request, lets the running handlers answer, and frees the address. A client whose
 //! request came too late knows that it was not delivered; with [`Retry`] it finds the successor by itself.
@@ -250,6 +256,16 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Silence
+//! A peer that says nothing while calls or streams are open is asked whether it is there ([`Limits::keepalive`]) and given up
+//! if it does not answer ([`Limits::keepalive_timeout`]): its streams end, and its calls are asked for on the next connection.
+//! A slow handler is no silence, and what is idle is left alone.
+//!
+//! # Spin
+//! With [`ClientBuilder::spin`] and [`ServerBuilder::spin`] a driver asks its Unix socket again for some microseconds before it
+//! sleeps. For quick handlers, one call at a time, that saves both sides' waking; it costs processor time, and is off by
+//! default: [`Limits::spin`].
 //!
 //! # Transports
 //! `unix:` and `mem:` are built in; any other stream of bytes is one too: see [`transport`], and `tls` for TCP with mutual

@@ -22,7 +22,7 @@ pub struct Limits {
     /// The largest frame, in bytes, that this side accepts and sends. LIMIT: 1 MiB holds every method that is
     /// not really a stream; what is larger travels as items.
     pub frame_bytes_max: usize,
-    /// The largest frame before the handshake is done. LIMIT: 4 KiB holds a Hello with 250 methods.
+    /// The largest frame, in bytes, before the handshake is done. LIMIT: 4 KiB holds a Hello with 250 methods.
     pub handshake_bytes_max: usize,
     /// How many ids may lie between the floor and the newest request. LIMIT: 1 024 saturates a Unix socket with
     /// 64 B calls (measured: throughput is flat from 64 on) and keeps the answers of a lane below a few MiB. Handlers of a
@@ -40,7 +40,9 @@ pub struct Limits {
     /// Bodies of requests whose handlers have not ended, per lane, in bytes; from there on requests are refused as
     /// overloaded. LIMIT: one window of 16 KiB requests, or sixteen of the largest.
     pub request_bytes_max: usize,
-    /// Answer bytes not yet taken by the kernel, per connection, above which no further request is taken up.
+    /// Answer bytes not yet taken by the kernel, per connection, above which no further request is taken up. LIMIT: a Unix
+    /// socket's usual buffer, 208 KiB, and some more: a peer that reads finds the next bytes there; one that does not is
+    /// stopped early.
     pub out_bytes_max: usize,
     /// Open streams per lane. LIMIT: observers of one process; each costs its credit.
     pub streams_max: usize,
@@ -53,7 +55,8 @@ pub struct Limits {
     /// Connections of one server whose handshake is not done. LIMIT: a backlog of 4 096 that one process has filled at once
     /// is within its share.
     pub handshakes_max: usize,
-    /// Lanes that a server remembers, connected or not.
+    /// Lanes that a server remembers, connected or not. LIMIT: every connection of a full server, and as many again that
+    /// were lost and may come back.
     pub lanes_max: usize,
     /// Handlers of one server that have not ended. One process may have four fifths of them, and less when others have
     /// some; beyond it requests are refused as overloaded. LIMIT: a handler costs its state, 1 KiB to be generous.
@@ -63,13 +66,17 @@ pub struct Limits {
     pub held_bytes_max: usize,
     /// How long a lane without a connection is remembered. LIMIT: six default deadlines.
     pub lane_retention: Duration,
-    /// The deadline of a call for which none was given.
+    /// The deadline of a call for which none was given. LIMIT: longer than a local handler or the restart of its service
+    /// takes, and as long as anybody watches a program that says nothing.
     pub deadline_default: Duration,
-    /// The longest deadline that a server honours; a longer one is cut to it.
+    /// The longest deadline that a server honours; a longer one is cut to it. LIMIT: an hour; so long a caller that has
+    /// forgotten its call may hold a handler, and [`Server::drain`](crate::Server::drain) may wait for one.
     pub deadline_max: Duration,
-    /// How long a handshake may take.
+    /// How long a handshake may take, from accept to Hello. LIMIT: far beyond what it takes a peer on a
+    /// busy machine, with TLS too; half a default deadline, so that a call that was stuck in one has time for another.
     pub handshake_timeout: Duration,
-    /// How long a peer may leave its answers unread before the connection is closed.
+    /// How long a peer may leave its answers unread before the connection is closed. LIMIT: three default
+    /// deadlines: who has read nothing for so long has nobody left who waits for most of them.
     pub stall_timeout: Duration,
     /// After how long a silence, while calls or streams are open, a peer is asked whether it is there; at the latest after
     /// twice that. LIMIT: longer than the default deadline, so that ordinary calls end before it; a process that was
@@ -77,10 +84,12 @@ pub struct Limits {
     /// switches it off.
     pub keepalive: Duration,
     /// How long a peer that was asked may stay silent before the connection is given up: calls that it may have are in
-    /// doubt, and asked for on the next one. A slow handler is no silence: its driver answers.
+    /// doubt, and asked for on the next one. A slow handler is no silence: its driver answers. LIMIT: as long as the silence
+    /// before; a driver answers at once, so it is the machine that this waits for.
     pub keepalive_timeout: Duration,
     /// For how long, since the last bytes came, a driver asks a Unix socket again and again instead of sleeping: a client
-    /// while calls are open, a server for each connection. At most a millisecond; zero, the default, means never.
+    /// while calls are open, a server for each connection. At most a millisecond; zero, the default, means never. LIMIT: what
+    /// takes longer loses nothing by a sleep.
     ///
     /// For calls whose handlers take a few microseconds, one at a time, with a processor to spare on each side: it saves
     /// both sides' waking. It costs processor time: all of both threads while such calls go on, and so long once for a
@@ -107,9 +116,7 @@ impl Limits {
             .into_iter()
             .fold(0_usize, usize::saturating_add)
     }
-}
 
-impl Limits {
     /// The most memory, in bytes, that all peers together can make a server hold: what its lanes may hold for their calls,
     /// and the fixed cost of as many connections, lanes and running handlers as there may be. Beside it stands what the
     /// handlers of the user hold, which begins with their decoded requests ([`decoded_bytes_max`](Self::decoded_bytes_max)).
@@ -126,9 +133,7 @@ impl Limits {
             .into_iter()
             .fold(0_usize, usize::saturating_add)
     }
-}
 
-impl Limits {
     /// The most memory, in bytes, that decoded requests of the method `R` can hold beside
     /// [`server_bytes_max`](Self::server_bytes_max), for as long as their handlers keep them: what a byte of it can become,
     /// for all bytes that requests may have. A `List` of large elements with small encodings is what makes this large.
@@ -177,7 +182,7 @@ pub(crate) const FIRST_IDS_MAX: u32 = 64;
 /// Parked ids that every server takes. LIMIT: their list must fit one control frame of 1 KiB.
 pub(crate) const PARKED_IDS: usize = 64;
 
-/// Bytes of bookkeeping per id in a window, counted generously (asserted in `session`).
+/// Bytes of bookkeeping per id in a window. LIMIT: counted generously (asserted in `session`).
 pub(crate) const ENTRY_BYTES: usize = 512;
 
 /// Bytes of a connection that is idle: its task, its timer, and what is too little to be counted. LIMIT: measured at 4.7
@@ -195,7 +200,8 @@ pub(crate) const CALLING_BYTES: usize = 4 << 10;
 /// and an answer of the default largest size, kept and queued.
 const HANDLER_BYTES: usize = 10 << 10;
 
-/// Threads that may be between two looks at once.
+/// Threads that may be between two looks at once. LIMIT: an assumption about the runtime, for more bring nothing to small
+/// calls; where there are more, each adds two frames to the bound.
 const THREADS_MAX: usize = 16;
 
 /// The most lanes of one client. LIMIT: each is a connection, with a window and a driver of its own; more than the CPUs of
@@ -239,7 +245,8 @@ pub(crate) const POOLED_BUFFERS_MAX: usize = 8;
 pub(crate) const SPARE_BUFFERS_MAX: usize = 4;
 pub(crate) const SPARE_BYTES_MAX: usize = 128 << 10;
 
-/// Bytes of stream items that go out in one write; answers wait for no more than these.
+/// Bytes of stream items that go out in one write; answers wait for no more than these. LIMIT: as much as one
+/// read of the other side takes; more would only keep answers waiting.
 pub(crate) const BULK_BYTES: usize = 64 << 10;
 
 /// Bytes of a chunk of a large value, its frame included. LIMIT: what one write carries of streams, so that calls go
@@ -254,7 +261,8 @@ pub(crate) const READ_TURN_BYTES: usize = 128 << 10;
 /// page; a reader slower than that in 30 s reads to hold memory, not to read.
 pub(crate) const STALL_PROGRESS_BYTES: usize = 4 << 10;
 
-/// The longest text of a refusal, in bytes.
+/// The longest text of a refusal, in bytes. LIMIT: a sentence or two; a client keeps it with the outcome of each call that it
+/// ends.
 pub(crate) const REASON_BYTES_MAX: usize = 256;
 
 /// The longest tracestate that is taken along, in bytes. LIMIT: what W3C asks everybody to carry.
@@ -279,7 +287,8 @@ pub(crate) const INSPECT_FRAME_BYTES_MAX: usize = 64 << 20;
 /// Requests of a connection whose methods the inspector remembers, to name them with their answers. LIMIT: four windows.
 pub(crate) const INSPECT_IDS_MAX: usize = 4096;
 
-/// The most bytes of one record of a recording.
+/// The most bytes of one record of a recording. LIMIT: above what one read brings; who reads a damaged recording
+/// allocates no more than this by its word.
 pub(crate) const INSPECT_RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// The size at which a recording ends, in bytes. LIMIT: a forgotten proxy must not fill a disk.

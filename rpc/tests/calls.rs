@@ -1,4 +1,6 @@
 //! What a caller learns, over real sockets and in memory. Ack or timeout is always asserted.
+//!
+//! Long, because all of it is about one service and one small world, and each test is read by itself.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "common/proxy.rs"]
@@ -366,6 +368,24 @@ async fn actor_answers_later_and_a_forgotten_responder_answers_at_once() {
     let error = soon(rpc::call(&client, Add { a: 1, b: 2 })).await.unwrap_err();
     assert!(matches!(error, CallError::NotDelivered(NotDelivered::Unavailable(_))), "{error:?}");
     drop(server);
+}
+
+#[tokio::test]
+async fn queue_of_any_size_takes_calls() {
+    for queue in [0, 1, usize::MAX] {
+        let address = Address::mem(&format!("queue_of_{queue}"));
+        let (_server, mut calls) = rpc::serve_calls::<Bench>(&address, queue).await.unwrap();
+        let client = Client::<Bench>::new(&address);
+        let sums = futures::future::join_all((0..3).map(|n| client.call(Add { a: n, b: 1 })));
+        let actor = async {
+            for _ in 0..3 {
+                let Some(BenchCall::Add(m, responder)) = calls.recv().await else { panic!("a sum is asked for") };
+                responder.ack(m.a + m.b);
+            }
+        };
+        let (sums, ()) = soon(futures::future::join(sums, actor)).await;
+        assert_eq!(sums.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [1, 2, 3]);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 //!
 //! The tables are tiny, so that an id, a permit or a place in the window that leaked would soon be missed by the calls
 //! that follow. In memory, with the clock paused, and once over a socket: a poll follows each round of the runtime.
+//!
+//! Long, because all futures are swept in one way against one service, so that none is forgotten: a test for each.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs::Permissions;

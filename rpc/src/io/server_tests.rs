@@ -1,4 +1,6 @@
 //! What a server does with peers that say the wrong thing, say nothing, or do not listen. Raw sockets speak to it.
+//!
+//! Long, because one peer can do so many things wrong; what the tests share is in `raw_peer`.
 
 #[path = "server_tests/raw_peer.rs"]
 mod raw_peer;

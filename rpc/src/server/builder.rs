@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Calls, Denial, ListenError, Newcomer, Policy, Secret, Server, start};
 use crate::address::Address;
@@ -183,7 +183,7 @@ impl<P: Protocol> ServerBuilder<P> {
 impl<P: Protocol> ServerBuilder<P, Actor> {
     /// Serves `address` by giving every call, with its responder, to whoever receives from the returned queue. Up to
     /// `queue` calls wait in it, in the order in which each client sent them; further ones wait with their handlers'
-    /// permits, within their deadlines.
+    /// permits, within their deadlines. A `queue` of 0 counts as 1.
     ///
     /// # Errors
     /// Like [`ServerBuilder::serve`].
@@ -195,7 +195,7 @@ impl<P: Protocol> ServerBuilder<P, Actor> {
         Ok((start(Listener::bind(address)?, service, self.options), calls))
     }
 
-    /// Like [`ServerBuilder::serve_from`], with a queue of calls.
+    /// Like [`ServerBuilder::serve_from`], with a queue of calls as in [`serve_calls`](Self::serve_calls).
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -207,7 +207,7 @@ impl<P: Protocol> ServerBuilder<P, Actor> {
 
 /// A service that puts its calls in a queue.
 fn queued<P: Protocol>(queue: usize) -> (Service<P>, Calls<P>) {
-    let (sender, receiver) = mpsc::channel(queue.max(1));
+    let (sender, receiver) = mpsc::channel(queue.clamp(1, Semaphore::MAX_PERMITS));
     let service = Service::<P>::of_queue(move |request: P, raw: RawResponder| {
         let sender = sender.clone();
         async move {

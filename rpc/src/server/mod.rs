@@ -70,6 +70,9 @@ pub async fn serve<P: Protocol>(address: &Address, handler: impl Into<P::Service
 ///
 /// # Errors
 /// Like [`serve`].
+///
+/// # Panics
+/// Outside a tokio runtime.
 pub async fn serve_with<P: Protocol>(
     address: &Address,
     handler: impl Into<P::Service>,
@@ -80,10 +83,13 @@ pub async fn serve_with<P: Protocol>(
 
 /// Serves `address` by giving every call, with its responder, to whoever receives from the returned queue. Up to
 /// `queue` calls wait in it, in the order in which each client sent them; further ones wait with their handlers'
-/// permits, within their deadlines.
+/// permits, within their deadlines. A `queue` of 0 counts as 1.
 ///
 /// # Errors
 /// Like [`serve`].
+///
+/// # Panics
+/// Outside a tokio runtime.
 pub async fn serve_calls<P: Protocol>(address: &Address, queue: usize) -> Result<(Server, Calls<P>), ListenError> {
     serve_calls_with(address, queue, Limits::default()).await
 }
@@ -92,6 +98,9 @@ pub async fn serve_calls<P: Protocol>(address: &Address, queue: usize) -> Result
 ///
 /// # Errors
 /// Like [`serve`].
+///
+/// # Panics
+/// Outside a tokio runtime.
 pub async fn serve_calls_with<P: Protocol>(
     address: &Address,
     queue: usize,

@@ -1,4 +1,6 @@
 //! Both halves of a lane, played frame by frame: what the simulator has found, in its shortest form.
+//!
+//! Long, because each play is told frame by frame, and all of them on the one stage below.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -29,7 +29,7 @@ const RESERVED_BYTES_MAX: usize = 4096;
 /// let names: List<String, 100> = vec!["a".to_owned(), "b".to_owned()].try_into()?;
 /// assert_eq!(names.len(), 2);
 /// assert!(List::<u8, 3>::try_from(vec![0; 4]).is_err());
-/// # Ok::<(), rpc::wire::types::TooLong>(())
+/// # Ok::<(), rpc::TooLong>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct List<T, const MAX: usize>(Vec<T>);

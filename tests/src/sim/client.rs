@@ -3,6 +3,8 @@
 //! The driver does what `rpc`'s own does with a socket, in the same order: timers, claim, write, read; conclusions from a
 //! lost connection only after both halves are closed. A misbehaving library may say whole requests twice.
 //!
+//! Long, because the order of what one turn of the driver does is the point, and is to be read in one place.
+//!
 //! Stepped by `world`; speaks to `server` through `net`.
 
 use std::task::Waker;

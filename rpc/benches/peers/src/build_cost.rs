@@ -217,7 +217,8 @@ impl Costs {
     pub(crate) fn markdown(&self) -> String {
         let machine = &self.machine;
         let mut text = format!(
-            "A service with one method and its client, built from nothing with `--release`; {} ({} CPUs), {}, commit {}:\n             `cargo run --release --manifest-path rpc/benches/peers/Cargo.toml -- build-cost`\n\n| | {} |\n|---{}|\n",
+            "A service with one method and its client, built from nothing with `--release`; {} ({} CPUs), {}, commit {}:\n\
+             `cargo run --release --manifest-path rpc/benches/peers/Cargo.toml -- build-cost`\n\n| | {} |\n|---{}|\n",
             machine.processor,
             machine.cpus,
             machine.date,
