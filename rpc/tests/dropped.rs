@@ -509,6 +509,32 @@ async fn serve_dropped_after_any_poll_leaves_the_address_free() {
     panic!("a server does not start within {POLLS_MAX} polls");
 }
 
+/// A name is looked up on another thread, for as many polls as that takes.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn tls_bind_dropped_after_any_poll_leaves_the_port_free() {
+    use rpc::tls::{self, Authorities, Identity};
+
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let (certificate, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let identity = Identity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let config = tls::server_config(identity, &Authorities::from_pem(certificate.as_bytes()).unwrap()).unwrap();
+    let port = std::net::TcpListener::bind("localhost:0").unwrap().local_addr().unwrap().port();
+    let address = format!("localhost:{port}");
+    let is_free = || drop(std::net::TcpListener::bind(&address).expect("nobody listens"));
+    let mut dropped = 0;
+    for polls in 0..20 {
+        match after(polls, tls::Listener::bind(&address, Arc::clone(&config))).await {
+            None => dropped += 1,
+            Some(bound) => assert_eq!(bound.unwrap().local_addr().unwrap().port(), port),
+        }
+        is_free();
+    }
+    assert!(dropped > 1, "it was never dropped on its way");
+    let bound = tls::Listener::bind(&address, config).await.unwrap();
+    assert!(std::net::TcpListener::bind(bound.local_addr().unwrap()).is_err(), "and it listens in the end");
+}
+
 #[tokio::test(start_paused = true)]
 async fn drain_dropped_after_any_poll_answers_every_caller() {
     for polls in 0..POLLS_MAX {
