@@ -185,9 +185,9 @@ pub(crate) const PARKED_IDS: usize = 64;
 /// Bytes of bookkeeping per id in a window. LIMIT: counted generously (asserted in `session`).
 pub(crate) const ENTRY_BYTES: usize = 512;
 
-/// Bytes of a connection that is idle: its task, its timer, and what is too little to be counted. LIMIT: measured at 4.7
+/// Bytes of a connection that is idle: its task, its timer, and what is too little to be counted. LIMIT: measured at 2.4
 /// KiB, and two pages.
-const CONNECTION_BYTES: usize = 13 << 10;
+const CONNECTION_BYTES: usize = 11 << 10;
 
 /// Bytes of a lane without calls. LIMIT: measured at 1 KiB, and a page.
 const LANE_BYTES: usize = 5 << 10;

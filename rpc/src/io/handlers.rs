@@ -1,7 +1,7 @@
 //! Handlers in pooled, pinned slots: polled in place, without a task and without an allocation per call.
 //!
 //! A handler that panics, on a poll or on a drop, harms nobody but its own call. The slots of finished handlers go back
-//! to a pool of the whole server, so an idle connection holds none.
+//! to a pool of the whole server, and the lists of them, too: an idle connection holds none.
 //!
 //! Filled and polled by `server`; woken by whatever a handler waits for.
 
@@ -24,11 +24,32 @@ use crate::wire::header::FailedCode;
 /// Slots that a server keeps for reuse. LIMIT: one window; what a burst needed beyond it is freed again.
 const POOL_MAX: usize = 1024;
 
+/// Room for slots in the lists that a server keeps for reuse. LIMIT: the least that is allocated for a list, for as many
+/// connections as there are slots.
+const LISTED_MAX: usize = 4 * POOL_MAX;
+
+/// The most woken slots of a connection at once whose list is kept while no handler runs. LIMIT: throughput is flat from
+/// so many calls on; half a KiB.
+const WOKEN_KEPT: usize = 64;
+
 /// Free slots of one server.
 pub(crate) struct Pool<F> {
-    free: Mutex<Vec<Slot<F>>>,
+    free: Mutex<Free<F>>,
     /// Whether handlers only queue their calls: each begins when somebody takes it out.
     pub(super) queues: bool,
+}
+
+struct Free<F> {
+    slots: Vec<Slot<F>>,
+    lists: Vec<Lists<F>>,
+    /// Slots that there is room for in `lists`.
+    listed: usize,
+}
+
+/// The slots of a connection, and which of them have no handler.
+struct Lists<F> {
+    slots: Vec<Slot<F>>,
+    free: Vec<usize>,
 }
 
 struct Slot<F> {
@@ -70,7 +91,7 @@ pub(super) enum Polled {
 
 impl<F> Default for Pool<F> {
     fn default() -> Self {
-        Self { free: Mutex::new(Vec::new()), queues: false }
+        Self { free: Mutex::new(Free { slots: Vec::new(), lists: Vec::new(), listed: 0 }), queues: false }
     }
 }
 
@@ -185,18 +206,30 @@ impl<F: Future<Output = Answer>> Handlers<F> {
         let mut pooled = lock(&self.pool.free);
         for slot in self.slots.drain(..) {
             *lock(&slot.wake.home) = None;
-            if pooled.len() < POOL_MAX {
-                pooled.push(slot);
+            if pooled.slots.len() < POOL_MAX {
+                pooled.slots.push(slot);
             }
         }
-        drop(pooled);
         self.free.clear();
-        lock(&self.ready.indices).clear();
+        pooled.keep(Lists { slots: std::mem::take(&mut self.slots), free: std::mem::take(&mut self.free) });
+        drop(pooled);
+        let mut indices = lock(&self.ready.indices);
+        indices.clear();
+        indices.shrink_to(WOKEN_KEPT);
+        self.woken.shrink_to(WOKEN_KEPT);
     }
 
     fn add_slot(&mut self) -> usize {
+        let mut pooled = lock(&self.pool.free);
+        if self.slots.capacity() == 0
+            && let Some(Lists { slots, free }) = pooled.take_lists()
+        {
+            (self.slots, self.free) = (slots, free);
+        }
+        let slot = pooled.slots.pop();
+        drop(pooled);
+        let slot = slot.unwrap_or_else(Slot::new);
         let index = self.slots.len();
-        let slot = lock(&self.pool.free).pop().unwrap_or_else(Slot::new);
         *lock(&slot.wake.home) = Some((Arc::clone(&self.ready), index));
         self.slots.push(slot);
         index
@@ -242,6 +275,23 @@ impl<F: Future<Output = Answer>> Handlers<F> {
             dispose(panic);
         }
         self.free.push(index);
+    }
+}
+
+impl<F> Free<F> {
+    /// Keeps empty lists for the next connection.
+    fn keep(&mut self, lists: Lists<F>) {
+        let listed = self.listed.saturating_add(lists.slots.capacity());
+        if listed <= LISTED_MAX {
+            self.listed = listed;
+            self.lists.push(lists);
+        }
+    }
+
+    fn take_lists(&mut self) -> Option<Lists<F>> {
+        let lists = self.lists.pop()?;
+        self.listed = self.listed.saturating_sub(lists.slots.capacity());
+        Some(lists)
     }
 }
 

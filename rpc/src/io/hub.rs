@@ -49,7 +49,7 @@ const DESCRIPTORS_KEPT: usize = 64;
 /// What all connections of a server share.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) policy: Policy,
     pub(crate) service: ServiceInfo,
     pub(crate) metrics: ServerMetrics,
@@ -232,7 +232,7 @@ impl Hub {
         let shares = Arc::new(Shares::new(connections_max, limits.handshakes_max, limits.lanes_max));
         let load = Arc::new(Load::new(&limits, &methods, now()));
         Self {
-            limits,
+            limits: Arc::new(limits),
             policy,
             metrics: ServerMetrics::new(&service),
             service,
@@ -375,7 +375,7 @@ impl Hub {
             None => {
                 let permit = self.lane_permit(&mut lanes, peer, now, over).ok_or(GoodbyeCode::TooMany)?;
                 let load = LaneLoad::new(Arc::clone(&self.load), permit);
-                let lane = ServerLane::new(self.limits.clone(), hello.epoch);
+                let lane = ServerLane::new(Arc::clone(&self.limits), hello.epoch);
                 let (progress, back) = (Arc::clone(&self.progress), Back::Accepted(OnceLock::new()));
                 let metrics = self.metrics.lane();
                 let cell = Arc::new(LaneCell::new(Some((key, load)), lane, metrics, progress, back));
@@ -399,7 +399,7 @@ impl Hub {
         let Back::Accepted(back) = &cell.back else { return };
         let offer: Option<Offer> = hello.serves().map(Offer::from);
         if offer.is_some() && back.get().is_none() {
-            let calling = Arc::new(CallingCell::reverse(self.limits.clone()));
+            let calling = Arc::new(CallingCell::reverse(Limits::clone(&self.limits)));
             lock(&self.tasks).spawn(reverse::watch(Arc::clone(&calling)));
             let _ = back.set(calling);
         }

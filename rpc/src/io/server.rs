@@ -109,7 +109,10 @@ where
 {
     /// Serves a connection, which `accept` has counted, to its end; handlers that still run then are polled on without
     /// it.
-    pub(crate) async fn run(
+    ///
+    /// Not an `async fn`, which would keep its arguments beside what they were moved into for as long as it runs: a
+    /// connection has its place in memory once.
+    pub(crate) fn run(
         hub: Arc<Hub>,
         stream: Stream,
         peer: Peer,
@@ -117,7 +120,7 @@ where
         (connection, handshake): (Permit, Permit),
         start: S,
         pool: Arc<Pool<F>>,
-    ) {
+    ) -> impl Future<Output = ()> + Send + 'static {
         let spoken_to = hub.policy.may_speak(peer);
         let peer = hub.policy.known_as(peer);
         let serving = Serving::new(peer, hub.service.clone(), Some(Arc::clone(&hub)), start, pool);
@@ -154,14 +157,16 @@ where
             tracing::warn!(%peer, "refused a connection");
             connection.core.say_goodbye(GoodbyeCode::Unauthorized);
         }
-        let end = poll_fn(|cx| connection.poll(cx)).await;
-        tracing::debug!(?peer, ?end, "connection ended");
-        let Self { stream, timer, mut core, .. } = connection;
-        drop(stream);
-        core.connection = None;
-        core.detach();
-        if let Some((cell, epoch)) = core.lane.clone() {
-            core.serving.run_out(&cell, epoch, timer).await;
+        async move {
+            let end = poll_fn(|cx| connection.poll(cx)).await;
+            tracing::debug!(peer = ?connection.core.peer, ?end, "connection ended");
+            drop(connection.stream);
+            let core = &mut connection.core;
+            core.connection = None;
+            core.detach();
+            if let Some((cell, epoch)) = core.lane.clone() {
+                core.serving.run_out(&cell, epoch, &mut connection.timer).await;
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Part of the drivers `server` and `client`; works on a `hub::LaneCell`.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +40,13 @@ pub(super) const TURNS_MAX: usize = 32;
 /// the most that may be in flight is less.
 pub(super) const FRAMES_MAX: usize = 2048;
 
+thread_local! {
+    /// Empty lists: those that are filled and emptied within one turn of a driver are the thread's, so an idle connection
+    /// has none. LIMIT: as long as the longest of one turn, [`FRAMES_MAX`] and what one read adds.
+    static QUEUED: Cell<Vec<Queued>> = const { Cell::new(Vec::new()) };
+    static REPLIES: Cell<Vec<(u64, Reply)>> = const { Cell::new(Vec::new()) };
+}
+
 /// A request that was taken from a read and waits for its first poll: where its body lies in the read's bytes.
 struct Queued {
     id: u64,
@@ -58,6 +66,7 @@ pub(crate) struct Serving<S, F> {
     hub: Option<Arc<Hub>>,
     start: S,
     handlers: Handlers<F>,
+    /// Without memory between two turns, as are the replies.
     queued: Vec<Queued>,
     replies: Vec<(u64, Reply)>,
     /// Calls for whose handlers there was no room.
@@ -115,7 +124,7 @@ where
     }
 
     fn run_out<'a>(&'a mut self, cell: &'a Arc<LaneCell>, epoch: u64) -> BoxFuture<'a, ()> {
-        Box::pin(self.run_out(cell, epoch, Timer::default()))
+        Box::pin(async move { self.run_out(cell, epoch, &mut Timer::default()).await })
     }
 
     fn abort(&mut self, cell: &LaneCell) {
@@ -141,6 +150,9 @@ where
 
     /// Notes a request that the lane has taken up; its body ends at `end` of the read's bytes.
     pub(super) fn queue(&mut self, call: &NewCall<'_>, end: usize) {
+        if self.queued.capacity() == 0 {
+            self.queued = QUEUED.take();
+        }
         self.queued.push(Queued {
             id: call.id,
             method: call.method,
@@ -169,7 +181,7 @@ where
             let watch = self.watch(cell, &call, bytes.get(tlvs).unwrap_or_default());
             self.start_handler(cell, &call, watch, bytes.get(call.body.clone()).unwrap_or_default());
         }
-        self.queued = queued;
+        QUEUED.set(queued);
         self.give_replies(cell, epoch);
     }
 
@@ -179,7 +191,7 @@ where
         let any = self.handlers.poll_woken(
             cell,
             |id| lock(&cell.lane).is_running(id),
-            |id, reply| replies.extend(reply.map(|reply| (id, reply))),
+            |id, reply| put_reply(replies, id, reply),
         );
         self.give_replies(cell, epoch);
         any
@@ -191,7 +203,7 @@ where
     }
 
     /// Polls on what still runs, to its end or its deadline: losing a connection cancels nothing.
-    pub(super) async fn run_out(&mut self, cell: &Arc<LaneCell>, epoch: u64, mut timer: Timer) {
+    pub(super) async fn run_out(&mut self, cell: &Arc<LaneCell>, epoch: u64, timer: &mut Timer) {
         poll_fn(|cx| {
             self.handlers.register(cx.waker());
             for _ in 0..TURNS_MAX {
@@ -236,6 +248,7 @@ where
             lane.take_wakers(&mut self.wakers);
             lane.is_attached(epoch)
         };
+        REPLIES.set(std::mem::take(&mut self.replies));
         wake_all(&mut self.wakers);
         if !ours {
             // The handlers have outlived their connection; their answers go to the lane's present one.
@@ -277,7 +290,7 @@ where
             }
         };
         match self.handlers.start(context, watch, handler) {
-            Polled::Done(reply) => self.replies.extend(reply.map(|reply| (call.id, reply))),
+            Polled::Done(reply) => put_reply(&mut self.replies, call.id, reply),
             Polled::Pending(waker) => {
                 let queues = self.handlers.queues();
                 cell.with(|lane| {
@@ -292,6 +305,15 @@ where
 
     fn refuse(&mut self, id: u64, watch: &HandlerWatch, reply: Reply) {
         watch.end(&reply);
-        self.replies.push((id, reply));
+        put_reply(&mut self.replies, id, Some(reply));
     }
+}
+
+/// Notes what a handler has answered, if it has.
+fn put_reply(replies: &mut Vec<(u64, Reply)>, id: u64, reply: Option<Reply>) {
+    let Some(reply) = reply else { return };
+    if replies.capacity() == 0 {
+        *replies = REPLIES.take();
+    }
+    replies.push((id, reply));
 }

@@ -64,6 +64,11 @@ pub(crate) fn take_peak() -> isize {
     PEAK.swap(live(), Ordering::Relaxed)
 }
 
+/// Bytes that this thread has allocated and not freed.
+pub(crate) fn own() -> isize {
+    OWN.get()
+}
+
 /// The most that this thread has allocated at once during `work`, beyond what it had before.
 pub(crate) fn own_peak<T>(work: impl FnOnce() -> T) -> (isize, T) {
     let before = OWN.get();

@@ -10,6 +10,7 @@
 mod receive;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -132,7 +133,8 @@ pub struct Remembered {
 /// The server's half of a lane.
 #[derive(Debug)]
 pub struct ServerLane {
-    limits: Limits,
+    /// Shared by all lanes of a server.
+    limits: Arc<Limits>,
     /// On every frame of this lane.
     flags: u8,
     /// The epoch whose Hello made this memory.
@@ -201,7 +203,8 @@ struct Running {
 
 impl ServerLane {
     /// A lane whose first Hello carries `epoch`. It must be [`attach`](Self::attach)ed.
-    pub fn new(limits: Limits, epoch: u64) -> Self {
+    pub fn new(limits: impl Into<Arc<Limits>>, epoch: u64) -> Self {
+        let limits = limits.into();
         Self {
             born: epoch,
             epoch: 0,
@@ -237,7 +240,7 @@ impl ServerLane {
 
     /// The half of a lane on which the accepting side calls, kept by the connecting side for as long as the other's
     /// memory lives. It must be [`attach_reverse`](Self::attach_reverse)d.
-    pub fn reverse(limits: Limits) -> Self {
+    pub fn reverse(limits: impl Into<Arc<Limits>>) -> Self {
         Self { flags: REVERSE, ..Self::new(limits, 0) }
     }
 

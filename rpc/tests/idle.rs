@@ -1,0 +1,121 @@
+//! What a server holds for a connection that has been called on and on which nothing goes on now.
+//!
+//! A binary of its own, because it counts allocations: those of the server's thread, which nobody else uses.
+#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::print_stdout, reason = "its figures are for people")]
+
+#[path = "common/counting.rs"]
+mod counting;
+
+use std::sync::mpsc;
+
+use rpc::{Address, Client, Never};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc as queue, oneshot};
+
+use counting::own;
+
+/// 64 bytes there and back.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 1, ack = [u64; 8])]
+struct Say {
+    words: [u64; 8],
+}
+
+/// The same, answered after a turn in the queue of tasks.
+#[derive(Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 2, ack = [u64; 8])]
+struct Later {
+    words: [u64; 8],
+}
+
+#[derive(rpc::Protocol)]
+#[rpc(name = "idle", version = 1)]
+enum Echo {
+    Say(Say),
+    Later(Later),
+}
+
+struct Mirror;
+
+impl EchoHandler for Mirror {
+    async fn say(&self, request: Say) -> Result<[u64; 8], Never> {
+        Ok(request.words)
+    }
+
+    async fn later(&self, request: Later) -> Result<[u64; 8], Never> {
+        tokio::task::yield_now().await;
+        Ok(request.words)
+    }
+}
+
+/// Connections that are counted. Both ends have a descriptor here: together they are below the least that a process may
+/// have by custom, 1 024.
+const CONNECTIONS: usize = 200;
+
+/// What one of them may cost. Its task is a third of it, its lane a fourth, the answers that are kept until the next call a
+/// sixth; the rest is its timer, its place in the runtime and in the server's tables.
+const BYTES_MAX: usize = 3_328;
+
+/// A server on a thread of its own, which says what it has allocated.
+fn serve(address: Address) -> (queue::Sender<oneshot::Sender<isize>>, std::thread::JoinHandle<()>) {
+    let (ask, mut asked) = queue::channel::<oneshot::Sender<isize>>(1);
+    let (listens, ready) = mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let _server = rpc::serve::<Echo>(&address, Mirror).await.unwrap();
+            listens.send(()).unwrap();
+            while let Some(answer) = asked.recv().await {
+                answer.send(own()).unwrap();
+            }
+        });
+    });
+    ready.recv().unwrap();
+    (ask, server)
+}
+
+/// A connection on which calls were made, some of them at once.
+async fn connect(address: &Address) -> Client<Echo> {
+    let client = Client::<Echo>::new(address);
+    for n in 0..4 {
+        let words = [n; 8];
+        assert_eq!(rpc::call(&client, Say { words }).await.unwrap(), words);
+        assert_eq!(rpc::call(&client, Later { words }).await.unwrap(), words);
+        let (said, later) = tokio::join!(rpc::call(&client, Say { words }), rpc::call(&client, Later { words }));
+        assert_eq!((said.unwrap(), later.unwrap()), (words, words));
+    }
+    client
+}
+
+#[test]
+fn idle_connection_after_small_calls_holds_no_more_than_its_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let address = Address::unix(directory.path().join("echo"));
+    let (ask, server) = serve(address.clone());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let each = runtime.block_on(async {
+        // The server's thread answers when its drivers have gone to rest: each has done so before it could be asked.
+        let held = async || {
+            let (to, answer) = oneshot::channel();
+            ask.send(to).await.unwrap();
+            answer.await.unwrap()
+        };
+        // What a server needs only once is no part of it.
+        let first = connect(&address).await;
+        let before = held().await;
+        let mut clients = vec![first];
+        for _ in 0..CONNECTIONS {
+            clients.push(connect(&address).await);
+        }
+        let all = held().await - before;
+        usize::try_from(all).unwrap() / CONNECTIONS
+    });
+    println!("{each} bytes for each idle connection");
+    drop(ask);
+    server.join().unwrap();
+    assert!(each <= BYTES_MAX, "{each} bytes, at most {BYTES_MAX} may be");
+    assert!(each > 1024, "{each} bytes: not everything was counted");
+}
