@@ -373,7 +373,7 @@ async fn actor_answers_later_and_a_forgotten_responder_answers_at_once() {
 #[tokio::test]
 async fn queue_of_any_size_takes_calls() {
     for queue in [0, 1, usize::MAX] {
-        let address = Address::mem(&format!("queue_of_{queue}"));
+        let address = Address::mem(format!("queue_of_{queue}"));
         let (_server, mut calls) = rpc::serve_calls::<Bench>(&address, queue).await.unwrap();
         let client = Client::<Bench>::new(&address);
         let sums = futures::future::join_all((0..3).map(|n| client.call(Add { a: n, b: 1 })));

@@ -3,6 +3,8 @@
 //! Each world runs under ten thousand schedules, half of them random, half by PCT (few preemptions, placed
 //! adversarially). Time stands still, so that no timer hides a wake-up that was lost: whoever waits for what will not come
 //! is a deadlock, and shuttle says so. A failure prints its schedule; `SCHEDULES=n` runs as many, `SEED=n` others.
+//!
+//! Long, because the worlds share one service, and one search for the mistakes that are planted in it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::cell::Cell;

@@ -1,7 +1,7 @@
 //! What no framework can beat: bare sockets, which match answers to requests by their order alone.
 //!
 //! Frames have the size of ours. [`Tokio`] is a codec and a runtime and nothing else; [`Raw`] blocks, and reads and
-//! writes as many frames in a system call as there are.
+//! writes as many frames in a system call as there are. Long, because both halves of both are here, to be compared.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
