@@ -300,6 +300,11 @@ compile_error!("`rpc` runs on Linux only for now: it takes the identity of its p
 // The derives name this crate by its name, in itself too.
 extern crate self as rpc;
 
+/// What the README shows is compiled and run with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod address;
 mod backoff;
 pub mod blocking;
