@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::client::Client;
 use crate::id::RequestId;
-use crate::io::hub::LaneCell;
+use crate::io::hub::ServingCell;
 use crate::peer::Peer;
 use crate::request::Protocol;
 use crate::sync::local;
@@ -18,7 +18,7 @@ use crate::sync::local;
 local! {
     static CURRENT: Cell<Option<CallContext>> = Cell::new(None);
     /// The lane whose handlers are polled just now: set once for all that one turn of a driver polls.
-    static LANE: RefCell<Option<Arc<LaneCell>>> = RefCell::new(None);
+    static LANE: RefCell<Option<Arc<ServingCell>>> = RefCell::new(None);
 }
 
 /// Who called, under which id, and until when.
@@ -67,8 +67,8 @@ impl CallContext {
 }
 
 /// Handlers of that lane are polled until the guard is dropped.
-pub(crate) fn enter(cell: &Arc<LaneCell>) -> impl Drop {
-    struct Restore(Option<Arc<LaneCell>>);
+pub(crate) fn enter(cell: &Arc<ServingCell>) -> impl Drop {
+    struct Restore(Option<Arc<ServingCell>>);
     impl Drop for Restore {
         fn drop(&mut self) {
             LANE.with(|lane| lane.replace(self.0.take()));

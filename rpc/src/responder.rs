@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::context::CallContext;
-use crate::io::hub::LaneCell;
+use crate::io::hub::ServingCell;
 use crate::request::{Protocol, Request};
 use crate::service::{clip, overloaded, reply_of};
 use crate::session::payload::Payload;
@@ -24,7 +24,7 @@ use crate::wire::header::{FailedCode, NackCode};
 
 /// The untyped means to answer one call; what generated code is given.
 pub struct RawResponder {
-    cell: Arc<LaneCell>,
+    cell: Arc<ServingCell>,
     context: CallContext,
     watch: HandlerWatch,
     /// The method and its version.
@@ -43,7 +43,7 @@ pub struct Responder<R: Request> {
 
 /// A call that somebody is about to begin with.
 pub(crate) struct Begin {
-    cell: Arc<LaneCell>,
+    cell: Arc<ServingCell>,
     id: u64,
 }
 
@@ -57,7 +57,7 @@ impl Begin {
 impl RawResponder {
     /// `method`: which one was called, and its version.
     pub(crate) fn new(
-        cell: Arc<LaneCell>,
+        cell: Arc<ServingCell>,
         context: CallContext,
         watch: HandlerWatch,
         #[cfg_attr(not(feature = "tower"), expect(unused_variables, reason = "read by layers"))] method: (u16, u16),

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::io::client::LaneCell;
+use crate::io::client::CallingCell;
 use crate::metrics::{CallMetrics, HandlerMetrics};
 use crate::request::Request;
 use crate::session::client::Outcome;
@@ -32,7 +32,7 @@ pub(crate) struct WatchedCall {
 
 impl CallWatch {
     /// The call of an `R` is polled for the first time; said again, it changes nothing.
-    pub(crate) fn begin<R: Request>(&mut self, cell: &LaneCell, service: &'static str, timeout: Duration) {
+    pub(crate) fn begin<R: Request>(&mut self, cell: &CallingCell, service: &'static str, timeout: Duration) {
         if let Self::Unsent(given) = self {
             let given = given.take().map(|given| *given);
             let span = CallSpan::begin(given, service, R::NAME, timeout);
@@ -59,7 +59,7 @@ impl CallWatch {
     }
 
     #[inline]
-    pub(crate) fn end(&mut self, cell: &LaneCell, outcome: &Outcome) {
+    pub(crate) fn end(&mut self, cell: &CallingCell, outcome: &Outcome) {
         if let Self::Sent(Some(watched)) = self {
             watched.end(cell, Some(outcome));
         }
@@ -67,7 +67,7 @@ impl CallWatch {
 
     /// The call is dropped, perhaps after its end.
     #[inline]
-    pub(crate) fn dropped(&mut self, cell: &LaneCell) {
+    pub(crate) fn dropped(&mut self, cell: &CallingCell) {
         if let Self::Sent(Some(watched)) = self {
             watched.end(cell, None);
         }
@@ -77,7 +77,7 @@ impl CallWatch {
 impl WatchedCall {
     /// A span that is dropped with its call says so itself.
     #[inline(never)]
-    fn end(&mut self, cell: &LaneCell, outcome: Option<&Outcome>) {
+    fn end(&mut self, cell: &CallingCell, outcome: Option<&Outcome>) {
         self.metrics.end(cell.metrics(), outcome);
         let Some(outcome) = outcome else { return };
         // The driver may have nothing more to do for long.

@@ -14,7 +14,7 @@ use super::lanes::Lanes;
 use crate::address::Address;
 use crate::backoff::Backoff;
 use crate::id::random_peer;
-use crate::io::client::LaneCell;
+use crate::io::client::CallingCell;
 use crate::io::reverse::Offered;
 use crate::limits::{LANES_MAX, Limits};
 use crate::request::Protocol;
@@ -124,7 +124,7 @@ impl<P: Protocol> ClientBuilder<P> {
         Client { lanes: Lanes::new(cell(0), (1..self.lanes).map(cell).collect()), _protocol: PhantomData }
     }
 
-    fn lane(&self, identity: LaneIdentity) -> LaneCell {
+    fn lane(&self, identity: LaneIdentity) -> CallingCell {
         let mut lane = ClientLane::new(identity, Service::<P>::INFO, self.limits.clone());
         if let Some(secret) = &self.secret {
             lane.show_secret(secret.to_bytes());
@@ -133,7 +133,7 @@ impl<P: Protocol> ClientBuilder<P> {
             lane.offer(info.clone());
             Offered::new(info.clone(), Arc::clone(connect), self.limits.clone())
         });
-        LaneCell::new(self.address.clone(), lane, self.limits.clone(), self.backoff, offered)
+        CallingCell::new(self.address.clone(), lane, self.limits.clone(), self.backoff, offered)
     }
 }
 

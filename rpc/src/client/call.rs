@@ -17,7 +17,7 @@ use super::Opened;
 use super::doubt::Of;
 use super::retry::{Covers, Next, Retry, Retrying};
 use crate::context::CallContext;
-use crate::io::client::LaneCell;
+use crate::io::client::CallingCell;
 use crate::io::now;
 use crate::limits::LARGE_BODY_BYTES;
 use crate::outcome::{CallError, NotDelivered, Stage};
@@ -43,7 +43,7 @@ pub struct Call<R: Request> {
 
 /// The part of a call that does not depend on its types.
 struct OpenCall {
-    cell: Arc<LaneCell>,
+    cell: Arc<CallingCell>,
     service: &'static ServiceInfo,
     timeout: Duration,
     /// The call that is being served where this one was made ends by then, and so does this one.
@@ -61,7 +61,7 @@ struct OpenCall {
 }
 
 impl<R: Request> Call<R> {
-    pub(super) fn new(cell: Arc<LaneCell>, service: &'static ServiceInfo, request: R) -> Self {
+    pub(super) fn new(cell: Arc<CallingCell>, service: &'static ServiceInfo, request: R) -> Self {
         let timeout = cell.limits().deadline_default;
         let watch = CallWatch::Unsent(None);
         let until = CallContext::current().map(|context| context.deadline);

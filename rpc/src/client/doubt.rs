@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::context::CallContext;
-use crate::io::client::LaneCell;
+use crate::io::client::CallingCell;
 use crate::io::now;
 use crate::outcome::{CallError, Cause, NotDelivered, Stage};
 use crate::request::Request;
@@ -22,7 +22,7 @@ use crate::wire::body;
 pub struct Doubt<R: Request> {
     /// `None` once resolved or where nothing is left to ask.
     id: Option<u64>,
-    cell: Arc<LaneCell>,
+    cell: Arc<CallingCell>,
     timeout: Duration,
     stage: Stage,
     cause: Cause,
@@ -117,7 +117,7 @@ impl<R: Request> fmt::Display for Doubt<R> {
 
 /// Whose outcome it is.
 pub(super) struct Of<'a> {
-    pub(super) cell: &'a Arc<LaneCell>,
+    pub(super) cell: &'a Arc<CallingCell>,
     pub(super) timeout: Duration,
     pub(super) attempts: u32,
     /// An earlier attempt that nobody can tell the outcome of.

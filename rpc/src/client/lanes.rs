@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::io::client::{ConnectionEnd, LaneCell};
+use crate::io::client::{CallingCell, ConnectionEnd};
 use crate::session::client::LaneCounters;
 
 /// What one lane of a client is doing.
@@ -31,21 +31,21 @@ pub struct LaneState {
 /// One lane or several. Counted as a user of each.
 #[derive(Debug)]
 pub(super) enum Lanes {
-    One(Arc<LaneCell>),
+    One(Arc<CallingCell>),
     Several(Arc<Several>),
 }
 
 #[derive(Debug)]
 pub(super) struct Several {
-    first: Arc<LaneCell>,
-    rest: Vec<Arc<LaneCell>>,
+    first: Arc<CallingCell>,
+    rest: Vec<Arc<CallingCell>>,
     /// Where the search for the least loaded lane begins, so that equals take turns.
     next: AtomicUsize,
 }
 
 impl Lanes {
     /// Each already counted as used.
-    pub(super) fn new(first: Arc<LaneCell>, rest: Vec<Arc<LaneCell>>) -> Self {
+    pub(super) fn new(first: Arc<CallingCell>, rest: Vec<Arc<CallingCell>>) -> Self {
         match rest.is_empty() {
             true => Self::One(first),
             false => Self::Several(Arc::new(Several { first, rest, next: AtomicUsize::new(0) })),
@@ -53,12 +53,12 @@ impl Lanes {
     }
 
     /// One lane that others use as well.
-    pub(super) fn of(cell: Arc<LaneCell>) -> Self {
+    pub(super) fn of(cell: Arc<CallingCell>) -> Self {
         cell.add_handle();
         Self::One(cell)
     }
 
-    pub(super) fn first(&self) -> &LaneCell {
+    pub(super) fn first(&self) -> &CallingCell {
         match self {
             Self::One(cell) => cell,
             Self::Several(several) => &several.first,
@@ -66,14 +66,14 @@ impl Lanes {
     }
 
     /// The lane of the next call.
-    pub(super) fn pick(&self) -> &Arc<LaneCell> {
+    pub(super) fn pick(&self) -> &Arc<CallingCell> {
         match self {
             Self::One(cell) => cell,
             Self::Several(several) => several.least_loaded(),
         }
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<LaneCell>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<CallingCell>> {
         let (first, rest) = match self {
             Self::One(cell) => (cell, &[][..]),
             Self::Several(several) => (&several.first, several.rest.as_slice()),
@@ -85,7 +85,7 @@ impl Lanes {
 impl Several {
     /// Every open call, doubt and stream holds its lane: the number of holders tells the lanes' loads apart without a
     /// lock, and without a counter that each call would have to keep.
-    fn least_loaded(&self) -> &Arc<LaneCell> {
+    fn least_loaded(&self) -> &Arc<CallingCell> {
         let lanes = self.rest.len().saturating_add(1);
         let start = self.next.fetch_add(1, Ordering::Relaxed) % lanes;
         let around = (start..lanes).chain(0..start);
@@ -110,7 +110,7 @@ impl Drop for Lanes {
     }
 }
 
-pub(super) fn state(cell: &LaneCell) -> LaneState {
+pub(super) fn state(cell: &CallingCell) -> LaneState {
     let last_end = cell.last_end();
     cell.with(|lane| LaneState {
         lane: lane.number(),

@@ -23,7 +23,7 @@ pub use self::lanes::LaneState;
 use self::lanes::Lanes;
 pub use self::retry::{AnyRequest, Covers, IdempotentOnly, Retry};
 use crate::address::Address;
-use crate::io::hub::LaneCell as ServingCell;
+use crate::io::hub::ServingCell;
 use crate::limits::Limits;
 use crate::outcome::CallError;
 use crate::peer::Peer;
@@ -124,9 +124,9 @@ impl<P: Protocol> Client<P> {
     pub(crate) fn poll_room(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         // It is woken when there is room; the deadline is only so far that the lane has one to keep.
         let now = crate::io::now();
-        let by = |cell: &crate::io::client::LaneCell| now.checked_add(cell.limits().deadline_max).unwrap_or(now);
+        let by = |cell: &crate::io::client::CallingCell| now.checked_add(cell.limits().deadline_max).unwrap_or(now);
         let has_room =
-            |cell: &Arc<crate::io::client::LaneCell>| cell.with(|lane| lane.poll_room(by(cell), cx)).is_ready();
+            |cell: &Arc<crate::io::client::CallingCell>| cell.with(|lane| lane.poll_room(by(cell), cx)).is_ready();
         if self.lanes.all().any(has_room) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     }
 

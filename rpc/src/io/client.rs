@@ -43,7 +43,7 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A lane, shared by its callers and its driver.
 #[derive(Debug)]
-pub(crate) struct LaneCell {
+pub(crate) struct CallingCell {
     lane: Mutex<ClientLane>,
     /// Wakes the driver.
     driver: AtomicWaker,
@@ -100,7 +100,7 @@ pub enum ConnectionEnd {
     Unreachable(NotDelivered),
 }
 
-impl LaneCell {
+impl CallingCell {
     pub(crate) fn new(
         address: Address,
         lane: ClientLane,
@@ -295,7 +295,7 @@ impl LaneCell {
 
 /// Whatever ends the driver, a dying runtime included, gives every open call its outcome.
 struct DriverGuard {
-    cell: Arc<LaneCell>,
+    cell: Arc<CallingCell>,
     ended: bool,
 }
 
@@ -438,7 +438,7 @@ impl Redial {
 
 /// A driver without a connection.
 struct Idle<'a> {
-    cell: &'a Arc<LaneCell>,
+    cell: &'a Arc<CallingCell>,
     timer: Timer,
     /// Handlers that the other side has called; they run on.
     serving: Option<Serving>,
@@ -601,7 +601,7 @@ impl Connection {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, cell: &Arc<CallingCell>) -> Poll<End> {
         cell.driver.register(cx.waker());
         if self.serving.is_some() || !self.welcomed {
             self.gate.get_up(cx.waker());
@@ -640,7 +640,7 @@ impl Connection {
     }
 
     /// Handlers, one write and one read. `Ready(Ok)`: there may be more to do.
-    fn poll_turn(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
+    fn poll_turn(&mut self, cx: &mut Context<'_>, cell: &Arc<CallingCell>) -> Poll<Result<(), End>> {
         let mut deadline = None;
         let mut finished = None;
         let mut polled = false;
@@ -734,7 +734,7 @@ impl Connection {
 
     /// Asks a server that has been silent for long; one that was asked and stays silent is given up. Returns whether there
     /// is something to write.
-    fn poll_silence(&mut self, cell: &LaneCell) -> Result<bool, End> {
+    fn poll_silence(&mut self, cell: &CallingCell) -> Result<bool, End> {
         if !(self.keepalive.is_at_rest() || std::mem::take(&mut self.ticked)) {
             return Ok(false);
         }
@@ -762,7 +762,7 @@ impl Connection {
         })
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, cell: &Arc<LaneCell>) -> Poll<Result<(), End>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, cell: &Arc<CallingCell>) -> Poll<Result<(), End>> {
         let (wakers, welcomed) = (&mut self.wakers, &mut self.welcomed);
         let (serving, peer, read_bytes) = (&mut self.serving, self.peer, &mut self.read_bytes);
         let read = self.inbound.poll_read(cx, &mut self.stream, |bytes| {
@@ -796,7 +796,7 @@ impl Connection {
 }
 
 fn take_frames(
-    cell: &Arc<LaneCell>,
+    cell: &Arc<CallingCell>,
     lane: &mut ClientLane,
     serving: &mut Option<Serving>,
     peer: Peer,

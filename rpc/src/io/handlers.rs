@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::hub::LaneCell;
+use super::hub::ServingCell;
 use super::lock;
 use crate::context::{self, CallContext};
 use crate::service::Answer;
@@ -155,7 +155,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     /// dropped. `done` hears of each that ended.
     pub(super) fn poll_woken(
         &mut self,
-        lane: &Arc<LaneCell>,
+        lane: &Arc<ServingCell>,
         mut go_on: impl FnMut(u64) -> bool,
         mut done: impl FnMut(u64, Option<Reply>),
     ) -> bool {

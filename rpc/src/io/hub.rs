@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::client::LaneCell as CallingCell;
+use super::client::CallingCell;
 use super::load::{LaneLoad, Load};
 use super::reverse;
 use super::shares::{Permit, Place, Shares};
@@ -66,7 +66,7 @@ pub(crate) struct Hub {
 
 #[derive(Debug, Default)]
 struct Lanes {
-    by_key: HashMap<LaneKey, Arc<LaneCell>>,
+    by_key: HashMap<LaneKey, Arc<ServingCell>>,
     /// When the full table was last searched.
     swept_at: Option<Instant>,
     /// What lanes had seen that are forgotten.
@@ -97,7 +97,7 @@ struct LaneKey {
 
 /// A lane, shared by its connections' drivers and its handlers.
 #[derive(Debug)]
-pub(crate) struct LaneCell {
+pub(crate) struct ServingCell {
     /// Its place in the hub; a client's lane, on which it answers, has none.
     key: Option<LaneKey>,
     /// `None`: nobody else is served here.
@@ -121,7 +121,7 @@ enum Back {
     Connected(Weak<CallingCell>),
 }
 
-impl LaneCell {
+impl ServingCell {
     fn new(
         place: Option<(LaneKey, LaneLoad)>,
         lane: ServerLane,
@@ -262,7 +262,7 @@ impl Hub {
     }
 
     /// Every lane, connected or not.
-    pub(crate) fn lanes(&self) -> Vec<Arc<LaneCell>> {
+    pub(crate) fn lanes(&self) -> Vec<Arc<ServingCell>> {
         lock(&self.lanes).by_key.values().cloned().collect()
     }
 
@@ -273,7 +273,7 @@ impl Hub {
     }
 
     /// Forgets this lane, if it may be forgotten by now.
-    pub(super) fn forget_if_over(&self, cell: &LaneCell) {
+    pub(super) fn forget_if_over(&self, cell: &ServingCell) {
         let over = || lock(&cell.lane).expires_at().is_some_and(|at| at <= now());
         if over() {
             let mut lanes = lock(&self.lanes);
@@ -302,7 +302,7 @@ impl Hub {
         peer: Peer,
         pidfd: Option<&PeerPidfd>,
         hello_by: Instant,
-    ) -> Result<(Arc<LaneCell>, u64), Refused> {
+    ) -> Result<(Arc<ServingCell>, u64), Refused> {
         let wire = crate::limits::WIRE_VERSION;
         if hello.wire_min > wire || hello.wire_max < wire {
             let said = format!("wire versions {} to {} are offered, {wire} is spoken", hello.wire_min, hello.wire_max);
@@ -357,7 +357,7 @@ impl Hub {
         phase: u8,
         hello_by: Instant,
         over: &mut Vec<Arc<CallingCell>>,
-    ) -> Result<(Arc<LaneCell>, Option<()>), GoodbyeCode> {
+    ) -> Result<(Arc<ServingCell>, Option<()>), GoodbyeCode> {
         let key = LaneKey { peer: hello.peer, incarnation: hello.incarnation, lane: hello.lane, process: peer };
         let mismatched = self.mismatched(hello);
         let mut lanes = lock(&self.lanes);
@@ -378,7 +378,7 @@ impl Hub {
                 let lane = ServerLane::new(Arc::clone(&self.limits), hello.epoch);
                 let (progress, back) = (Arc::clone(&self.progress), Back::Accepted(OnceLock::new()));
                 let metrics = self.metrics.lane();
-                let cell = Arc::new(LaneCell::new(Some((key, load)), lane, metrics, progress, back));
+                let cell = Arc::new(ServingCell::new(Some((key, load)), lane, metrics, progress, back));
                 lanes.by_key.insert(key, Arc::clone(&cell));
                 cell
             }
@@ -395,7 +395,7 @@ impl Hub {
     }
 
     /// The lane of our own calls has the connections of the other one. Called under its lock, so that no two Hellos cross.
-    fn attach_reverse(&self, cell: &LaneCell, hello: &Hello<'_>) {
+    fn attach_reverse(&self, cell: &ServingCell, hello: &Hello<'_>) {
         let Back::Accepted(back) = &cell.back else { return };
         let offer: Option<Offer> = hello.serves().map(Offer::from);
         if offer.is_some() && back.get().is_none() {
@@ -446,7 +446,7 @@ impl Hub {
 
 impl Lanes {
     /// Returns the lanes that it has forgotten; their calls in the other direction are to be ended.
-    fn sweep(&mut self, now: Instant) -> Vec<Arc<LaneCell>> {
+    fn sweep(&mut self, now: Instant) -> Vec<Arc<ServingCell>> {
         let mut gone = Vec::new();
         let forgotten = &mut self.forgotten;
         self.by_key.retain(|_, cell| {
@@ -461,7 +461,7 @@ impl Lanes {
         gone
     }
 
-    fn forget(&mut self, cell: &LaneCell) {
+    fn forget(&mut self, cell: &ServingCell) {
         let Some(key) = &cell.key else { return };
         // A lane that was forgotten may have a successor of the same key by now: that one stays.
         if self.by_key.get(key).is_some_and(|known| std::ptr::eq(&**known, cell)) {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::client::LaneCell as CallingCell;
-use super::hub::LaneCell as ServingCell;
+use super::client::CallingCell;
+use super::hub::ServingCell;
 use super::lock;
 use super::serving::Answering;
 use super::timer::{Timer, now};

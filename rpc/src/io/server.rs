@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::gate::Gate;
 use super::handlers::Pool;
-use super::hub::{CLOSING, Hub, LaneCell, Refused, SERVING};
+use super::hub::{CLOSING, Hub, Refused, SERVING, ServingCell};
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::Calling;
 use super::serving::{FRAMES_MAX, Serving, TURNS_MAX};
@@ -78,7 +78,7 @@ struct Core<S, F> {
     pidfd: Option<PeerPidfd>,
     serving: Serving<S, F>,
     writing: Outgoing,
-    lane: Option<(Arc<LaneCell>, u64)>,
+    lane: Option<(Arc<ServingCell>, u64)>,
     /// Our calls, if the peer offers to answer any.
     calling: Option<Calling>,
     /// Whether bytes that the transport has not taken cannot have left.

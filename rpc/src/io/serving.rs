@@ -4,7 +4,7 @@
 //! Never waits for a handler: one that is pending keeps its slot and is polled again when it is woken. Handlers outlive
 //! the connection that brought them.
 //!
-//! Part of the drivers `server` and `client`; works on a `hub::LaneCell`.
+//! Part of the drivers `server` and `client`; works on a `hub::ServingCell`.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 use super::handlers::{Handlers, Polled, Pool, dispose};
-use super::hub::{Hub, LaneCell};
+use super::hub::{Hub, ServingCell};
 use super::load::LaneLoad;
 use super::timer::{Timer, now};
 use super::{give_way, lock, wake_all};
@@ -81,17 +81,17 @@ pub(crate) trait Answering: Send {
     /// [`Serving::queue`].
     fn queue(&mut self, call: &NewCall<'_>, end: usize);
     /// [`Serving::start_queued`].
-    fn start_queued(&mut self, now: Instant, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]);
+    fn start_queued(&mut self, now: Instant, cell: &Arc<ServingCell>, epoch: u64, bytes: &[u8]);
     /// [`Serving::poll_woken`].
-    fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool;
+    fn poll_woken(&mut self, cell: &Arc<ServingCell>, epoch: u64) -> bool;
     /// Handlers that have not ended.
     fn running(&self) -> usize;
     /// [`Serving::rest`].
     fn rest(&mut self);
     /// [`Serving::run_out`].
-    fn run_out<'a>(&'a mut self, cell: &'a Arc<LaneCell>, epoch: u64) -> BoxFuture<'a, ()>;
+    fn run_out<'a>(&'a mut self, cell: &'a Arc<ServingCell>, epoch: u64) -> BoxFuture<'a, ()>;
     /// Stops all handlers and answers in their place.
-    fn abort(&mut self, cell: &LaneCell);
+    fn abort(&mut self, cell: &ServingCell);
 }
 
 impl<S, F> Answering for Serving<S, F>
@@ -107,11 +107,11 @@ where
         self.queue(call, end);
     }
 
-    fn start_queued(&mut self, now: Instant, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]) {
+    fn start_queued(&mut self, now: Instant, cell: &Arc<ServingCell>, epoch: u64, bytes: &[u8]) {
         self.start_queued(now, cell, epoch, bytes);
     }
 
-    fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool {
+    fn poll_woken(&mut self, cell: &Arc<ServingCell>, epoch: u64) -> bool {
         self.poll_woken(cell, epoch)
     }
 
@@ -123,11 +123,11 @@ where
         self.rest();
     }
 
-    fn run_out<'a>(&'a mut self, cell: &'a Arc<LaneCell>, epoch: u64) -> BoxFuture<'a, ()> {
+    fn run_out<'a>(&'a mut self, cell: &'a Arc<ServingCell>, epoch: u64) -> BoxFuture<'a, ()> {
         Box::pin(async move { self.run_out(cell, epoch, &mut Timer::default()).await })
     }
 
-    fn abort(&mut self, cell: &LaneCell) {
+    fn abort(&mut self, cell: &ServingCell) {
         self.handlers.abort(|id| cell.answer(id, Reply::Failed(FailedCode::Aborted)));
     }
 }
@@ -164,7 +164,7 @@ where
     }
 
     /// Gives each noted request its handler and the handler its first poll. Taken is taken, however the read ended.
-    pub(super) fn start_queued(&mut self, now: Instant, cell: &Arc<LaneCell>, epoch: u64, bytes: &[u8]) {
+    pub(super) fn start_queued(&mut self, now: Instant, cell: &Arc<ServingCell>, epoch: u64, bytes: &[u8]) {
         if self.queued.is_empty() {
             return;
         }
@@ -186,7 +186,7 @@ where
     }
 
     /// Polls the handlers that were woken. Returns whether any was.
-    pub(super) fn poll_woken(&mut self, cell: &Arc<LaneCell>, epoch: u64) -> bool {
+    pub(super) fn poll_woken(&mut self, cell: &Arc<ServingCell>, epoch: u64) -> bool {
         let replies = &mut self.replies;
         let any = self.handlers.poll_woken(
             cell,
@@ -203,7 +203,7 @@ where
     }
 
     /// Polls on what still runs, to its end or its deadline: losing a connection cancels nothing.
-    pub(super) async fn run_out(&mut self, cell: &Arc<LaneCell>, epoch: u64, timer: &mut Timer) {
+    pub(super) async fn run_out(&mut self, cell: &Arc<ServingCell>, epoch: u64, timer: &mut Timer) {
         poll_fn(|cx| {
             self.handlers.register(cx.waker());
             for _ in 0..TURNS_MAX {
@@ -226,7 +226,7 @@ where
         .await;
     }
 
-    fn give_replies(&mut self, cell: &LaneCell, epoch: u64) {
+    fn give_replies(&mut self, cell: &ServingCell, epoch: u64) {
         if self.replies.is_empty() && self.shed.is_empty() {
             return;
         }
@@ -257,7 +257,7 @@ where
     }
 
     /// What those who watch are told of a handler. A trace context that came with the request is continued.
-    fn watch(&self, cell: &LaneCell, call: &Queued, tlvs: &[u8]) -> HandlerWatch {
+    fn watch(&self, cell: &ServingCell, call: &Queued, tlvs: &[u8]) -> HandlerWatch {
         let (parent, bad) = if tlvs.is_empty() { (None, false) } else { trace::parse_tlvs(Tlvs::of(tlvs)) };
         if bad {
             cell.with(ServerLane::ignored_trace);
@@ -267,7 +267,7 @@ where
         HandlerWatch::new(span, cell.metrics.begin(method, version))
     }
 
-    fn start_handler(&mut self, cell: &Arc<LaneCell>, call: &Queued, watch: HandlerWatch, body: &[u8]) {
+    fn start_handler(&mut self, cell: &Arc<ServingCell>, call: &Queued, watch: HandlerWatch, body: &[u8]) {
         let permits = |hub: &Hub| hub.policy.permits(&self.peer, self.service.methods, (call.method, call.version));
         if let Some(Err(denial)) = self.hub.as_deref().map(permits) {
             let reason = Payload::copy(denial.reason());

@@ -15,7 +15,7 @@ use futures::Stream;
 use serde::de::DeserializeOwned;
 
 use super::{Gap, StreamError};
-use crate::io::client::LaneCell;
+use crate::io::client::CallingCell;
 use crate::request::{Never, Wire};
 use crate::session::client::{Arrival, StreamEnd};
 use crate::session::payload::Payload;
@@ -29,7 +29,7 @@ use crate::wire::header::EndCode;
 /// [`event`](Self::event) or as [`events`](Self::events).
 #[must_use = "dropping a stream ends it"]
 pub struct ItemStream<T, L = Never> {
-    cell: Arc<LaneCell>,
+    cell: Arc<CallingCell>,
     id: u64,
     ended: bool,
     _item: PhantomData<fn() -> (T, L)>,
@@ -57,7 +57,7 @@ pub enum Event<T, L = Never> {
 pub struct Events<T, L>(ItemStream<T, L>);
 
 impl<T, L> ItemStream<T, L> {
-    pub(crate) fn new(cell: Arc<LaneCell>, id: u64) -> Self {
+    pub(crate) fn new(cell: Arc<CallingCell>, id: u64) -> Self {
         cell.add_handle();
         Self { cell, id, ended: false, _item: PhantomData }
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{Gap, SendError, Slow};
-use crate::io::hub::LaneCell;
+use crate::io::hub::ServingCell;
 use crate::request::{Never, Wire};
 use crate::session::server::{Pushed, ServerLane};
 use crate::wire::body;
@@ -23,7 +23,7 @@ use crate::wire::header::EndCode;
 
 /// The sending end of a stream of `T`, and of `L` where the stream also has a lossy type. Dropping it ends the stream.
 pub struct ItemSender<T, L = Never> {
-    cell: Arc<LaneCell>,
+    cell: Arc<ServingCell>,
     id: u64,
     code: EndCode,
     /// One producer at a time waits for credit, in their order: the lane wakes one.
@@ -32,7 +32,7 @@ pub struct ItemSender<T, L = Never> {
 }
 
 impl<T, L> ItemSender<T, L> {
-    pub(crate) fn new(cell: Arc<LaneCell>, id: u64) -> Self {
+    pub(crate) fn new(cell: Arc<ServingCell>, id: u64) -> Self {
         Self { cell, id, code: EndCode::Finished, turn: tokio::sync::Mutex::new(()), _item: PhantomData }
     }
 
