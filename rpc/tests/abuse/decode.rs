@@ -23,7 +23,7 @@ fn announced(length: u64, rest: &[u8]) -> Vec<u8> {
 /// LIMIT: what a list's first reservation and an error's text may cost.
 const SLACK: isize = 16 << 10;
 
-/// LIMIT: a hundred times what reading a mebibyte takes, and a tenth of a tick that nobody would notice.
+/// LIMIT: a tick of the server's clock; three times what the costliest of these takes without optimisation.
 const CPU_MAX: Duration = Duration::from_millis(1);
 
 /// What this thread has had of a processor: other processes take none of it away.
