@@ -94,7 +94,7 @@ pub struct Limits {
     /// For calls whose handlers take a few microseconds, one at a time, with a processor to spare on each side: it saves
     /// both sides' waking. It costs processor time: all of both threads while such calls go on, and so long once for a
     /// conversation that ends. The other tasks of the runtime have their turn between the questions, its timers and other
-    /// sockets after each ninth. A peer that does not answer in time is waited for asleep, the next one, two, four ... times
+    /// sockets after every 33rd. A peer that does not answer in time is waited for asleep, the next one, two, four ... times
     /// (up to 1 024), until it has been in time again. Where there is one processor nothing spins.
     pub spin: Duration,
 }
@@ -219,8 +219,8 @@ pub(crate) const SPIN_MAX: Duration = Duration::from_millis(1);
 pub(crate) const SPIN_SKIPPED_WAITS_MAX: u32 = 1024;
 
 /// Questions of a spin, one after the other, between which only tasks that are woken have a turn. LIMIT: the turn of timers
-/// and sockets is a system call as long as a question; so it is a ninth of them, and waits for some microseconds.
-pub(crate) const SPIN_STRAIGHT_MAX: u32 = 8;
+/// and sockets is a system call as long as a question; so it is one in 33, and waits for about ten microseconds.
+pub(crate) const SPIN_STRAIGHT_MAX: u32 = 32;
 
 /// Bytes of a read, shared by all connections of a thread. LIMIT: what one read of a Unix socket can return at best.
 pub(crate) const READ_BYTES: usize = 64 << 10;
