@@ -120,9 +120,9 @@ impl Serving {
         })
     }
 
-    /// Appends what is to be written to `writing`.
+    /// Appends what is to be written to `writing`; a producer for whom that makes room is woken.
     pub(super) fn transmit(&mut self, writing: &mut Outgoing) {
-        lock(&self.cell.lane).poll_frames(self.epoch, writing);
+        self.cell.with(|lane| lane.poll_frames(self.epoch, writing));
     }
 
     pub(super) fn wants_transmit(&self) -> bool {

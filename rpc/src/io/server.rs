@@ -160,8 +160,10 @@ where
         async move {
             let end = poll_fn(|cx| connection.poll(cx)).await;
             tracing::debug!(peer = ?connection.core.peer, ?end, "connection ended");
-            drop(connection.stream);
+            // Its handlers may take as long as they like, and what they hold is all that is counted then.
+            drop((connection.stream, connection.inbound));
             let core = &mut connection.core;
+            core.writing = Outgoing::default();
             core.connection = None;
             core.detach();
             if let Some((cell, epoch)) = core.lane.clone() {

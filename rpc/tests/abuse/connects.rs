@@ -3,15 +3,16 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use rpc::wire::header::Kind;
-use rpc::{Blob, Client, Limits};
+use rpc::{Address, Blob, Client, Limits, Server};
 
 use crate::figure;
 use crate::raw::{RawPeer, hello};
-use crate::world::{Echo, SOON, World, hears, is_quiet, process, wait_for_the_end};
+use crate::world::{Abused, Echo, Handler, PATIENCE, SOON, World, alone, hears, is_quiet, process, wait_for_the_end};
 
 /// Connects and closes, a little more than ten thousand times a second, for two seconds.
 #[allow(clippy::print_stdout, reason = "what the process that started this one reads")]
@@ -94,6 +95,68 @@ fn ten_thousand_connects_a_second_without_a_hello_leave_room_for_new_clients() {
     w.until("the empty connections are gone", |w| w.server.connections() <= 2);
     drop(other.stdin.take());
     assert!(other.wait().unwrap().success());
+}
+
+/// A server with a single thread, until its input is dropped.
+fn serve_on_one_thread(path: &Path) -> (std::thread::JoinHandle<()>, tokio::sync::oneshot::Sender<()>) {
+    let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+    let (listens, is_listening) = std::sync::mpsc::channel();
+    let address = Address::unix(path);
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let _server = Server::builder::<Abused>(Handler).serve(&address).await.unwrap();
+            listens.send(()).unwrap();
+            let _ = is_over.await;
+        });
+    });
+    is_listening.recv().unwrap();
+    (thread, over)
+}
+
+#[test]
+fn connects_without_a_pause_leave_turns_to_those_that_are_connected() {
+    const CALLS: usize = 100;
+    let _alone = alone();
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("d/s");
+    let (server, over) = serve_on_one_thread(&path);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = Client::<Abused>::new(&Address::unix(&path));
+    let one = || client.call(Echo(Blob::from(vec![7; 64]))).deadline(PATIENCE);
+    runtime.block_on(one()).unwrap();
+    let (stop, connects) = (AtomicBool::new(false), AtomicU64::new(0));
+    let start = Instant::now();
+    let (failed, took) = std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let connected = UnixStream::connect(&path).is_ok();
+                    connects.fetch_add(u64::from(connected), Ordering::Relaxed);
+                }
+            });
+        }
+        // Not before the flood has begun.
+        while connects.load(Ordering::Relaxed) < 1_000 {
+            std::thread::yield_now();
+        }
+        let failed = runtime.block_on(async {
+            for _ in 0..CALLS {
+                if let Err(error) = one().await {
+                    return Some(error);
+                }
+            }
+            None
+        });
+        let took = start.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        (failed, took)
+    });
+    let rate = (connects.load(Ordering::Relaxed) as f64 / took.as_secs_f64()) as u64;
+    figure!("connects without a pause: {rate} a second; {CALLS} honest calls took {took:?} on the server's one thread");
+    assert!(failed.is_none(), "an honest call: {}", failed.unwrap());
+    drop(over);
+    server.join().unwrap();
 }
 
 #[test]

@@ -175,3 +175,29 @@ fn front_of_a_frame_that_never_ends_costs_its_share_and_no_more() {
     assert!(held < 8 << 20, "{held}");
     assert!(refused >= 15, "{refused}");
 }
+
+#[test]
+fn connection_that_has_ended_holds_nothing_while_its_handler_runs_on() {
+    const GONE: u64 = 50;
+    const FRONT_BYTES: usize = 900_000;
+    let w = World::new(Limits::default());
+    let client = w.client();
+    w.honest(&client, Duration::from_millis(20));
+    let front = request(2, 1, &Hold(Blob::from(vec![3; FRONT_BYTES])));
+    let (before, held_before) = (live(), HELD.load(Ordering::SeqCst));
+    for _ in 0..GONE {
+        let mut peer = RawPeer::welcomed(&w.path);
+        peer.stream.write_all(&request(1, 1, &Hold(Blob::from(vec![0])))).unwrap();
+        peer.stream.write_all(&front[..front.len() - 1]).unwrap();
+    }
+    w.until("they are gone", |w| w.server.connections() <= 1);
+    assert_eq!(HELD.load(Ordering::SeqCst) - held_before, GONE, "each has left a handler");
+    // A connection is no longer counted a moment before what it held is freed.
+    let room = isize::try_from(GONE).unwrap() * FRONT_BYTES.cast_signed() / 4;
+    w.until("what they held is freed", |_| live() - before < room);
+    figure!(
+        "{GONE} connections that ended in a frame of {FRONT_BYTES} bytes, with a handler each: {} KiB",
+        (live() - before) >> 10
+    );
+    assert_eq!(w.server.lanes(), GONE as usize + 1, "their lanes and handlers are there");
+}

@@ -4,11 +4,12 @@
 mod ends;
 mod world;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
-use rpc::{Address, CallError, Cause, Client, NotDelivered, Stage};
+use rpc::{Address, CallError, Cause, Client, Limits, NotDelivered, Stage};
 
 use self::world::{Back, Count, Do, Done, Forth, Turn, World, body, each, soon, until};
 
@@ -109,6 +110,25 @@ async fn stream_of_the_connecting_side_arrives_whole_and_ends() {
         drop(items);
         until("its producer is told", || world.works.producers_ended.load(Ordering::SeqCst) == 2).await;
     }
+}
+
+#[tokio::test]
+async fn stream_goes_on_where_its_producer_has_room_for_less_than_its_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = Address::unix(directory.path().join("d/s"));
+    let few = Limits { stream_items: 4, ..Limits::default() };
+    let world = World::start(
+        address.clone(),
+        address,
+        Some(directory),
+        Limits::default(),
+        |builder, works: &Arc<world::Works>| builder.limits(few.clone()).serves::<Back>(world::Answers(works.clone())),
+    )
+    .await;
+    let back = world.back().await;
+    let (_, items) = soon(back.open(Count { to: 400 })).await.unwrap();
+    let items: Vec<u64> = soon(items.map(Result::unwrap).collect()).await;
+    assert!(items.into_iter().eq(0..400));
 }
 
 #[tokio::test]
