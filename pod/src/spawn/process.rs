@@ -5,6 +5,7 @@
 //!
 //! Used by `supervisor` for children and by the command worker for programs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
@@ -15,10 +16,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
+use super::supervisor::{CHILD_VARIABLE, ChildConfig};
 use crate::id::Incarnation;
 
 /// Variables by which a pod tells its child what it is; no program that a pod runs may see them.
-pub(crate) const WITHHELD: [&str; 1] = [super::supervisor::CHILD_VARIABLE];
+pub(crate) const WITHHELD: [&str; 1] = [CHILD_VARIABLE];
 
 /// The variable that marks the programs of one life of a pod, and whatever these start: its incarnation.
 pub(crate) const LIFE_VARIABLE: &str = "POD_LIFE";
@@ -26,6 +28,8 @@ pub(crate) const LIFE_VARIABLE: &str = "POD_LIFE";
 /// LIMIT: how often the process table is looked through for one dead life. What is killed may have started another in
 /// the last moment; what outruns this many looks is a fork bomb.
 const LOOKS_MAX: usize = 16;
+/// LIMIT: longer than an `exec` is without an environment, and nothing beside the end of a child.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// A pidfd of `process`, which becomes readable when the process is dead. The caller must know that the number is
 /// still that process's: it is unreaped, or is checked again afterwards.
@@ -114,33 +118,100 @@ impl Drop for Leader {
 
 /// Kills the programs that the dead life `life` has left behind: they lead groups of their own, so that nothing but their
 /// mark tells whose they were. Returns how many there were. Blocks for as long as reading the process table takes.
+#[expect(clippy::disallowed_methods, reason = "an exec that is under way says nothing when it is over")]
 pub(crate) fn kill_programs_of(life: Incarnation) -> usize {
-    let mark = format!("{LIFE_VARIABLE}={life}");
-    let mut killed = 0;
+    let mut killed = BTreeSet::new();
+    let mut looked_in_vain = false;
     for _ in 0..LOOKS_MAX {
-        let left = marked(&mark);
-        if left.is_empty() {
+        let left = marked(life);
+        if left.is_empty() && std::mem::replace(&mut looked_in_vain, true) {
             break;
         }
-        killed += left.into_iter().filter(|pid| kill_if_marked(*pid, &mark)).count();
+        if left.is_empty() {
+            // One that is just being replaced by its program has no environment for a moment.
+            std::thread::sleep(BETWEEN_LOOKS);
+            continue;
+        }
+        looked_in_vain = false;
+        killed.extend(left.into_iter().filter(|pid| kill_if_marked(*pid, life)).map(Pid::as_raw_nonzero));
     }
-    killed
+    killed.len()
 }
 
-fn marked(mark: &str) -> Vec<Pid> {
+fn marked(life: Incarnation) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?));
-    pids.filter(|pid| is_marked(*pid, mark)).collect()
+    pids.filter(|pid| is_marked(*pid, life)).collect()
 }
 
-/// A dead process that is not reaped has no environment any more.
-fn is_marked(pid: Pid, mark: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()));
-    environment.is_ok_and(|all| all.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
+/// A dead process that is not reaped has no environment any more. One that was forked and is not its program yet has
+/// that of its pod, which says who the pod is.
+fn is_marked(pid: Pid, life: Incarnation) -> bool {
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+    let mut entries =
+        environment.split(|byte| *byte == 0).filter_map(|entry| str::from_utf8(entry).ok()?.split_once('='));
+    entries.any(|(name, value)| match name {
+        LIFE_VARIABLE => value == life.to_string(),
+        CHILD_VARIABLE => serde_json::from_str::<ChildConfig>(value).is_ok_and(|child| child.pod.incarnation == life),
+        _ => false,
+    })
 }
 
-fn kill_if_marked(pid: Pid, mark: &str) -> bool {
+fn kill_if_marked(pid: Pid, life: Incarnation) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     // Looked at again, now that the descriptor says whom a signal reaches: the number may be another's by now.
-    is_marked(pid, mark) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+    is_marked(pid, life) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::PodId;
+    use crate::store::Durability;
+
+    /// Kills on drop what nobody else has.
+    struct Sleeper(std::process::Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    fn sleeper(variable: &str, value: &str) -> Sleeper {
+        Sleeper(std::process::Command::new("sleep").arg("60").env(variable, value).spawn().unwrap())
+    }
+
+    #[test]
+    fn programs_of_a_dead_life_and_what_was_forked_for_them_are_killed_and_those_of_others_are_not() {
+        let pod = |name: &str| PodId { name: name.parse().unwrap(), incarnation: Incarnation::random() };
+        let (dead, other) = (pod("dead"), pod("other"));
+        let environment = |pod: &PodId| {
+            let config = ChildConfig {
+                pod: pod.clone(),
+                parent: other.clone(),
+                parent_pid: 1,
+                parent_socket: "/nowhere".into(),
+                parent_store: "/nowhere".into(),
+                durability: Durability::Process,
+            };
+            serde_json::to_string(&config).unwrap()
+        };
+        let mut its = [
+            sleeper(LIFE_VARIABLE, &dead.incarnation.to_string()),
+            // As it is between fork and exec: with all that its pod has.
+            sleeper(CHILD_VARIABLE, &environment(&dead)),
+        ];
+        let mut not_its =
+            [sleeper(LIFE_VARIABLE, &other.incarnation.to_string()), sleeper(CHILD_VARIABLE, &environment(&other))];
+        assert_eq!(kill_programs_of(dead.incarnation), 2);
+        for sleeper in &mut its {
+            assert!(!sleeper.0.wait().unwrap().success());
+        }
+        for sleeper in &mut not_its {
+            assert!(sleeper.0.try_wait().unwrap().is_none(), "somebody else's was killed");
+        }
+    }
 }
