@@ -211,6 +211,17 @@ pub(crate) const LANES_MAX: u32 = 64;
 /// The grain of timers. LIMIT: a deadline is met to within this; finer costs wakes and helps nobody.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
+/// Places that a list of a lane may keep for nothing. LIMIT: a few calls at once allocate nothing, and the largest, that of
+/// the open ids, stays below one KiB and a half.
+pub(crate) const LIST_KEPT: usize = 8;
+
+/// Wakers that a list may keep room for. LIMIT: throughput is flat from so many calls at once on; one KiB.
+pub(crate) const WAKERS_KEPT: usize = 64;
+
+/// How long a lane that keeps more for nothing waits before it looks whether it was needed since. LIMIT: traffic that comes
+/// back sooner finds its memory; a burst holds it for two such times.
+pub(crate) const RELAX_AFTER: Duration = Duration::from_secs(1);
+
 /// The longest spin. LIMIT: what takes longer than this loses nothing by a sleep, which costs a fiftieth of it.
 pub(crate) const SPIN_MAX: Duration = Duration::from_millis(1);
 

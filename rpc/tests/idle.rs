@@ -8,6 +8,7 @@
 mod counting;
 
 use std::sync::mpsc;
+use std::time::Duration;
 
 use rpc::{Address, Client, Never};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,64 @@ async fn connect(address: &Address) -> Client<Echo> {
         assert_eq!((said.unwrap(), later.unwrap()), (words, words));
     }
     client
+}
+
+/// Calls of a burst: a window.
+const BURST: u64 = 1_024;
+
+/// Connections that are counted after a burst each.
+const BURST_CONNECTIONS: usize = 20;
+
+/// What one of them may cost once its burst is forgotten: what an idle one may, the few places that its lists keep, and
+/// twice 64 places of woken handlers.
+const AFTER_BURST_BYTES_MAX: usize = BYTES_MAX + 2 * 1_024 + 2 * 64 * 8;
+
+/// A connection on which a window of calls was made at once, and then one more: the server may forget the others.
+async fn burst(address: &Address) -> Client<Echo> {
+    let client = Client::<Echo>::new(address);
+    let later = |n| rpc::call(&client, Later { words: [n; 8] });
+    for answer in futures::future::join_all((0..BURST).map(later)).await {
+        answer.unwrap();
+    }
+    later(0).await.unwrap();
+    client
+}
+
+#[test]
+fn connection_that_is_idle_after_a_burst_comes_to_hold_no_more_than_its_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let address = Address::unix(directory.path().join("echo"));
+    let (ask, server) = serve(address.clone());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let (at_first, each) = runtime.block_on(async {
+        let held = async || {
+            let (to, answer) = oneshot::channel();
+            ask.send(to).await.unwrap();
+            answer.await.unwrap()
+        };
+        // It is over, so its memory is part of neither figure: what is counted is that of those which stay.
+        drop(burst(&address).await);
+        let before = held().await;
+        let mut clients = Vec::new();
+        for _ in 0..BURST_CONNECTIONS {
+            clients.push(burst(&address).await);
+        }
+        let each = async || usize::try_from(held().await - before).unwrap_or(0) / BURST_CONNECTIONS;
+        let at_first = each().await;
+        let settled = async {
+            while each().await > AFTER_BURST_BYTES_MAX {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(60), settled).await;
+        (at_first, each().await)
+    });
+    println!("{at_first} bytes for each connection after a burst, {each} when it has been idle");
+    drop(ask);
+    server.join().unwrap();
+    assert!(each <= AFTER_BURST_BYTES_MAX, "{each} bytes, at most {AFTER_BURST_BYTES_MAX} may be");
+    assert!(each > 1024, "{each} bytes: not everything was counted");
 }
 
 #[test]

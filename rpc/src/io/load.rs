@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 use super::shares::{Permit, room};
-use crate::limits::Limits;
+use crate::limits::{Limits, WAKERS_KEPT};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex};
 
 /// The least and the most that a caller is told to wait. LIMIT: less than a millisecond is no pause; after a second the
@@ -216,6 +216,9 @@ impl LaneLoad {
                 method.running.fetch_sub(1, Ordering::Relaxed);
                 method.ended.ended.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        if limited.is_empty() {
+            limited.shrink_to(WAKERS_KEPT);
         }
     }
 

@@ -22,7 +22,7 @@ use super::spin::Spin;
 use super::stream::Stream;
 use super::timer::{Timer, now};
 use super::{give_way, lock, wake_all};
-use crate::limits::{READ_BYTES, STALL_PROGRESS_BYTES};
+use crate::limits::{READ_BYTES, STALL_PROGRESS_BYTES, WAKERS_KEPT};
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
@@ -314,8 +314,12 @@ where
         }
         // Under the lock: a connection that has been fenced must not take the place of its successor's waker.
         cell.driver.register(waker);
-        if lane.poll_deadline().is_some() {
-            lane.handle_timeout(now());
+        if let Some(due) = lane.poll_deadline() {
+            let now = now();
+            if now >= due {
+                lane.handle_timeout(now);
+                cell.hold(&lane);
+            }
         }
         let fresh = self.writing.is_empty();
         if fresh {
@@ -496,6 +500,7 @@ where
     /// Nothing to do for now.
     fn rest(&mut self) {
         self.serving.rest();
+        self.wakers.shrink_to(WAKERS_KEPT);
         if self.hub.phase() != SERVING {
             self.hub.progress.notify_waiters();
         }

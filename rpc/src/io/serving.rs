@@ -23,6 +23,7 @@ use super::timer::{Timer, now};
 use super::{give_way, lock, wake_all};
 use crate::context::{self, CallContext};
 use crate::id::RequestId;
+use crate::limits::WAKERS_KEPT;
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
@@ -200,6 +201,8 @@ where
     /// Nothing to do for now: gives the slots back if no handler runs.
     pub(super) fn rest(&mut self) {
         self.handlers.rest();
+        self.shed.shrink_to(WAKERS_KEPT);
+        self.wakers.shrink_to(WAKERS_KEPT);
     }
 
     /// Polls on what still runs, to its end or its deadline: losing a connection cancels nothing.

@@ -14,7 +14,7 @@ use super::client::{ClientLane, LaneIdentity, Outcome, Submit, SubmitError};
 use super::payload::Payload;
 use super::server::{Reply, ServerLane, Taken};
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{LARGE_BODY_BYTES, Limits};
+use crate::limits::{LARGE_BODY_BYTES, Limits, PARKED_IDS, RELAX_AFTER};
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::wire::frame::{Cut, cut};
 use crate::wire::header::Kind;
@@ -58,10 +58,14 @@ fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
 
 impl Play {
     fn new() -> Self {
+        Self::within(limits(), limits())
+    }
+
+    fn within(client: Limits, server: Limits) -> Self {
         let identity = LaneIdentity { peer: PeerId([1; 16]), incarnation: Incarnation(1), lane: 0 };
         let service = ServiceInfo { name: "play", version: 1, methods: &[] };
-        let client = ClientLane::new(identity, service, limits());
-        Self { now: Instant::now(), client, server: ServerLane::new(limits(), 1), life: 1, epoch: 0 }
+        let client = ClientLane::new(identity, service, client);
+        Self { now: Instant::now(), client, server: ServerLane::new(server, 1), life: 1, epoch: 0 }
     }
 
     /// The client dials; nothing has been written yet.
@@ -142,6 +146,20 @@ impl Play {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
         }
+    }
+
+    /// A thousand calls at once, all answered and all forgotten but for the last one of them.
+    fn bursts(&mut self) {
+        let ids: Vec<u64> = (0..1_000).map(|_| self.calls(false, SECOND)).collect();
+        assert_eq!(self.client_writes(), ids);
+        ids.iter().for_each(|id| self.applies(*id));
+        self.server_writes();
+        ids.iter().for_each(|id| assert_eq!(self.outcome(*id), acked()));
+        let last = self.calls(false, SECOND);
+        assert_eq!(self.client_writes(), [last]);
+        self.applies(last);
+        self.server_writes();
+        assert_eq!(self.outcome(last), acked());
     }
 
     fn resolves(&mut self, id: u64) {
@@ -629,4 +647,48 @@ fn call_that_is_dropped_before_it_asks_what_became_of_it_cancels_its_handler() {
     play.client.abandon(id);
     play.client_writes();
     assert!(!play.server.is_running(id));
+}
+
+#[test]
+fn lane_that_is_idle_after_a_burst_gives_its_memory_back_and_looks_no_more() {
+    let mut play = Play::within(Limits::default(), Limits::default());
+    play.connects();
+    play.bursts();
+    let held = |play: &Play| (play.client.held_bytes(), play.server.held_bytes());
+    let burst = held(&play);
+    assert!(burst.0 > 50_000 && burst.1 > 50_000, "what is kept is counted, used or not: {burst:?}");
+    // While such bursts go on, nothing is given back and allocated again.
+    for _ in 0..4 {
+        play.passes(RELAX_AFTER);
+        assert_eq!(held(&play), burst);
+        play.bursts();
+    }
+    for _ in 0..4 {
+        play.passes(RELAX_AFTER);
+    }
+    let idle = held(&play);
+    assert!(idle.0 <= 2_048 && idle.1 <= 2_048, "{idle:?}");
+    assert_eq!((play.client.poll_deadline(), play.server.poll_deadline()), (None, None));
+}
+
+#[test]
+fn lane_that_loses_its_connection_after_a_burst_is_remembered_in_little_memory() {
+    let mut play = Play::within(Limits::default(), Limits::default());
+    play.connects();
+    play.bursts();
+    play.loses_connection();
+    assert!(play.server.held_bytes() <= 2_048, "{}", play.server.held_bytes());
+}
+
+#[test]
+fn server_that_parks_nothing_itself_runs_the_handlers_of_all_ids_that_every_server_lets_a_client_park() {
+    let client = Limits { window: 4, ..Limits::default() };
+    let mut play = Play::within(client.clone(), Limits { parked_max: 0, ..client });
+    play.connects();
+    let calls = 4 + PARKED_IDS;
+    for _ in 0..calls {
+        let id = play.calls(false, SECOND);
+        assert_eq!(play.client_writes(), [id], "none is refused");
+    }
+    assert_eq!(play.server.running(), calls);
 }

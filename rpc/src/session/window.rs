@@ -3,22 +3,27 @@
 //! No hashing. Never evicts: what does not fit is refused by whoever asks. An id is in the ring, parked, or gone; parked ones may lie
 //! above the floor for as long as it has not passed them.
 //!
-//! One on each side of a lane: `client` fills it with calls, `server` with what it took and answered.
+//! One on each side of a lane: `client` fills it with calls, `server` with what it took and answered. Memory that a burst
+//! needed is given back by [`relax`](Window::relax), which they call now and then.
 
 use std::collections::VecDeque;
+
+use crate::limits::LIST_KEPT;
 
 /// The entries of open ids.
 #[derive(Clone, Debug)]
 pub(super) struct Window<E> {
     floor: u64,
     ring: VecDeque<Option<E>>,
+    /// The most ids that the ring has covered since it was last looked at.
+    peak: usize,
     parked: Vec<(u64, E)>,
 }
 
 impl<E> Window<E> {
     /// An empty window whose lowest id will be `floor`.
     pub(super) fn new(floor: u64) -> Self {
-        Self { floor, ring: VecDeque::new(), parked: Vec::new() }
+        Self { floor, ring: VecDeque::new(), peak: 0, parked: Vec::new() }
     }
 
     /// The lowest id that the ring covers.
@@ -29,6 +34,33 @@ impl<E> Window<E> {
     /// How many ids the ring covers.
     pub(super) fn span(&self) -> usize {
         self.ring.len()
+    }
+
+    /// The memory that it takes, in bytes, used or not.
+    pub(super) fn held_bytes(&self) -> usize {
+        let ring = self.ring.capacity().saturating_mul(size_of::<Option<E>>());
+        ring.saturating_add(self.parked.capacity().saturating_mul(size_of::<(u64, E)>()))
+    }
+
+    /// Whether most of the memory is not used, and worth giving back.
+    pub(super) fn is_slack(&self) -> bool {
+        is_slack(self.ring.len(), self.ring.capacity())
+    }
+
+    /// Gives memory back that was not used since the last look. Returns whether to look again: what is not used now may have
+    /// been a moment ago, and who is about to fill it again should find it.
+    pub(super) fn relax(&mut self) -> bool {
+        if is_slack(self.peak, self.ring.capacity()) {
+            self.ring.shrink_to(self.peak.max(LIST_KEPT));
+        }
+        self.peak = self.ring.len();
+        self.is_slack()
+    }
+
+    /// Gives all memory back that is not used.
+    pub(super) fn shrink(&mut self) {
+        self.ring.shrink_to(LIST_KEPT);
+        self.peak = self.ring.len();
     }
 
     pub(super) fn get(&self, id: u64) -> Option<&E> {
@@ -51,6 +83,7 @@ impl<E> Window<E> {
         if let Some(place) = self.ring.get_mut(index) {
             *place = Some(entry);
         }
+        self.peak = self.peak.max(self.ring.len());
         true
     }
 
@@ -145,6 +178,11 @@ impl<E> Window<E> {
     }
 }
 
+/// Whether a list with room for `capacity` that has `len` holds much for little.
+pub(super) fn is_slack(len: usize, capacity: usize) -> bool {
+    capacity > LIST_KEPT && len <= capacity / 4
+}
+
 /// All ids from `first` on, the last one included: a peer may choose any.
 fn ids_from(first: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(first), |id| id.checked_add(1))
@@ -200,6 +238,27 @@ mod tests {
         assert!(window.insert(u64::MAX, (), 8) && window.get(u64::MAX).is_some());
         assert_eq!(window.iter_mut().map(|(id, ())| id).collect::<Vec<_>>(), [u64::MAX]);
         assert_eq!(window.ring_from(5).map(|(id, ())| id).collect::<Vec<_>>(), [u64::MAX]);
+    }
+
+    #[test]
+    fn memory_of_a_burst_is_given_back_by_the_second_look_and_not_while_bursts_go_on() {
+        let mut window = Window::new(1);
+        let burst = |window: &mut Window<u64>| {
+            let first = window.floor();
+            (first..first + 1_000).for_each(|id| assert!(window.insert(id, id, 1_000)));
+            window.raise(first + 1_000, |_, _| {});
+        };
+        burst(&mut window);
+        let held = window.held_bytes();
+        assert!(window.is_slack() && held >= 1_000 * size_of::<u64>());
+        for _ in 0..10 {
+            assert!(window.relax());
+            assert_eq!(window.held_bytes(), held);
+            burst(&mut window);
+        }
+        assert!(window.relax(), "it was used since the look before");
+        assert!(!window.relax());
+        assert!(window.held_bytes() <= LIST_KEPT * size_of::<Option<u64>>(), "{}", window.held_bytes());
     }
 
     #[test]

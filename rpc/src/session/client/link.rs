@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::{Claim, ClientLane, Link, Outcome, Progress, Role, State, StreamEnd, put_frame_with, remaining_ms, to_u64};
-use crate::limits::TICK;
+use crate::limits::{RELAX_AFTER, TICK, WAKERS_KEPT};
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
 use crate::wire::frame::{self, Cut, LENGTH_BYTES, Oversized};
@@ -138,7 +138,7 @@ impl ClientLane {
         self.earliest
     }
 
-    /// Ends every call whose deadline has passed.
+    /// Ends every call whose deadline has passed. Gives memory back that is not needed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.earliest.is_none_or(|earliest| now < earliest) {
             return;
@@ -173,6 +173,12 @@ impl ClientLane {
             }
         }
         self.wakers.extend(self.blocked.drain(..));
+        // Each call has a deadline, so this comes after each burst.
+        if self.window.relax() {
+            self.expect_by(now.checked_add(RELAX_AFTER).unwrap_or(now));
+        }
+        self.blocked.shrink_to(WAKERS_KEPT);
+        self.wakers.shrink_to(WAKERS_KEPT);
     }
 
     /// Whether [`poll_transmit`](Self::poll_transmit) has anything.

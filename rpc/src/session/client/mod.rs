@@ -565,9 +565,10 @@ impl ClientLane {
         self.control.len()
     }
 
-    /// Bytes that this lane holds: what waits for the writer, and what is remembered of each id.
+    /// Bytes that this lane holds: what waits for the writer, and what is remembered of each id, with the
+    /// room that is kept for more.
     pub fn held_bytes(&self) -> usize {
-        self.queued_bytes().saturating_add(self.window.span().saturating_mul(size_of::<Option<Entry>>()))
+        self.queued_bytes().saturating_add(self.window.held_bytes())
     }
 
     /// Bytes that wait for the writer.

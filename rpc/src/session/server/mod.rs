@@ -22,9 +22,11 @@ use super::payload::Payload;
 use super::planted::{Bug, Planted};
 use super::stream_out::StreamOut;
 pub use super::stream_out::{Pushed, Slow};
-use super::window::Window;
+use super::window::{Window, is_slack};
 use crate::id::{Incarnation, PeerId};
-use crate::limits::{BULK_BYTES, LARGE_BODY_BYTES, LARGE_FRAME_BYTES, Limits, TICK};
+use crate::limits::{
+    BULK_BYTES, LARGE_BODY_BYTES, LARGE_FRAME_BYTES, LIST_KEPT, Limits, RELAX_AFTER, TICK, WAKERS_KEPT,
+};
 use crate::wire::body;
 use crate::wire::frame::{self, Oversized};
 use crate::wire::header::{
@@ -323,6 +325,8 @@ impl ServerLane {
             }
             self.attached = false;
             self.detached_at = Some(now);
+            // Nothing comes any more, and nobody looks after a lane that has nothing running.
+            self.window.shrink();
         }
     }
 
@@ -409,9 +413,11 @@ impl ServerLane {
     }
 
     /// Bytes that this lane holds for its calls: bodies of running requests, kept answers, what is to be written, items of
-    /// streams, and what is remembered of each id.
+    /// streams, and what is remembered of each id, with the room that is kept for more.
     pub fn held_bytes(&self) -> usize {
-        let entries = self.window.span().saturating_mul(size_of::<Option<Entry>>());
+        let unheld = self.unheld.capacity().saturating_mul(size_of::<(u64, Running)>());
+        let wakers = self.wakers.capacity().saturating_mul(size_of::<Waker>());
+        let entries = self.window.held_bytes().saturating_add(unheld).saturating_add(wakers);
         let items = self.streams.values().map(|stream| stream.out.held_bytes());
         let calls = [self.request_bytes, self.answer_bytes, self.out.len(), entries];
         calls.into_iter().chain(items).fold(0, usize::saturating_add)
@@ -434,7 +440,7 @@ impl ServerLane {
         self.earliest
     }
 
-    /// Stops every handler whose deadline has passed and answers in its place.
+    /// Stops every handler whose deadline has passed and answers in its place. Gives memory back that is not needed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.earliest.is_none_or(|earliest| now < earliest) {
             return;
@@ -463,6 +469,29 @@ impl ServerLane {
         for id in due {
             self.stop(id, FailedCode::Deadline);
         }
+        self.relax(now);
+    }
+
+    /// Gives back what a burst needed and nothing needs any more.
+    fn relax(&mut self, now: Instant) {
+        if self.window.relax() {
+            self.look_by(now.checked_add(RELAX_AFTER).unwrap_or(now));
+        }
+        if is_slack(self.unheld.len(), self.unheld.capacity()) {
+            self.unheld.shrink_to(LIST_KEPT);
+        }
+        self.wakers.shrink_to(WAKERS_KEPT);
+    }
+
+    /// Looks soon whether memory that is not used now is needed at all.
+    fn look_if_slack(&mut self, now: Instant) {
+        if self.window.is_slack() {
+            self.look_by(now.checked_add(RELAX_AFTER).unwrap_or(now));
+        }
+    }
+
+    fn look_by(&mut self, at: Instant) {
+        self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.min(at)));
     }
 
     /// Asks the client whether it is there.

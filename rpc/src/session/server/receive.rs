@@ -61,12 +61,12 @@ impl ServerLane {
         }
         match frame.kind {
             Kind::Request => return self.request(now, &frame),
-            Kind::Void => self.raise_floor(&frame)?,
+            Kind::Void => self.raise_floor(now, &frame)?,
             Kind::Cancel => {
                 self.cancel(frame.id);
             }
             Kind::Resolve => self.resolve(frame.id),
-            Kind::Park => self.park(&frame)?,
+            Kind::Park => self.park(now, &frame)?,
             Kind::Credit => {
                 let (bytes, _) = split_u32(frame.body).ok_or(Violation::Malformed("Credit"))?;
                 if let Some(stream) = self.streams.get_mut(&frame.id) {
@@ -74,7 +74,7 @@ impl ServerLane {
                 }
             }
             Kind::Ping => {
-                self.raise_floor(&frame)?;
+                self.raise_floor(now, &frame)?;
                 self.pong = Some(frame.id);
             }
             Kind::Goodbye if self.flags == 0 => {
@@ -88,7 +88,7 @@ impl ServerLane {
     }
 
     fn request<'a>(&mut self, now: Instant, frame: &Frame<'a>) -> Result<Taken<'a>, Violation> {
-        self.raise_floor(frame)?;
+        self.raise_floor(now, frame)?;
         let id = frame.id;
         let span_max = self.span_max(id);
         if self.planted.is(Bug::RefusalBeforeLookup)
@@ -148,7 +148,7 @@ impl ServerLane {
         self.taken_last = self.taken_last.max(id);
         self.request_bytes = self.request_bytes.saturating_add(bytes);
         self.running = self.running.saturating_add(1);
-        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        self.look_by(deadline);
         self.counters.taken = self.counters.taken.saturating_add(1);
         if self.planted.is(Bug::AckBeforeApply) {
             put_reply(&mut self.out, self.flags, id, &Reply::Ack(Payload::EMPTY));
@@ -189,10 +189,10 @@ impl ServerLane {
     /// How many handlers run at once: a client that parks its oldest calls goes on.
     fn running_max(&self, span_max: usize) -> usize {
         let window = usize::try_from(self.limits.window).unwrap_or(usize::MAX);
-        span_max.max(window.saturating_add(self.limits.parked_max))
+        span_max.max(window.saturating_add(self.limits.parked_max.max(PARKED_IDS)))
     }
 
-    fn raise_floor(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
+    fn raise_floor(&mut self, now: Instant, frame: &Frame<'_>) -> Result<(), Violation> {
         if matches!(frame.kind, Kind::Request | Kind::Void) && (frame.id == 0 || frame.floor > frame.id) {
             return Err(Violation::Impossible("floor above the request"));
         }
@@ -200,6 +200,7 @@ impl ServerLane {
             (&mut self.window, Gone { answer_bytes: &mut self.answer_bytes, unheld: &mut self.unheld });
         self.first_floor.get_or_insert(frame.floor);
         window.raise(frame.floor, |id, entry| gone.take(id, entry));
+        self.look_if_slack(now);
         Ok(())
     }
 
@@ -222,7 +223,7 @@ impl ServerLane {
         }
     }
 
-    fn park(&mut self, frame: &Frame<'_>) -> Result<(), Violation> {
+    fn park(&mut self, now: Instant, frame: &Frame<'_>) -> Result<(), Violation> {
         let parked_max = self.limits.parked_max.max(PARKED_IDS);
         let keep: Vec<u64> =
             parse_ids(frame.body).ok_or(Violation::Malformed("Park"))?.take(parked_max.saturating_add(1)).collect();
@@ -235,6 +236,7 @@ impl ServerLane {
         // Now every id that the client may resolve fits the window, so that it can be burnt; and no id that has just
         // been let go lies at or above the floor, where a repeat of it would be taken as new.
         window.raise(frame.id, |id, entry| gone.take(id, entry));
+        self.look_if_slack(now);
         Ok(())
     }
 }
