@@ -16,30 +16,29 @@ use crate::limits::{LARGE_FRAME_BYTES, POOLED_BUFFERS_MAX, READ_BYTES, SPARE_BUF
 
 thread_local! {
     static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-    /// Of large bodies that have been written.
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    /// Of large bodies that have been written; `None` while the thread has not asked for any, and would keep them for nothing.
+    static SPARE: RefCell<Option<Vec<BytesMut>>> = const { RefCell::new(None) };
 }
 
 /// An empty buffer for what may be a large body: one that has been written, if there is any. Memory that was just freed
 /// and is asked for again costs the kernel more than the copy into it.
 pub(crate) fn spare() -> BytesMut {
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+    SPARE.with_borrow_mut(|spare| spare.get_or_insert_default().pop()).unwrap_or_default()
 }
 
-/// Keeps the buffer for the next large body of this thread, if nobody else has a piece of it and it is neither small nor
-/// huge.
+/// Keeps the buffer for the next large body of this thread, if the thread has ever made one, nobody else has a piece of it
+/// and it is neither small nor huge.
 pub(crate) fn keep_spare(mut buffer: BytesMut) {
-    buffer.clear();
-    let fits = buffer.try_reclaim(LARGE_FRAME_BYTES) && buffer.capacity() <= SPARE_BYTES_MAX;
-    if fits {
-        // The thread may be ending.
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < SPARE_BUFFERS_MAX {
-                spare.push(buffer);
-            }
-        });
-    }
+    // The thread may be ending.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        let Some(spare) = spare.as_mut().filter(|spare| spare.len() < SPARE_BUFFERS_MAX) else { return };
+        buffer.clear();
+        // Asked of the allocation: the capacity is only what lies behind the piece of it that the buffer is.
+        if buffer.try_reclaim(LARGE_FRAME_BYTES) && !buffer.try_reclaim(SPARE_BYTES_MAX.saturating_add(1)) {
+            spare.push(buffer);
+        }
+    });
 }
 
 /// Pieces that one write takes at most. LIMIT: eight large frames with their headers fill the buffer of any socket.
@@ -324,6 +323,37 @@ mod tests {
             }
         }
         (outgoing, flat)
+    }
+
+    /// What a thread of its own has kept after `work`.
+    fn spares_after(work: impl FnOnce() + Send) -> usize {
+        std::thread::scope(|scope| {
+            let kept = scope.spawn(|| {
+                work();
+                SPARE.with_borrow(|spare| spare.as_ref().map_or(0, Vec::len))
+            });
+            kept.join().unwrap()
+        })
+    }
+
+    /// Writes a body that is the last `bytes` of an allocation of `of`.
+    fn writes_the_end(bytes: usize, of: usize) {
+        let body = Bytes::from(BytesMut::zeroed(of)).split_off(of - bytes);
+        let mut outgoing = Outgoing::default();
+        outgoing.push_whole(body);
+        outgoing.advance(bytes);
+    }
+
+    #[test]
+    fn written_body_is_kept_by_the_size_of_its_allocation_and_not_by_that_of_its_piece() {
+        let piece = 2 * LARGE_FRAME_BYTES;
+        assert_eq!(spares_after(|| drop((spare(), writes_the_end(piece, SPARE_BYTES_MAX)))), 1);
+        assert_eq!(spares_after(|| drop((spare(), writes_the_end(piece, 8 * SPARE_BYTES_MAX)))), 0);
+    }
+
+    #[test]
+    fn thread_that_makes_no_large_bodies_keeps_no_buffers_for_them() {
+        assert_eq!(spares_after(|| writes_the_end(SPARE_BYTES_MAX, SPARE_BYTES_MAX)), 0);
     }
 
     #[test]
