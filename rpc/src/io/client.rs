@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use self::connection::{Connection, End};
+use super::load::BackLoad;
 use super::reverse::{Offered, Serving};
 use super::stream::Stream;
 use super::timer::{Timer, now};
@@ -42,6 +43,8 @@ pub(crate) struct CallingCell {
     handles: AtomicUsize,
     /// Wakes what watches over calls of the accepting side while they have no connection; `None` where we connect.
     watch: Option<AtomicWaker>,
+    /// Where the calls of the accepting side are counted; `None` where we connect.
+    load: Option<BackLoad>,
     /// What we answer when the other side calls.
     offered: Option<Offered>,
     address: Address,
@@ -107,6 +110,7 @@ impl CallingCell {
             driver_runs: AtomicBool::new(false),
             handles: AtomicUsize::new(1),
             watch: None,
+            load: None,
             offered,
             server: Mutex::default(),
             address,
@@ -117,11 +121,12 @@ impl CallingCell {
     }
 
     /// The calls of the accepting side. Their driver is that of the connection which the other side has opened.
-    pub(super) fn reverse(limits: Limits) -> Self {
+    pub(super) fn reverse(limits: Limits, load: Option<BackLoad>) -> Self {
         let lane = ClientLane::reverse(limits.clone());
         let watch = Some(AtomicWaker::new());
         Self {
             watch,
+            load,
             handles: AtomicUsize::new(0),
             ..Self::new(Address::mem("caller"), lane, limits, Backoff::default(), None)
         }
@@ -217,6 +222,7 @@ impl CallingCell {
             let mut lane = lock(&self.lane);
             let (before, due) = (seen.unwrap_or_else(|| lane.wants_driver()), lane.poll_deadline());
             let result = work(&mut lane);
+            self.hold(&lane);
             lane.take_wakers(&mut wakers);
             // The driver looks at everything when it runs: it needs a wake only for what is new.
             let sooner = lane.poll_deadline().is_some_and(|now| due.is_none_or(|due| now < due));
@@ -231,6 +237,13 @@ impl CallingCell {
             }
         }
         result
+    }
+
+    /// Counts what the lane holds.
+    pub(super) fn hold(&self, lane: &ClientLane) {
+        if let Some(load) = &self.load {
+            load.hold(lane.held_bytes());
+        }
     }
 
     /// Wakes the driver although nothing is to be written yet: a connection is needed, or a deadline came nearer.

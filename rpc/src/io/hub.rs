@@ -152,7 +152,7 @@ impl ServingCell {
             Back::Accepted(back) => back.get().cloned(),
             Back::Connected(back) => back.upgrade().filter(|back| back.calls(service)),
         };
-        back.unwrap_or_else(|| Arc::new(CallingCell::reverse(Limits::default())))
+        back.unwrap_or_else(|| Arc::new(CallingCell::reverse(Limits::default(), None)))
     }
 
     /// Works on the lane, then wakes whoever has something to do because of it.
@@ -399,7 +399,8 @@ impl Hub {
         let Back::Accepted(back) = &cell.back else { return };
         let offer: Option<Offer> = hello.serves().map(Offer::from);
         if offer.is_some() && back.get().is_none() {
-            let calling = Arc::new(CallingCell::reverse(Limits::clone(&self.limits)));
+            let calling =
+                Arc::new(CallingCell::reverse(Limits::clone(&self.limits), cell.load.as_ref().map(LaneLoad::back)));
             lock(&self.tasks).spawn(reverse::watch(Arc::clone(&calling)));
             let _ = back.set(calling);
         }

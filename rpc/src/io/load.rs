@@ -67,6 +67,14 @@ struct Rate {
     per_second: AtomicUsize,
 }
 
+/// The part of a lane's calls in the other direction: they outlive its connections, and so does what is counted for them.
+#[derive(Debug)]
+pub(super) struct BackLoad {
+    load: Arc<Load>,
+    doing: Arc<Doing>,
+    bytes: AtomicUsize,
+}
+
 /// One lane's part in the load of its server.
 #[derive(Debug)]
 pub(crate) struct LaneLoad {
@@ -107,6 +115,17 @@ impl Load {
         self.all.bytes.load(Ordering::Relaxed)
     }
 
+    /// A holder holds `after` bytes of what was `before`.
+    fn shift(&self, holder: &Doing, before: usize, after: usize) {
+        for bytes in [&self.all.bytes, &holder.bytes] {
+            if after > before {
+                bytes.fetch_add(after - before, Ordering::Relaxed);
+            } else {
+                bytes.fetch_sub(before - after, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Measures the rates if it is time.
     fn measure(&self, now: Instant) {
         let ms = |instant: Instant| {
@@ -125,6 +144,24 @@ impl Load {
         for rate in self.methods.iter().map(|method| &method.ended).chain([&self.ended]) {
             rate.measure(passed);
         }
+    }
+}
+
+impl BackLoad {
+    /// The calls hold so many bytes now. Called under their lane's lock.
+    pub(super) fn hold(&self, bytes: usize) {
+        let before = self.bytes.load(Ordering::Relaxed);
+        let after = pages(bytes);
+        if before != after {
+            self.bytes.store(after, Ordering::Relaxed);
+            self.load.shift(&self.doing, before, after);
+        }
+    }
+}
+
+impl Drop for BackLoad {
+    fn drop(&mut self) {
+        self.load.shift(&self.doing, self.bytes.load(Ordering::Relaxed), 0);
     }
 }
 
@@ -222,6 +259,11 @@ impl LaneLoad {
         }
     }
 
+    /// What counts the calls in the other direction.
+    pub(super) fn back(&self) -> BackLoad {
+        BackLoad { load: Arc::clone(&self.load), doing: self.permit.shared_doing(), bytes: AtomicUsize::new(0) }
+    }
+
     /// The lane holds so many bytes now. Called under the lane's lock.
     pub(super) fn hold_lane(&self, bytes: usize) {
         let before = self.lane_bytes.load(Ordering::Relaxed);
@@ -248,13 +290,7 @@ impl LaneLoad {
     }
 
     fn shift(&self, before: usize, after: usize) {
-        for bytes in [&self.load.all.bytes, &self.permit.doing().bytes] {
-            if after > before {
-                bytes.fetch_add(after - before, Ordering::Relaxed);
-            } else {
-                bytes.fetch_sub(before - after, Ordering::Relaxed);
-            }
-        }
+        self.load.shift(self.permit.doing(), before, after);
     }
 }
 
@@ -271,9 +307,16 @@ fn pages(bytes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
+    use crate::id::{Incarnation, PeerId};
+    use crate::io::client::CallingCell;
     use crate::io::shares::{Place, Shares};
     use crate::peer::{Peer, Process};
+    use crate::session::client::Submit;
+    use crate::wire::header::COMMON_BYTES;
+    use crate::wire::hello::{Extras, Hello, ServiceInfo};
 
     fn limits() -> Limits {
         Limits { running_max: 100, held_bytes_max: 1 << 20, ..Limits::default() }
@@ -341,5 +384,31 @@ mod tests {
         lane.take(1, Instant::now());
         lane.ended([1].into_iter());
         assert_eq!(other.enter(4, (7, 1)), Ok(()));
+    }
+
+    #[test]
+    fn calls_of_the_accepting_side_are_counted_for_as_long_as_they_wait_without_a_connection() {
+        let mut hello = BytesMut::new();
+        let service = ServiceInfo { name: "back", version: 1, methods: &[] };
+        let extras = Extras { serves: Some(&service), ..Extras::default() };
+        Hello::new(PeerId([1; 16]), Incarnation(1), 0, 1, 1 << 20, 4, "forth", 1).put(&mut hello, &service, extras);
+        let offer = Hello::parse(&hello[COMMON_BYTES..]).unwrap().serves().unwrap().into();
+
+        let (now, ours, _other) = two_lanes(&[]);
+        let load = Arc::clone(&ours.load);
+        let calling = CallingCell::reverse(limits(), Some(ours.back()));
+        calling.with(|lane| lane.attach_reverse(1, 4, 1 << 20, Some(offer)));
+        calling.with(|lane| lane.detach_reverse(1));
+        let deadline = now + Duration::from_secs(1);
+        let body = [7; 100 << 10];
+        let submit = Submit { method: 1, version: 1, body: &body, deadline, stream: false, tlvs: &[] };
+        calling.with(|lane| lane.submit(submit)).unwrap();
+        // Their lane's own memory may be gone by now; somebody still holds the calls.
+        drop(ours);
+        assert!(load.held_bytes() >= body.len(), "{}", load.held_bytes());
+        calling.with(|lane| lane.handle_timeout(deadline));
+        assert!(load.held_bytes() < body.len() / 2, "{}", load.held_bytes());
+        drop(calling);
+        assert_eq!(load.held_bytes(), 0);
     }
 }

@@ -264,9 +264,9 @@ impl Calling {
         self.cell.lock().control_bytes()
     }
 
-    /// Bytes that the calls hold.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.cell.lock().held_bytes()
+    /// Counts what the calls hold.
+    pub(super) fn hold(&self) {
+        self.cell.hold(&self.cell.lock());
     }
 
     pub(super) fn wants_transmit(&self) -> bool {
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn lane_of_our_own_calls_costs_no_more_than_is_counted_for_it() {
-        let cell = Arc::new(CallingCell::reverse(Limits::default()));
+        let cell = Arc::new(CallingCell::reverse(Limits::default(), None));
         // Counters of both `Arc`s, and what the runtime adds to a task.
         let counters = 256;
         let bytes = size_of::<CallingCell>() + size_of_val(&watch(cell)) + counters;

@@ -512,8 +512,10 @@ impl<S, F> Core<S, F> {
     /// it does not finish, loses its connection: `true` then, and there are last words to write.
     fn hold(&mut self, partial: usize) -> bool {
         let Some(load) = self.lane.as_ref().and_then(|(cell, _)| cell.load.as_ref()) else { return false };
-        let calling = self.calling.as_ref().map_or(0, Calling::held_bytes);
-        let held = [partial, self.writing.held_bytes(), calling].into_iter().fold(0, usize::saturating_add);
+        if let Some(calling) = &self.calling {
+            calling.hold();
+        }
+        let held = partial.saturating_add(self.writing.held_bytes());
         self.held_bytes = load.hold_connection(self.held_bytes, held);
         if partial <= READ_BYTES || self.last_words.is_some() || load.has_room_for_bytes() {
             return false;

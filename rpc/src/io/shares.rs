@@ -78,6 +78,11 @@ impl Permit {
     pub(super) fn doing(&self) -> &Doing {
         &self.doing
     }
+
+    /// The same, for what outlives the permit.
+    pub(super) fn shared_doing(&self) -> Arc<Doing> {
+        Arc::clone(&self.doing)
+    }
 }
 
 impl Shares {
