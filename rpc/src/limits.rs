@@ -35,12 +35,14 @@ pub struct Limits {
     /// Request bytes that a client queues and has not handed to the kernel, per lane. LIMIT: one window of 8 KiB calls.
     pub queued_bytes_max: usize,
     /// Answers that a server keeps for repeats and resolves, per lane, in bytes; beyond it requests are refused as
-    /// overloaded. LIMIT: one window of answers of the default largest size, 4 KiB, and room for some larger ones.
+    /// overloaded. A client never stops reading: one that is called back gives up a connection whose server leaves unread
+    /// twice this, or twice [`out_bytes_max`](Self::out_bytes_max) if that is more, beside what its own calls need. LIMIT: one window of answers of the default largest size, 4 KiB, and room for some larger ones.
     pub answer_bytes_max: usize,
     /// Bodies of requests whose handlers have not ended, per lane, in bytes; from there on requests are refused as
     /// overloaded. LIMIT: one window of 16 KiB requests, or sixteen of the largest.
     pub request_bytes_max: usize,
-    /// Answer bytes not yet taken by the kernel, per connection, above which no further request is taken up. LIMIT: a Unix
+    /// Answer bytes not yet taken by the kernel, per connection, above which no further request is taken up; with
+    /// nothing queued one is taken up whatever this is. LIMIT: a Unix
     /// socket's usual buffer, 208 KiB, and some more: a peer that reads finds the next bytes there; one that does not is
     /// stopped early.
     pub out_bytes_max: usize,
@@ -64,7 +66,8 @@ pub struct Limits {
     /// Bytes that all lanes of a server hold together for their calls: bodies of running requests, kept answers, what is
     /// partly read and what is not yet written. Divided like `running_max`. LIMIT: what a machine can spare for one service.
     pub held_bytes_max: usize,
-    /// How long a lane without a connection is remembered. LIMIT: six default deadlines.
+    /// How long a lane without a connection is remembered; at least as long as a handshake may take
+    /// ([`handshake_timeout`](Self::handshake_timeout)), even if this is less. LIMIT: six default deadlines.
     pub lane_retention: Duration,
     /// The deadline of a call for which none was given. LIMIT: longer than a local handler or the restart of its service
     /// takes, and as long as anybody watches a program that says nothing.
@@ -142,6 +145,14 @@ impl Limits {
         let inline = self.running_max.saturating_mul(size_of::<R>());
         bodies.saturating_mul(R::HEAP_PER_BYTE).saturating_add(inline)
     }
+
+    /// What a client queues beside its requests for a server that does not read, before it gives the connection up: it
+    /// must not stop reading itself. What it has to say for its own calls is not the server's doing, and always fits.
+    pub(crate) fn unread_bytes_max(&self) -> usize {
+        let window = usize::try_from(self.window).unwrap_or(usize::MAX);
+        let own = window.saturating_mul(CONTROL_BYTES_PER_ID).saturating_add(self.handshake_bytes_max);
+        self.answer_bytes_max.max(self.out_bytes_max).saturating_mul(2).saturating_add(own).max(CONTROL_BYTES)
+    }
 }
 
 impl Default for Limits {
@@ -181,6 +192,13 @@ pub(crate) const FIRST_IDS_MAX: u32 = 64;
 
 /// Parked ids that every server takes. LIMIT: their list must fit one control frame of 1 KiB.
 pub(crate) const PARKED_IDS: usize = 64;
+
+/// Bytes of control frames that a client may have to write for each of its ids. LIMIT: a Resolve and a Cancel, 20 each,
+/// and half as much again.
+const CONTROL_BYTES_PER_ID: usize = 64;
+
+/// Bytes of control frames that a client may have to write whatever its window. LIMIT: its first ids, and a Park of 1 KiB.
+const CONTROL_BYTES: usize = 8 << 10;
 
 /// Bytes of bookkeeping per id in a window. LIMIT: counted generously (asserted in `session`).
 pub(crate) const ENTRY_BYTES: usize = 512;

@@ -49,7 +49,8 @@ impl Gate {
     /// The task is being polled.
     pub(super) fn get_up(&self, task: &Waker) {
         self.shared.task.register(task);
-        self.shared.state.store(UP, Ordering::Release);
+        // Takes what whoever woke it has published: a mere store would hide that.
+        self.shared.state.swap(UP, Ordering::AcqRel);
     }
 
     /// From here on a wake reaches the task. `false`: one has come since it got up, or since this was last asked. Then
@@ -57,7 +58,7 @@ impl Gate {
     pub(super) fn rest(&self) -> bool {
         let rests = self.shared.state.compare_exchange(UP, RESTS, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if !rests {
-            self.shared.state.store(UP, Ordering::Release);
+            self.shared.state.swap(UP, Ordering::AcqRel);
         }
         rests
     }

@@ -146,7 +146,7 @@ impl<F: Future<Output = Answer>> Handlers<F> {
         let slot = &mut self.slots[index];
         slot.context = Some(context);
         slot.watch = Some(watch);
-        slot.wake.queued.store(false, Ordering::Release);
+        slot.wake.queued.swap(false, Ordering::AcqRel);
         slot.future.set(Some(handler));
         self.poll(index)
     }
@@ -168,7 +168,8 @@ impl<F: Future<Output = Answer>> Handlers<F> {
         for index in woken.drain(..) {
             let Some(slot) = self.slots.get_mut(index) else { continue };
             if !slips(Slip::ForgetsWakesDuringPoll) {
-                slot.wake.queued.store(false, Ordering::Release);
+                // Takes what whoever woke it has published: a mere store would hide that.
+                slot.wake.queued.swap(false, Ordering::AcqRel);
             }
             let Some(context) = slot.context else { continue };
             let id = context.request_id.0;

@@ -1,7 +1,7 @@
 //! What the connections of one server share: its lanes, its identity, and what it is doing.
 //!
 //! A lane outlives its connections; it is forgotten only when no handler runs and its retention has passed, which
-//! is longer than any handshake may take. That order is what keeps an old Hello from finding a fresh lane. A lane whose
+//! is at least as long as any handshake may take. That order is what keeps an old Hello from finding a fresh lane. A lane whose
 //! client has said that it is done goes sooner: at once if it had one connection only, for then there is no old Hello.
 //! SPEC: PROTOCOL §4.6.
 //!

@@ -211,10 +211,13 @@ where
             // is there; the end of the stream does.
             let by = *by;
             self.core.discard();
-            if self.poll_read(cx)?.is_ready() {
+            let read = self.poll_read(cx)?;
+            // A peer that closed nothing but its reading half may write for ever.
+            let over = now() >= by;
+            if read.is_ready() && !over {
                 return Poll::Ready(Ok(()));
             }
-            if now() >= by || self.core.last_words.is_some() {
+            if over || self.core.last_words.is_some() {
                 return Poll::Ready(Err(self.core.broken.take().map_or(End::Closed, |(error, _)| End::Broken(error))));
             }
             let due = [due, Some(by)].into_iter().flatten().min();
@@ -399,7 +402,12 @@ where
         }
         let answers = self.lane.as_ref().map_or(0, |(cell, _)| lock(&cell.lane).queued_bytes());
         let control = self.calling.as_ref().map_or(0, Calling::control_bytes);
-        answers.saturating_add(control) < self.hub.limits.out_bytes_max
+        answers.saturating_add(control) < self.out_bytes_max()
+    }
+
+    /// With nothing queued there is always room: a limit of zero would be no connection at all.
+    fn out_bytes_max(&self) -> usize {
+        self.hub.limits.out_bytes_max.max(1)
     }
 
     /// Takes what a read brought: the Hello if it is the first, then requests, all under one lock, then their handlers.
@@ -420,7 +428,7 @@ where
             let result = loop {
                 match cut(bytes.get(consumed..).unwrap_or_default(), self.hub.limits.frame_bytes_max) {
                     Cut::Frame { frame, consumed: frame_bytes } => {
-                        if lane.queued_bytes() >= self.hub.limits.out_bytes_max {
+                        if lane.queued_bytes() >= self.out_bytes_max() {
                             self.kept = true;
                             break Ok(());
                         }

@@ -291,6 +291,84 @@ async fn peer_that_never_reads_its_answers_is_cut_off_and_alone_in_that() {
 }
 
 #[tokio::test]
+async fn limits_of_no_bytes_to_write_are_connections_all_the_same() {
+    let none = || Limits { out_bytes_max: 0, ..Limits::default() };
+    let w = World::new(none()).await;
+    let limits = Limits { answer_bytes_max: 0, window: 1, ..none() };
+    let client = crate::Client::<raw_peer::Speech>::builder(w.server.address()).limits(limits).build();
+    for _ in 0..10 {
+        let call = client.call(Say { text: Blob("a".into()), times: 3 });
+        assert_eq!(tokio::time::timeout(SOON, call).await.expect("no loop").unwrap().0, "aaa");
+    }
+    assert_eq!(client.counters().connections, 1);
+}
+
+#[tokio::test]
+async fn client_with_a_window_of_doubts_asks_for_all_on_one_connection_whatever_its_limits() {
+    const DOUBTS: u64 = 1000;
+    let w = World::new(Limits::default()).await;
+    let limits = Limits { out_bytes_max: 0, answer_bytes_max: 0, ..Limits::default() };
+    let client = crate::Client::<raw_peer::Speech>::builder(w.server.address()).limits(limits).build();
+    let calls: Vec<_> = (0..DOUBTS)
+        .map(|_| tokio::spawn(client.call(Say { text: Blob("a".into()), times: 0 }).deadline(SOON * 3)))
+        .collect();
+    until("all run", || w.applied.load(Ordering::SeqCst) == DOUBTS).await;
+    // As its next connection would: the present one is fenced, and the client dials again.
+    let cell = w.server.hub.lanes().pop().expect("its lane");
+    cell.with_driver(|lane| lane.goodbye(GoodbyeCode::TooMany));
+    until("it is back", || client.counters().connections == 2).await;
+    let call = client.call(Say { text: Blob("b".into()), times: 1 });
+    assert_eq!(tokio::time::timeout(SOON, call).await.expect("an answer").unwrap().0, "b");
+    assert_eq!(client.counters().connections, 2, "it has stayed");
+    calls.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Says Hello, reads nothing, and pings without end.
+struct Floods(BytesMut, BytesMut);
+
+impl tokio::io::AsyncRead for Floods {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self(hello, ping) = &mut *self;
+        into.put_slice(&hello.split_to(hello.len().min(into.remaining())));
+        while into.remaining() >= ping.len() {
+            into.put_slice(ping);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Floods {
+    fn poll_write(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn peer_that_only_writes_loses_its_connection_though_it_never_pauses() {
+    let w = World::new(Limits::default()).await;
+    let ping = frame_of(|out| {
+        header::put_common(out, Kind::Ping, 0, 0, 1);
+        out.extend_from_slice(&1_u64.to_le_bytes());
+    });
+    w.server.serve_stream(Floods(hello_of(|_| ()), ping), crate::Peer::own());
+    assert_eq!(w.server.connections(), 1);
+    until("it is given up", || w.server.connections() == 0).await;
+    assert_eq!(w.server.lanes(), 1, "its Hello was good");
+}
+
+#[tokio::test]
 async fn answers_asked_for_again_and_again_are_queued_no_further_than_the_bound() {
     let w = World::new(Limits::default()).await;
     let mut peer = w.welcomed().await;

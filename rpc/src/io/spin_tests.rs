@@ -212,3 +212,18 @@ fn calls_with_spin_are_answered_on_either_runtime_and_beside_busy_tasks() {
         });
     }
 }
+
+#[test]
+fn clock_that_is_paused_goes_on_though_drivers_spin() {
+    let (over, is_over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (_server, client, _scratch) = spinning().await;
+            client.call(Say { text: Blob("a".into()) }).await.unwrap();
+            let waits = client.call(Wait).deadline(Duration::from_secs(3600)).await;
+            over.send(waits.is_err()).unwrap();
+        });
+    });
+    assert_eq!(is_over.recv_timeout(SOON), Ok(true), "an hour of the test's clock passes at once");
+}

@@ -4,7 +4,7 @@
 //!
 //! Told by `watch`, by the client's driver and by its streams.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -138,15 +138,16 @@ impl ClientMetrics {
         // Not even the lane's lock is paid for where nobody listens.
         #[inline(never)]
         fn tell(metrics: &ClientMetrics, lane: impl FnOnce() -> (LaneCounters, usize, usize)) {
-            metrics.tell(lane());
+            // Whoever looks at the lane last must be the last to tell.
+            let told = lock(&metrics.told);
+            metrics.tell(told, lane());
         }
         if self.heard {
             tell(self, lane);
         }
     }
 
-    fn tell(&self, (counters, queue_bytes, window_ids): (LaneCounters, usize, usize)) {
-        let mut told = lock(&self.told);
+    fn tell(&self, mut told: MutexGuard<'_, Told>, (counters, queue_bytes, window_ids): (LaneCounters, usize, usize)) {
         let reconnects = counters.connections.saturating_sub(1);
         increased(&self.reconnects, &mut told.reconnects, reconnects);
         increased(&self.connections, &mut told.counters.connections, counters.connections);

@@ -6,7 +6,7 @@
 //! Told by `watch`, by the server's drivers and by its streams.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -202,15 +202,17 @@ impl LaneMetrics {
         // Not even the lane's lock is paid for where nobody listens.
         #[inline(never)]
         fn tell(metrics: &LaneMetrics, lane: impl FnOnce() -> (ServerCounters, usize, usize)) {
-            metrics.tell(lane());
+            // Whoever looks at the lane last must be the last to tell.
+            let told = lock(&metrics.told);
+            metrics.tell(told, lane());
         }
         if self.server.0.heard {
             tell(self, lane);
         }
     }
 
-    fn tell(&self, (counters, running, queue_bytes): (ServerCounters, usize, usize)) {
-        let (server, mut told) = (&*self.server.0, lock(&self.told));
+    fn tell(&self, mut told: MutexGuard<'_, Told>, (counters, running, queue_bytes): (ServerCounters, usize, usize)) {
+        let server = &*self.server.0;
         let was = &mut told.counters;
         increased(&server.repeats, &mut was.repeats, counters.repeats);
         increased(&server.late_answers, &mut was.late_answers, counters.late_answers);

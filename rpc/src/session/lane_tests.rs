@@ -518,6 +518,21 @@ fn lane_that_comes_back_after_it_was_done_is_remembered_like_any_other() {
 }
 
 #[test]
+fn lane_is_remembered_for_as_long_as_a_handshake_may_take_whatever_its_retention() {
+    for says_done in [false, true] {
+        let short = Limits { lane_retention: Duration::from_millis(1), ..limits() };
+        let mut play = Play::within(limits(), short);
+        play.connects();
+        play.loses_connection();
+        play.connects();
+        if says_done {
+            play.client.say_done();
+        }
+        check_remembered(&mut play, Some(limits().handshake_timeout));
+    }
+}
+
+#[test]
 fn lane_that_is_done_waits_for_its_handlers() {
     let mut play = Play::new();
     play.connects();

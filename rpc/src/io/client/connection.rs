@@ -228,13 +228,16 @@ impl Connection {
             }
         }
         let wrote = self.broken.is_none() && self.writing.is_empty();
-        if let Poll::Ready(read) = self.poll_read(cx, cell) {
-            return Poll::Ready(read);
-        }
         // A peer that is gone may have left answers, and a Goodbye: they are read first. Nothing to read for now does
-        // not mean that nothing is there; the end of the stream does.
+        // not mean that nothing is there; the end of the stream does. One that closed nothing but its reading half may
+        // write for ever.
+        let read = self.poll_read(cx, cell)?;
         let broken_by = self.broken.as_ref().map(|(_, by)| *by);
-        if broken_by.is_some_and(|by| now() >= by) {
+        let over = broken_by.is_some_and(|by| now() >= by);
+        if read.is_ready() && !over {
+            return Poll::Ready(Ok(()));
+        }
+        if over {
             return Poll::Ready(Err(self.broken.take().map_or(End::PeerClosed, |(error, _)| End::Broken(error))));
         }
         // Only after all that had come was read: it may have come while we were stopped ourselves.
@@ -326,7 +329,7 @@ fn take_frames(
                 consumed += frame_bytes;
                 // We never stop reading, or both sides could; so a peer that makes us queue without end is given up.
                 let answers = serving.as_ref().map_or(0, Serving::queued_bytes);
-                if answers.saturating_add(lane.control_bytes()) >= cell.limits.answer_bytes_max.saturating_mul(2) {
+                if answers.saturating_add(lane.control_bytes()) > cell.limits.unread_bytes_max() {
                     break Err(End::Stalled);
                 }
                 if let (true, Some(serving), true) =

@@ -348,9 +348,9 @@ impl ServerLane {
         // INVARIANT: not before every older Hello of this lane would be refused by the clock. With epoch 1 there is none;
         // else each of them was accepted before this connection was.
         let keep = match (self.done, self.epoch) {
-            (false, _) => self.limits.lane_retention,
+            (false, _) => self.limits.lane_retention.max(self.limits.handshake_timeout),
             (true, 1) => Duration::ZERO,
-            (true, _) => self.limits.handshake_timeout.min(self.limits.lane_retention),
+            (true, _) => self.limits.handshake_timeout,
         };
         self.detached_at.and_then(|at| at.checked_add(keep))
     }
