@@ -239,7 +239,9 @@ fn patience() -> impl Iterator<Item = Duration> {
 #[tokio::test]
 async fn full_table_of_lanes_is_searched_before_a_newcomer_is_refused() {
     for lane_retention in patience() {
-        let w = World::new(Limits { lanes_max: 3, lane_retention, ..Limits::default() }).await;
+        let w =
+            World::new(Limits { lanes_max: 3, lane_retention, handshake_timeout: lane_retention, ..Limits::default() })
+                .await;
         let first = std::time::Instant::now();
         for _ in 0..3 {
             // Gone without a word.

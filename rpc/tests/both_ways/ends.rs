@@ -191,7 +191,11 @@ async fn reverse_call_waits_for_a_client_that_comes_back() {
 
 #[tokio::test]
 async fn forgotten_lane_ends_its_reverse_calls() {
-    let limits = Limits { lane_retention: Duration::from_millis(100), ..Limits::default() };
+    let limits = Limits {
+        lane_retention: Duration::from_millis(100),
+        handshake_timeout: Duration::from_secs(1),
+        ..Limits::default()
+    };
     let (world, mut wire) = World::with_wire(limits).await;
     let back = world.back().await;
     let open = tokio::spawn(back.call(Do::how("hang")).deadline(Duration::from_secs(600)));

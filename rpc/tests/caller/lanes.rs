@@ -87,7 +87,12 @@ async fn lane_of_a_server_that_restarted_is_said_to_be_dropped() {
 
 #[tokio::test]
 async fn lane_that_a_living_server_forgot_is_said_to_be_dropped() {
-    let w = unix_with(Limits { lane_retention: Duration::from_millis(20), ..Limits::default() }).await;
+    let w = unix_with(Limits {
+        lane_retention: Duration::from_millis(20),
+        handshake_timeout: Duration::from_secs(1),
+        ..Limits::default()
+    })
+    .await;
     let mut proxy = Proxy::to(w.server.address(), false);
     let client = Client::<Sums>::new(&proxy.address);
     let call = tokio::spawn(client.call(add("wait")).deadline(Duration::from_secs(60)));
