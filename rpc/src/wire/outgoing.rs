@@ -336,24 +336,25 @@ mod tests {
         })
     }
 
-    /// Writes a body that is the last `bytes` of an allocation of `of`.
-    fn writes_the_end(bytes: usize, of: usize) {
-        let body = Bytes::from(BytesMut::zeroed(of)).split_off(of - bytes);
+    /// Writes a body behind which `rest` of the `of` bytes of its allocation are left.
+    fn writes_the_front(rest: usize, of: usize) {
+        let bytes = of - rest;
+        let body = Bytes::from(BytesMut::zeroed(of)).split_to(bytes);
         let mut outgoing = Outgoing::default();
         outgoing.push_whole(body);
         outgoing.advance(bytes);
     }
 
     #[test]
-    fn written_body_is_kept_by_the_size_of_its_allocation_and_not_by_that_of_its_piece() {
-        let piece = 2 * LARGE_FRAME_BYTES;
-        assert_eq!(spares_after(|| drop((spare(), writes_the_end(piece, SPARE_BYTES_MAX)))), 1);
-        assert_eq!(spares_after(|| drop((spare(), writes_the_end(piece, 8 * SPARE_BYTES_MAX)))), 0);
+    fn written_body_is_kept_by_the_size_of_its_allocation_and_not_by_what_is_left_behind_it() {
+        let rest = 2 * LARGE_FRAME_BYTES;
+        assert_eq!(spares_after(|| drop((spare(), writes_the_front(rest, SPARE_BYTES_MAX)))), 1);
+        assert_eq!(spares_after(|| drop((spare(), writes_the_front(rest, 8 * SPARE_BYTES_MAX)))), 0);
     }
 
     #[test]
     fn thread_that_makes_no_large_bodies_keeps_no_buffers_for_them() {
-        assert_eq!(spares_after(|| writes_the_end(SPARE_BYTES_MAX, SPARE_BYTES_MAX)), 0);
+        assert_eq!(spares_after(|| writes_the_front(0, SPARE_BYTES_MAX)), 0);
     }
 
     #[test]
