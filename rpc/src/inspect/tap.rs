@@ -142,6 +142,7 @@ pub fn proxy(
                 Ok(_) => tracing::warn!("refused a connection of another user"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
+                    // Most likely the table of descriptors is full: asked again at once, it would say the same.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
