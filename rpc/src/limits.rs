@@ -204,8 +204,8 @@ const CONTROL_BYTES: usize = 8 << 10;
 pub(crate) const ENTRY_BYTES: usize = 512;
 
 /// Bytes of a connection that is idle: its task, its timer, and what is too little to be counted. LIMIT: measured at 2.4
-/// KiB, and two pages.
-const CONNECTION_BYTES: usize = 11 << 10;
+/// KiB, and two pages; beside them the free slots that it keeps.
+const CONNECTION_BYTES: usize = (11 << 10) + SLOTS_KEPT * SLOT_BYTES;
 
 /// Bytes of a lane without calls. LIMIT: measured at 1 KiB, and a page.
 const LANE_BYTES: usize = 5 << 10;
@@ -214,9 +214,20 @@ const LANE_BYTES: usize = 5 << 10;
 /// LIMIT: their sizes are 2.3 KiB together, and half as much again.
 pub(crate) const CALLING_BYTES: usize = 4 << 10;
 
-/// Bytes of a running handler without what it holds itself. LIMIT: its slot, measured at 0.5 KiB, its place in a window,
-/// and an answer of the default largest size, kept and queued.
-const HANDLER_BYTES: usize = 10 << 10;
+/// Bytes of a running handler without what it holds itself. LIMIT: its place in a window, and an answer of the default
+/// largest size, kept and queued; its slot, and as many free ones as are kept for it.
+const HANDLER_BYTES: usize = (9 << 10) + (1 + SLOTS_KEPT_PER_HANDLER) * SLOT_BYTES;
+
+/// Bytes of the slot of a handler whose state is small. LIMIT: measured at less than 0.5 KiB.
+const SLOT_BYTES: usize = 512;
+
+/// Free slots that a connection keeps while handlers run. LIMIT: of so many calls at once beside one that waits for long none
+/// goes to the pool of the server, which all threads share.
+pub(crate) const SLOTS_KEPT: usize = 16;
+
+/// The same, where more handlers run, for each of them. LIMIT: who begins and ends as many handlers again and again goes
+/// through all slots once for three quarters of them.
+pub(crate) const SLOTS_KEPT_PER_HANDLER: usize = 3;
 
 /// Threads that may be between two looks at once. LIMIT: an assumption about the runtime, for more bring nothing to small
 /// calls; where there are more, each adds two frames to the bound.

@@ -21,6 +21,8 @@ pub enum Slip {
     WakesTooEarly,
     /// A handler's mark that it was woken is taken away after it was polled, not before.
     ForgetsWakesDuringPoll,
+    /// A handler moves to another slot, and whoever has just looked for the old one is not seen.
+    MovesHandlersUnseen,
     /// A driver that has found nothing to do ends without looking again under the lock that closes its lane.
     EndsOutsideLock,
 }

@@ -499,5 +499,6 @@ fn mistakes_are_found() {
     found(Slip::LooksOutsideLock, pair);
     found(Slip::WakesTooEarly, streams);
     found(Slip::ForgetsWakesDuringPoll, calls);
+    found(Slip::MovesHandlersUnseen, calls);
     found(Slip::EndsOutsideLock, last_handle);
 }

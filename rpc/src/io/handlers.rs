@@ -1,7 +1,8 @@
 //! Handlers in pooled, pinned slots: polled in place, without a task and without an allocation per call.
 //!
 //! A handler that panics, on a poll or on a drop, harms nobody but its own call. The slots of finished handlers go back
-//! to a pool of the whole server, and the lists of them, too: an idle connection holds none.
+//! to a pool of the whole server, and the lists of them, too: an idle connection holds none, and one whose handlers wait for
+//! long no more than a few that are free.
 //!
 //! Filled and polled by `server`; woken by whatever a handler waits for.
 
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use super::hub::ServingCell;
 use super::lock;
 use crate::context::{self, CallContext};
+use crate::limits::SLOTS_KEPT_PER_HANDLER;
 use crate::service::Answer;
 use crate::session::server::Reply;
 use crate::sync::{AtomicBool, AtomicWaker, Mutex, Slip, slips};
@@ -31,6 +33,10 @@ const LISTED_MAX: usize = 4 * POOL_MAX;
 /// The most woken slots of a connection at once whose list is kept while no handler runs. LIMIT: throughput is flat from
 /// so many calls on; half a KiB.
 const WOKEN_KEPT: usize = 64;
+
+/// Free slots that a connection keeps while handlers run: for each of them so many, so that slots are not gone through more
+/// often than handlers end. Where shuttle chooses the schedules they are gone through whenever one is free.
+const FREE_PER_RUNNING: usize = if cfg!(shuttle) { 0 } else { SLOTS_KEPT_PER_HANDLER };
 
 /// Free slots of one server.
 pub(crate) struct Pool<F> {
@@ -199,23 +205,51 @@ impl<F: Future<Output = Answer>> Handlers<F> {
         }
     }
 
-    /// Gives the slots back when no handler runs.
-    pub(super) fn rest(&mut self) {
-        if self.slots.is_empty() || self.running() > 0 {
-            return;
+    /// Gives free slots back: all when no handler runs, else most of them when there are many, more than `kept` too.
+    pub(super) fn rest(&mut self, kept: usize) {
+        if !self.slots.is_empty() && (self.running() == 0 || self.free.len() > self.free_max(kept)) {
+            self.give_back();
         }
+    }
+
+    /// Free slots that are kept while handlers run.
+    fn free_max(&self, kept: usize) -> usize {
+        let kept = if cfg!(shuttle) { 0 } else { kept };
+        self.running().saturating_mul(FREE_PER_RUNNING).max(kept)
+    }
+
+    /// Gives all free slots back. Those that have a handler move together: the last slot of all may be one of them.
+    fn give_back(&mut self) {
+        let mut running = Vec::with_capacity(self.running());
         let mut pooled = lock(&self.pool.free);
+        let mut indices = lock(&self.ready.indices);
+        // Written anew, with the indices that hold from here on.
+        indices.clear();
         for slot in self.slots.drain(..) {
-            *lock(&slot.wake.home) = None;
-            if pooled.slots.len() < POOL_MAX {
-                pooled.slots.push(slot);
+            let mut home = lock(&slot.wake.home);
+            if slot.context.is_none() {
+                *home = None;
+                drop(home);
+                if pooled.slots.len() < POOL_MAX {
+                    pooled.slots.push(slot);
+                }
+                continue;
             }
+            let index = running.len();
+            *home = Some((Arc::clone(&self.ready), index));
+            drop(home);
+            // INVARIANT: whoever has marked it and looked for its home before now, and may still come with the old index,
+            // is seen here: the lock lay between. Who looks later finds the new one. The old index, if it comes, wakes
+            // whoever has the slot now, or nobody. The driver need not be told: whoever marks wakes it, afterwards.
+            if slot.wake.queued.load(Ordering::Acquire) && !slips(Slip::MovesHandlersUnseen) {
+                indices.push(index);
+            }
+            running.push(slot);
         }
         self.free.clear();
-        pooled.keep(Lists { slots: std::mem::take(&mut self.slots), free: std::mem::take(&mut self.free) });
+        let slots = std::mem::replace(&mut self.slots, running);
+        pooled.keep(Lists { slots, free: std::mem::take(&mut self.free) });
         drop(pooled);
-        let mut indices = lock(&self.ready.indices);
-        indices.clear();
         indices.shrink_to(WOKEN_KEPT);
         self.woken.shrink_to(WOKEN_KEPT);
     }
@@ -316,4 +350,132 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("(no text)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Instant;
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::id::RequestId;
+    use crate::io::client::CallingCell;
+    use crate::limits::{Limits, SLOTS_KEPT};
+    use crate::metrics::ServerMetrics;
+    use crate::peer::Peer;
+    use crate::session::server::ServerLane;
+    use crate::wire::hello::ServiceInfo;
+
+    /// Handlers of a connection, which end when they are told to.
+    struct World {
+        handlers: Handlers<BoxFuture<'static, Answer>>,
+        cell: Arc<ServingCell>,
+        polls: Arc<AtomicUsize>,
+        tell: Vec<Option<tokio::sync::oneshot::Sender<()>>>,
+    }
+
+    const INFO: ServiceInfo = ServiceInfo { name: "handlers", version: 1, methods: &[] };
+
+    impl World {
+        /// With so many handlers, each polled once.
+        fn new(handlers: u64) -> Self {
+            let metrics = ServerMetrics::new(&INFO).lane();
+            let back = std::sync::Weak::<CallingCell>::new();
+            let cell = Arc::new(ServingCell::of_client(ServerLane::new(Limits::default(), 1), metrics, back));
+            let mut world = Self { handlers: Handlers::new(Arc::default()), cell, polls: Arc::default(), tell: vec![] };
+            (0..handlers).for_each(|id| world.start(id));
+            world
+        }
+
+        fn start(&mut self, id: u64) {
+            let (tell, mut told) = tokio::sync::oneshot::channel();
+            self.tell.push(Some(tell));
+            let polls = Arc::clone(&self.polls);
+            let handler = std::future::poll_fn(move |cx| {
+                polls.fetch_add(1, Ordering::SeqCst);
+                std::pin::Pin::new(&mut told).poll(cx).map(|_| Answer::Deferred)
+            });
+            let context = CallContext { peer: Peer::own(), request_id: RequestId(id), deadline: Instant::now() };
+            let watch = HandlerWatch::new(None, self.cell.metrics.begin(1, 1));
+            assert!(matches!(self.handlers.start(context, watch, Box::pin(handler)), Polled::Pending(_)));
+        }
+
+        /// Tells the handler of `id`, which wakes it.
+        fn tell(&mut self, id: u64) {
+            self.tell[usize::try_from(id).unwrap()].take().unwrap().send(()).unwrap();
+        }
+
+        /// Polls what was woken; the ids of those that have ended.
+        fn poll(&mut self) -> Vec<u64> {
+            let mut ended = Vec::new();
+            self.handlers.poll_woken(&self.cell, |_| true, |id, _| ended.push(id));
+            ended
+        }
+
+        /// All but the handler of `id` end.
+        fn end_all_but(&mut self, id: u64) {
+            let others: Vec<u64> = (0..self.tell.len() as u64).filter(|other| *other != id).collect();
+            others.iter().for_each(|other| self.tell(*other));
+            assert_eq!(self.poll(), others);
+        }
+    }
+
+    #[test]
+    fn slots_of_a_burst_are_given_back_though_one_of_its_handlers_runs_on() {
+        for (last, kept) in [(0, 0), (70, 0), (99, 0), (99, SLOTS_KEPT)] {
+            let mut w = World::new(100);
+            w.handlers.rest(kept);
+            assert_eq!(w.handlers.slots.len(), 100, "all are needed");
+            w.end_all_but(last);
+            w.handlers.rest(kept);
+            assert_eq!((w.handlers.running(), w.handlers.slots.len(), w.handlers.free.len()), (1, 1, 0));
+            assert!(w.handlers.slots.capacity() + w.handlers.free.capacity() < 16, "their lists, too");
+            assert_eq!(lock(&w.handlers.pool.free).slots.len(), 99);
+            w.start(100);
+            w.tell(last);
+            w.tell(100);
+            let ended = w.poll();
+            assert_eq!((ended, w.handlers.running()), (vec![last, 100], 0), "it was woken where it is now");
+        }
+    }
+
+    #[test]
+    fn few_free_slots_are_kept_beside_a_handler_that_runs() {
+        let mut w = World::new(1 + SLOTS_KEPT as u64);
+        w.end_all_but(0);
+        w.handlers.rest(SLOTS_KEPT);
+        assert_eq!(w.handlers.free.len(), SLOTS_KEPT);
+        w.handlers.rest(0);
+        assert_eq!(w.handlers.slots.len(), 1);
+    }
+
+    #[test]
+    fn wake_that_meets_the_move_of_its_handler_is_not_lost() {
+        for early in [false, true] {
+            let mut w = World::new(100);
+            w.end_all_but(99);
+            let polls = || w.polls.load(Ordering::SeqCst);
+            let before = polls();
+            // The halves of a wake, the move between them, or behind both.
+            let wake = Arc::clone(&w.handlers.slots[99].wake);
+            assert!(!wake.queued.swap(true, Ordering::AcqRel));
+            let (ready, old) = lock(&wake.home).clone().unwrap();
+            if early {
+                lock(&ready.indices).push(old);
+            }
+            w.handlers.rest(0);
+            if !early {
+                lock(&ready.indices).push(old);
+            }
+            ready.driver.wake();
+            assert_eq!((old, lock(&wake.home).as_ref().unwrap().1), (99, 0));
+            let cell = Arc::clone(&w.cell);
+            w.handlers.poll_woken(&cell, |_| true, |_, _| ());
+            assert_eq!(polls(), before + 1, "polled where it is now");
+            w.tell(99);
+            assert_eq!(w.poll(), [99], "and woken there from then on");
+        }
+    }
 }

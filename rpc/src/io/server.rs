@@ -163,7 +163,7 @@ where
             // Its handlers may take as long as they like, and what they hold is all that is counted then.
             drop((connection.stream, connection.inbound));
             let core = &mut connection.core;
-            core.writing = Outgoing::default();
+            (core.writing, core.wakers) = (Outgoing::default(), Vec::new());
             core.connection = None;
             core.detach();
             if let Some((cell, epoch)) = core.lane.clone() {

@@ -23,7 +23,7 @@ use super::timer::{Timer, now};
 use super::{give_way, lock, wake_all};
 use crate::context::{self, CallContext};
 use crate::id::RequestId;
-use crate::limits::WAKERS_KEPT;
+use crate::limits::{SLOTS_KEPT, WAKERS_KEPT};
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
@@ -198,9 +198,13 @@ where
         any
     }
 
-    /// Nothing to do for now: gives the slots back if no handler runs.
+    /// Nothing to do for now: gives back what the handlers that run do not need.
     pub(super) fn rest(&mut self) {
-        self.handlers.rest();
+        self.rest_with(SLOTS_KEPT);
+    }
+
+    fn rest_with(&mut self, slots_kept: usize) {
+        self.handlers.rest(slots_kept);
         self.shed.shrink_to(WAKERS_KEPT);
         self.wakers.shrink_to(WAKERS_KEPT);
     }
@@ -219,6 +223,8 @@ where
                 if self.handlers.running() == 0 {
                     return Poll::Ready(());
                 }
+                // None begins any more.
+                self.rest_with(0);
                 if !polled && timer.poll(cx, due).is_pending() {
                     return Poll::Pending;
                 }
