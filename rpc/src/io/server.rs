@@ -193,6 +193,9 @@ where
                 }
             }
         }
+        // A peer that lets it never rest is counted, too.
+        self.core.rest();
+        self.core.hold(self.inbound.held_bytes());
         give_way(cx);
         Poll::Pending
     }
@@ -325,8 +328,9 @@ where
             }
         }
         let fresh = self.writing.is_empty();
-        if fresh {
-            lane.poll_frames(*epoch, &mut self.writing);
+        if fresh && lane.poll_frames(*epoch, &mut self.writing) {
+            // What has left it is the connection's.
+            cell.hold(&lane);
         }
         let due = lane.poll_deadline();
         lane.take_wakers(&mut self.wakers);

@@ -370,6 +370,74 @@ async fn peer_that_only_writes_loses_its_connection_though_it_never_pauses() {
     assert_eq!(w.server.lanes(), 1, "its Hello was good");
 }
 
+/// Says what it has to say, and takes no byte; whenever it is asked after that it says what it says again, if anything.
+struct Deaf {
+    says: BytesMut,
+    again: BytesMut,
+}
+
+impl tokio::io::AsyncRead for Deaf {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.says.is_empty() {
+            if self.again.is_empty() {
+                return Poll::Pending;
+            }
+            self.says = self.again.clone();
+        }
+        let bytes = self.says.len().min(into.remaining());
+        into.put_slice(&self.says.split_to(bytes));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Deaf {
+    fn poll_write(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A server that has something to write for such a peer, and the bytes of it.
+async fn with_deaf(again: BytesMut) -> (World, usize) {
+    let bytes = 60_000;
+    let w = World::new(Limits::default()).await;
+    let says = BytesMut::from(&[hello_of(|_| ()), say(1, &"x".repeat(bytes / 10), 10)].concat()[..]);
+    w.server.serve_stream(Deaf { says, again }, crate::Peer::own());
+    (w, bytes)
+}
+
+#[tokio::test]
+async fn peer_that_never_lets_its_driver_rest_is_counted_for_what_it_does_not_read() {
+    let ping = frame_of(|out| {
+        header::put_common(out, Kind::Ping, 0, 0, 1);
+        out.extend_from_slice(&1_u64.to_le_bytes());
+    });
+    let (w, bytes) = with_deaf(ping).await;
+    // For the next time that it is asked for, and what is to be written.
+    until("its answer is counted twice", || w.server.hub.load.held_bytes() >= 2 * bytes - 8192).await;
+    w.serves_others().await;
+}
+
+#[tokio::test]
+async fn answer_that_is_being_written_is_no_longer_counted_as_queued() {
+    let (w, bytes) = with_deaf(BytesMut::new()).await;
+    let held = || w.server.hub.load.held_bytes();
+    until("its answer is counted twice", || held() >= 2 * bytes - 8192).await;
+    // Its driver rests, on this thread: there is nothing to read, and no byte is taken.
+    assert!(held() < 3 * bytes - 8192, "{} bytes", held());
+}
+
 #[tokio::test]
 async fn answers_asked_for_again_and_again_are_queued_no_further_than_the_bound() {
     let w = World::new(Limits::default()).await;
