@@ -52,6 +52,10 @@ pub struct Outgoing {
     /// Large bodies, each with the position among the small bytes before which it goes.
     large: VecDeque<(u64, Bytes)>,
     large_bytes: usize,
+    /// Bytes of the first large body that have been written: it is held whole until all are.
+    written_of_front: usize,
+    /// The largest capacity that `small` has had since it was empty: what is written of it lowers that, and frees nothing.
+    allocated: usize,
     /// The position of the first byte of `small`.
     taken: u64,
 }
@@ -88,9 +92,10 @@ impl Outgoing {
         self.small.is_empty() && self.large.is_empty()
     }
 
-    /// The memory that they are held in, in bytes.
+    /// The memory that they are held in, in bytes, with what has been written and is not free yet.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.small.capacity().saturating_add(self.large_bytes)
+        let large = self.large_bytes.saturating_add(self.written_of_front);
+        self.allocated.max(self.small.capacity()).saturating_add(large)
     }
 
     /// Bytes of everything but large bodies: what [`small`](Frames::small) holds.
@@ -226,6 +231,7 @@ impl Outgoing {
 
     /// The first `bytes` have been written.
     pub(crate) fn advance(&mut self, mut bytes: usize) {
+        self.allocated = self.allocated.max(self.small.capacity());
         while bytes > 0 {
             let gap = match self.large.front() {
                 Some((before, _)) => usize::try_from(before.saturating_sub(self.taken)).unwrap_or(usize::MAX),
@@ -244,8 +250,10 @@ impl Outgoing {
             let of_body = bytes.min(body.len());
             body.advance(of_body);
             self.large_bytes = self.large_bytes.saturating_sub(of_body);
+            self.written_of_front = self.written_of_front.saturating_add(of_body);
             bytes = bytes.saturating_sub(of_body);
             if body.is_empty() {
+                self.written_of_front = 0;
                 let written = self.large.pop_front().map(|(_, body)| body.try_into_mut());
                 if let Some(Ok(buffer)) = written {
                     keep_spare(buffer);
@@ -261,7 +269,7 @@ impl Outgoing {
     pub(crate) fn clear(&mut self) {
         self.small.clear();
         self.large.clear();
-        self.large_bytes = 0;
+        (self.large_bytes, self.written_of_front) = (0, 0);
         self.recycle();
     }
 
@@ -286,12 +294,17 @@ impl Outgoing {
     /// Gives the empty buffer to whoever needs one next on this thread.
     fn recycle(&mut self) {
         let mut buffer = std::mem::take(&mut self.small);
+        let allocated = std::mem::take(&mut self.allocated).max(buffer.capacity());
         self.taken = 0;
         if self.large.capacity() > SLICES_MAX {
             self.large = VecDeque::new();
         }
-        if (1..=READ_BYTES).contains(&buffer.capacity()) {
-            buffer.clear();
+        if !(1..=READ_BYTES).contains(&allocated) {
+            return;
+        }
+        buffer.clear();
+        // As [`keep_spare`] asks: the capacity is only what lies behind what was written. The next one has all of it.
+        if buffer.try_reclaim(allocated) && !buffer.try_reclaim(READ_BYTES.saturating_add(1)) {
             // The thread may be ending: then there is no pool any more, and no need for one.
             let _ = POOL.try_with(|pool| {
                 let mut pool = pool.borrow_mut();
@@ -460,6 +473,37 @@ mod tests {
         assert_eq!(spare().capacity(), 0, "somebody has it");
         drop(second);
         assert_eq!(spare().capacity(), 0);
+    }
+
+    #[test]
+    fn memory_of_what_is_partly_written_counts_until_it_is_free() {
+        let mut outgoing = Outgoing::default();
+        outgoing.small().extend_from_slice(&[0; 50_000]);
+        outgoing.push_whole(Bytes::from(vec![0; 70_000]));
+        outgoing.push_whole(Bytes::from(vec![0; 30_000]));
+        let held = outgoing.held_bytes();
+        assert!(held >= 150_000);
+        outgoing.advance(49_999);
+        assert_eq!(outgoing.held_bytes(), held);
+        outgoing.advance(70_000);
+        assert_eq!((outgoing.len(), outgoing.held_bytes()), (30_001, held), "of the large one a byte is left");
+        outgoing.advance(1);
+        assert_eq!(outgoing.held_bytes(), held - 70_000);
+        outgoing.advance(30_000);
+        assert_eq!(outgoing.held_bytes(), 0);
+    }
+
+    #[test]
+    fn written_buffer_is_pooled_by_the_size_of_its_allocation_and_as_a_whole() {
+        let pooled = |of: usize, bytes: usize| {
+            let mut outgoing = Outgoing { small: BytesMut::with_capacity(of), ..Outgoing::default() };
+            outgoing.small().extend_from_slice(&vec![0; bytes]);
+            outgoing.advance(bytes - 1);
+            outgoing.advance(1);
+            POOL.with_borrow_mut(Vec::pop).map(|buffer| buffer.capacity())
+        };
+        assert_eq!(pooled(READ_BYTES, READ_BYTES), Some(READ_BYTES));
+        assert_eq!(pooled(8 << 20, (8 << 20) - READ_BYTES / 2), None);
     }
 
     #[test]
