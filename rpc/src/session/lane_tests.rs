@@ -696,6 +696,56 @@ fn lane_that_loses_its_connection_after_a_burst_is_remembered_in_little_memory()
 }
 
 #[test]
+fn lane_that_loses_its_connection_while_handlers_run_that_nobody_waits_for_is_remembered_in_little_memory() {
+    let mut play = Play::within(Limits::default(), Limits::default());
+    play.connects();
+    let ids: Vec<u64> = (0..1_000).map(|_| play.calls(false, SECOND)).collect();
+    assert_eq!(play.client_writes(), ids);
+    ids.iter().for_each(|id| play.server.on_cancel(*id, Waker::noop()));
+    // Their client has given them up, and says so with its next call; the clock of the server is behind.
+    play.client.handle_timeout(play.now + SECOND);
+    for id in &ids {
+        assert!(play.outcome(*id).is_some());
+        play.client.release(*id);
+    }
+    let last = play.calls(false, 3 * SECOND);
+    assert_eq!(play.client_writes(), [last]);
+    play.applies(last);
+    assert_eq!(play.server.running(), ids.len());
+    // Half of them end before the connection is lost, a quarter afterwards, and the others are stopped.
+    let (before, rest) = ids.split_at(500);
+    let (after, stopped) = rest.split_at(250);
+    before.iter().for_each(|id| play.applies(*id));
+    play.loses_connection();
+    assert!(play.server.held_bytes() < 64 * 500 + 2_048, "{}: room for those that are left", play.server.held_bytes());
+    after.iter().for_each(|id| play.applies(*id));
+    play.server.handle_timeout(play.now + SECOND);
+    let mut wakers = Vec::new();
+    play.server.take_wakers(&mut wakers);
+    assert_eq!(wakers.len(), stopped.len());
+    stopped.iter().for_each(|id| play.applies(*id));
+    assert_eq!(play.server.running(), 0);
+    assert!(play.server.held_bytes() <= 4_096, "{}", play.server.held_bytes());
+}
+
+#[test]
+fn last_handler_of_a_lost_lane_that_nobody_waits_for_leaves_little_memory() {
+    let mut play = Play::within(Limits::default(), Limits::default());
+    play.connects();
+    let ids: Vec<u64> = (0..1_000).map(|_| play.calls(false, SECOND)).collect();
+    assert_eq!(play.client_writes(), ids);
+    play.client.handle_timeout(play.now + SECOND);
+    ids.iter().for_each(|id| assert!(play.outcome(*id).is_some()));
+    ids.iter().for_each(|id| play.client.release(*id));
+    let last = play.calls(false, 3 * SECOND);
+    assert_eq!(play.client_writes(), [last]);
+    play.applies(last);
+    play.loses_connection();
+    ids.iter().for_each(|id| play.applies(*id));
+    assert!(play.server.held_bytes() <= 2_048, "{}", play.server.held_bytes());
+}
+
+#[test]
 fn server_that_parks_nothing_itself_runs_the_handlers_of_all_ids_that_every_server_lets_a_client_park() {
     let client = Limits { window: 4, ..Limits::default() };
     let mut play = Play::within(client.clone(), Limits { parked_max: 0, ..client });

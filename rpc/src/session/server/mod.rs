@@ -327,6 +327,7 @@ impl ServerLane {
             self.detached_at = Some(now);
             // Nothing comes any more, and nobody looks after a lane that has nothing running.
             self.window.shrink();
+            self.unheld.shrink_to(LIST_KEPT);
         }
     }
 
@@ -374,6 +375,10 @@ impl ServerLane {
             if let Some(at) = self.unheld.iter().position(|(unheld, _)| *unheld == id) {
                 let (_, running) = self.unheld.swap_remove(at);
                 self.request_bytes = self.request_bytes.saturating_sub(running.bytes);
+                // Without a connection, and with its last handler gone, nobody would look again.
+                if !self.attached && is_slack(self.unheld.len(), self.unheld.capacity()) {
+                    self.unheld.shrink_to(LIST_KEPT);
+                }
             }
             self.counters.late_answers = self.counters.late_answers.saturating_add(1);
             return;
@@ -661,6 +666,10 @@ impl ServerLane {
     /// Tasks to wake. Call it before unlocking, wake after.
     pub fn take_wakers(&mut self, into: &mut Vec<Waker>) {
         into.append(&mut self.wakers);
+        if !self.attached {
+            // Nobody looks after a lane without a connection.
+            self.wakers.shrink_to(WAKERS_KEPT);
+        }
     }
 
     /// A request came with a trace context that cannot be read.
