@@ -50,7 +50,9 @@ pub struct Limits {
     pub streams_max: usize,
     /// Credit of a stream, and what a server queues of it for a reader that is slow, in items. LIMIT: keeps a local reader busy without a round trip per item.
     pub stream_items: u32,
-    /// Credit of a stream, and what a server queues of it for a reader that is slow, in bytes. LIMIT: four socket buffers' worth.
+    /// Credit of a stream, and what a server queues of it for a reader that is slow, in bytes. LIMIT:
+    /// twice a socket's usual buffer, 208 KiB, and some more: one half is on its way while the reader gives back the other,
+    /// so that a large value does not stop for credit.
     pub stream_bytes: u32,
     /// Connections of one server, all users together. LIMIT: below the usual descriptor limit's hard bound.
     pub connections_max: usize,
@@ -168,7 +170,7 @@ impl Default for Limits {
             out_bytes_max: 256 << 10,
             streams_max: 64,
             stream_items: 256,
-            stream_bytes: 256 << 10,
+            stream_bytes: 512 << 10,
             connections_max: 16_384,
             handshakes_max: 8_192,
             lanes_max: 32_768,
@@ -345,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_lane_stays_below_a_seventh_of_a_gibibyte() {
-        assert!(Limits::default().lane_bytes_max() < (1 << 30) / 7, "{}", Limits::default().lane_bytes_max());
+    fn default_lane_stays_below_a_sixth_of_a_gibibyte() {
+        assert!(Limits::default().lane_bytes_max() < (1 << 30) / 6, "{}", Limits::default().lane_bytes_max());
     }
 }

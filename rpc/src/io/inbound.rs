@@ -98,7 +98,7 @@ impl Inbound {
         let partial = &mut self.partial;
         while partial.bytes.len() < whole {
             if partial.bytes.len() == partial.bytes.capacity() {
-                partial.grow(whole.min((partial.bytes.len() * 2).max(READ_BYTES)));
+                partial.grow(whole.min((partial.bytes.len() * 2).max(READ_BYTES).max(self.large_bytes)));
             }
             let missing = whole - partial.bytes.len();
             if ready!(poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut partial.bytes).limit(missing)))? == 0 {

@@ -1,8 +1,9 @@
 //! A connected Unix socket that is watched for what a call waits for: bytes to read.
 //!
 //! A socket that is also watched for room to write wakes its owner each time the peer has read: one wake and one system call
-//! more for each call, for nothing. Room is waited for only when a write has found none; the same descriptor is then
-//! registered anew, for both. Never takes a second descriptor: a peer that does not read would cost two.
+//! more for each call, for nothing. Room is watched only when a write has found none, or was large: the peer then reads
+//! for as long as our thread needs to get up, and so finds it awake with its answer, instead of waking it for that. The same
+//! descriptor is registered anew, for both. Never takes a second descriptor: a peer that does not read would cost two.
 //!
 //! While its owner spins, the socket is asked directly, whatever the runtime believes of it, and remembers nobody to wake.
 //!
@@ -23,9 +24,13 @@ use tokio::net::unix::pipe;
 
 use crate::peer::Process;
 
-/// Writes that find room at once before the room is no longer watched. LIMIT: a bulk transfer fills the socket more often
-/// than that; watching again costs two system calls.
+/// Small writes that find room at once before the room is no longer watched. LIMIT: a bulk transfer fills the socket more
+/// often than that; watching again costs two system calls.
 const UNWATCHED_AFTER: u8 = 64;
+
+/// From this size on a write is large. LIMIT: to copy it takes the peer about as long as it takes to wake a thread that
+/// sleeps.
+const WATCHED_WRITE_BYTES: usize = 32 << 10;
 
 /// What the first read of a new connection takes at most. LIMIT: a Hello with many methods and a small first call.
 const FIRST_READ_BYTES: usize = 1024;
@@ -44,7 +49,7 @@ thread_local! {
 pub(crate) struct Socket {
     watched: Watched,
     process: Process,
-    /// Writes that found room at once, since one did not.
+    /// Small writes that found room at once, since one did not or was large.
     found_room: u8,
     /// Nothing has been read yet from a peer that connected to us: its first bytes are mostly there before the
     /// runtime has looked for them.
@@ -225,18 +230,22 @@ impl Socket {
         while !matches!(self.watched, Watched::BytesAndRoom(_)) {
             match send(self.fd()?) {
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.watch(cx, |fd| Ok(Watched::BytesAndRoom(UnixStream::from_std(fd.into())?)))?
+                Err(Errno::AGAIN) => self.watch(cx, Watched::bytes_and_room)?,
+                Ok(sent) if sent >= WATCHED_WRITE_BYTES => {
+                    // What was sent was sent; if this fails, the next use says so.
+                    let _ = self.watch(cx, Watched::bytes_and_room);
+                    return Poll::Ready(Ok(sent));
                 }
                 sent => return Poll::Ready(Ok(sent?)),
             }
         }
         let Watched::BytesAndRoom(stream) = &mut self.watched else { return Poll::Pending };
         let sent = send_watched(Pin::new(stream), cx);
-        self.found_room = if sent.is_ready() { self.found_room.saturating_add(1) } else { 0 };
+        let small = matches!(sent, Poll::Ready(Ok(sent)) if sent < WATCHED_WRITE_BYTES);
+        self.found_room = if small { self.found_room.saturating_add(1) } else { 0 };
         if self.found_room >= UNWATCHED_AFTER {
             self.found_room = 0;
-            // What was sent was sent; if this fails, the next use says so.
+            // As above.
             let _ = self.watch(cx, Watched::bytes);
         }
         sent
@@ -258,6 +267,10 @@ impl Socket {
 impl Watched {
     fn bytes(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Bytes(pipe::Receiver::from_owned_fd_unchecked(fd)?))
+    }
+
+    fn bytes_and_room(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self::BytesAndRoom(UnixStream::from_std(fd.into())?))
     }
 }
 
@@ -297,6 +310,23 @@ mod tests {
             assert_eq!(poll_fn(|cx| ours.poll_write(cx, b"x")).await.unwrap(), 1);
         }
         assert!(matches!(ours.watched, Watched::Bytes(_)), "a call waits for bytes to read alone");
+    }
+
+    #[tokio::test]
+    async fn large_writes_watch_for_room_until_small_ones_follow() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = socket(ours);
+        let mut into = vec![0; WATCHED_WRITE_BYTES];
+        for size in [1, WATCHED_WRITE_BYTES - 1, WATCHED_WRITE_BYTES] {
+            assert!(matches!(ours.watched, Watched::Bytes(_)), "nothing large was written yet");
+            let written = poll_fn(|cx| ours.poll_write(cx, &vec![7; size])).await.unwrap();
+            theirs.read_exact(&mut into[..written]).await.unwrap();
+        }
+        for _ in 0..UNWATCHED_AFTER {
+            assert!(matches!(ours.watched, Watched::BytesAndRoom(_)));
+            assert_eq!(poll_fn(|cx| ours.poll_write(cx, b"x")).await.unwrap(), 1);
+        }
+        assert!(matches!(ours.watched, Watched::Bytes(_)));
     }
 
     /// Descriptors of this process that are this socket.

@@ -575,6 +575,36 @@ fn large_answer_is_let_go_by_the_server_when_its_client_has_it() {
     }
 }
 
+#[test]
+fn next_request_says_that_a_large_answer_was_taken_and_if_it_is_taken_back_the_client_does() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    play.client_writes();
+    let mut last = id;
+    for taken_back in [false, true, false] {
+        play.server.answer(last, Reply::Ack(Payload::copy(&[7; LARGE_BODY_BYTES])));
+        play.server_writes();
+        assert!(matches!(play.outcome(last), Some(Outcome::Ack(_))));
+        let next = play.calls(false, SECOND);
+        let said = if taken_back {
+            play.client.abandon(next);
+            [Kind::Park]
+        } else {
+            [Kind::Request]
+        };
+        let frames = play.client_writes_into_the_void();
+        assert_eq!(told(&frames).iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), said);
+        play.server_reads(&frames);
+        assert!(play.server.held_bytes() < LARGE_BODY_BYTES / 2);
+        last = next;
+        if taken_back {
+            last = play.calls(false, SECOND);
+            play.client_writes();
+        }
+    }
+}
+
 /// The frames of a claim, by kind and id.
 fn told(frames: &[Vec<u8>]) -> Vec<(Kind, u64)> {
     frames.iter().map(|frame| crate::wire::header::parse(frame).unwrap().unwrap()).map(|f| (f.kind, f.id)).collect()

@@ -262,7 +262,7 @@ impl ClientLane {
     }
 
     pub(super) fn put_park(&mut self) {
-        self.park_dirty = false;
+        (self.park_dirty, self.floor_dirty) = (false, false);
         let mut body = BytesMut::new();
         for (id, entry) in self.window.parked() {
             if !matches!(entry.state, State::Lost(_)) {
@@ -273,7 +273,7 @@ impl ClientLane {
     }
 
     fn park_is_due(&self) -> bool {
-        self.park_dirty && self.link == Link::Up
+        (self.park_dirty || self.floor_dirty) && self.link == Link::Up
     }
 
     fn may_send(&self) -> bool {

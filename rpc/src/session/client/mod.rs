@@ -156,7 +156,12 @@ pub struct ClientLane {
     blocked: VecDeque<Waker>,
     /// Tasks to be woken once the lane is unlocked.
     wakers: Vec<Waker>,
+    /// The list of parked ids has changed since the server was told.
     park_dirty: bool,
+    /// A large answer was taken, and the server, which keeps it until then, has not been told.
+    floor_dirty: bool,
+    /// The request that tells it.
+    floor_teller: u64,
     closed: bool,
     counters: LaneCounters,
     planted: Planted,
@@ -312,6 +317,8 @@ impl ClientLane {
             blocked: VecDeque::new(),
             wakers: Vec::new(),
             park_dirty: false,
+            floor_dirty: false,
+            floor_teller: 0,
             closed: false,
             counters: LaneCounters::default(),
             planted: Planted::default(),
@@ -387,6 +394,9 @@ impl ClientLane {
         self.queued = self.queued.saturating_add(1);
         self.expect_by(request.deadline);
         let id = self.next_id;
+        if std::mem::take(&mut self.floor_dirty) {
+            self.floor_teller = id;
+        }
         self.next_id = self.next_id.saturating_add(1);
         Ok(id)
     }
@@ -409,9 +419,9 @@ impl ClientLane {
             return Poll::Pending;
         };
         if let Outcome::Ack(payload) | Outcome::Rejected(payload) = &outcome {
-            // The server keeps the answer until it learns that it is here. The next request would say so; an idle client
-            // makes none.
-            self.park_dirty |= payload.as_slice().len() >= LARGE_BODY_BYTES;
+            // The server keeps the answer until it learns that it is here. The next request says so; an idle client makes
+            // none.
+            self.floor_dirty |= payload.as_slice().len() >= LARGE_BODY_BYTES;
         }
         match &outcome {
             Outcome::Unknown(_, cause @ (Cause::PeerRestarted | Cause::Forgotten)) => entry.state = State::Lost(*cause),
@@ -717,6 +727,7 @@ impl ClientLane {
 
     /// Takes a frame back that no writer has claimed: the peer will skip it.
     fn void(&mut self, id: u64) {
+        self.floor_dirty |= id == self.floor_teller;
         let Some(entry) = self.window.get(id) else { return };
         debug_assert!(entry.start >= self.small_base, "a claimed frame cannot be voided");
         let at = usize::try_from(entry.start.saturating_sub(self.small_base)).unwrap_or(usize::MAX);
