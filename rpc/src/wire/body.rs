@@ -30,6 +30,7 @@ use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::outgoing;
 use crate::limits::KEPT_BUFFER_BYTES_MAX;
 use crate::request::Wire;
 
@@ -148,12 +149,13 @@ pub(crate) fn encode_in_scratch<T: Serialize + ?Sized, U>(
     result
 }
 
-/// What was encoded, as bytes that can be kept. Holds at most twice as much memory as it has bytes.
+/// What was encoded, as bytes that can be kept; what comes next has a written body's buffer for it, if there is any. Holds
+/// at most twice as much memory as it has bytes.
 pub(crate) fn keep_encoded(bytes: &mut BytesMut) -> Bytes {
     if bytes.len() < bytes.capacity() / 2 {
         return Bytes::copy_from_slice(bytes);
     }
-    std::mem::take(bytes).freeze()
+    std::mem::replace(bytes, outgoing::spare()).freeze()
 }
 
 /// Reads a value that occupies the whole of `bytes`.
