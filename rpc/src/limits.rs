@@ -14,7 +14,9 @@ use crate::request::Request;
 /// Memory that one lane can make a server hold, at most ([`Limits::lane_bytes_max`]): kept answers and what running
 /// handlers of the default largest ack (4 KiB) may add, twice, because an answer is kept and queued; the bodies of running
 /// requests and one more; the frame that it is sending; queued answers; streams; 512 bytes for each open id; and, if the
-/// client serves in reverse, what the server's own calls have queued for it. A method
+/// client serves in reverse, what the server's own calls have queued for it. Beside that stands what the client sends to
+/// handlers that call it back: for each stream that they have opened there its credit and a frame, and for each of their
+/// calls an answer, of a frame at most, which lies there until its caller is polled or lets its doubt go. A method
 /// that declares a larger ack adds that for each of its running handlers, and a decoded request may be larger than its
 /// body: a [`List`](crate::List) of small elements by their size in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +126,8 @@ impl Limits {
 
     /// The most memory, in bytes, that all peers together can make a server hold: what its lanes may hold for their calls,
     /// and the fixed cost of as many connections, lanes and running handlers as there may be. Beside it stands what the
-    /// handlers of the user hold, which begins with their decoded requests ([`decoded_bytes_max`](Self::decoded_bytes_max)).
+    /// handlers of the user hold, which begins with their decoded requests ([`decoded_bytes_max`](Self::decoded_bytes_max)),
+    /// and the answers to calls that they make in the other direction, each of a frame at most: they are not counted.
     pub fn server_bytes_max(&self) -> usize {
         // Between two looks at what is held each connection may take one read or one frame, copied once, and answer it.
         let overshoot = READ_BYTES.max(self.frame_bytes_max).saturating_mul(2);

@@ -776,6 +776,27 @@ fn last_handler_of_a_lost_lane_that_nobody_waits_for_leaves_little_memory() {
 }
 
 #[test]
+fn items_that_wait_for_their_reader_are_counted_until_they_are_taken() {
+    const BYTES: usize = 10_000;
+    let mut play = Play::within(Limits::default(), Limits::default());
+    play.connects();
+    let id = play.calls(true, SECOND);
+    play.client_writes();
+    let before = play.client.held_bytes();
+    let mut item = BytesMut::new();
+    crate::wire::header::put_common(&mut item, Kind::Item, 0, 0, id);
+    item.extend_from_slice(&[7; BYTES]);
+    (0..20).for_each(|_| assert!(play.client.handle_frame(&item).is_ok()));
+    assert!(play.client.held_bytes() >= before + 20 * BYTES);
+    for _ in 0..20 {
+        assert!(play.client.poll_item(id, &mut Context::from_waker(Waker::noop())).is_ready());
+    }
+    assert!(play.client.held_bytes() < before + BYTES, "{}", play.client.held_bytes());
+    play.client.drop_stream(id);
+    assert!(play.client.held_bytes() < before + 64, "{}", play.client.held_bytes());
+}
+
+#[test]
 fn server_that_parks_nothing_itself_runs_the_handlers_of_all_ids_that_every_server_lets_a_client_park() {
     let client = Limits { window: 4, ..Limits::default() };
     let mut play = Play::within(client.clone(), Limits { parked_max: 0, ..client });

@@ -38,6 +38,8 @@ pub enum Arrival {
 #[derive(Debug)]
 pub(super) struct StreamIn {
     arrived: VecDeque<Arrival>,
+    /// Of the items in it.
+    arrived_bytes: usize,
     granted_items: u32,
     granted_bytes: i64,
     taken_items: u32,
@@ -50,6 +52,7 @@ impl StreamIn {
     pub(super) fn new(items: u32, bytes: u32) -> Self {
         Self {
             arrived: VecDeque::new(),
+            arrived_bytes: 0,
             granted_items: items,
             granted_bytes: i64::from(bytes),
             taken_items: 0,
@@ -67,6 +70,7 @@ impl StreamIn {
         }
         self.granted_items = self.granted_items.saturating_sub(1);
         self.granted_bytes = self.granted_bytes.saturating_sub(i64::try_from(body.len()).unwrap_or(i64::MAX));
+        self.arrived_bytes = self.arrived_bytes.saturating_add(body.len());
         let item = Payload::copy(body);
         self.arrived.push_back(if lossy { Arrival::Lossy(item) } else { Arrival::Item(item) });
         true
@@ -81,6 +85,11 @@ impl StreamIn {
             }
             _ => self.arrived.push_back(Arrival::Resync { cursor, missed: gap }),
         }
+    }
+
+    /// Bytes that it holds for its reader, with the room that it keeps for more.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.arrived.capacity().saturating_mul(size_of::<Arrival>()).saturating_add(self.arrived_bytes)
     }
 
     /// Whether the peer has ended it.
@@ -100,6 +109,7 @@ impl StreamIn {
         match (self.arrived.pop_front(), self.end) {
             (Some(arrival), _) => {
                 if let Arrival::Item(item) | Arrival::Lossy(item) = &arrival {
+                    self.arrived_bytes = self.arrived_bytes.saturating_sub(item.as_slice().len());
                     let bytes = u32::try_from(item.as_slice().len()).unwrap_or(u32::MAX);
                     self.taken_items = self.taken_items.saturating_add(1);
                     self.taken_bytes = self.taken_bytes.saturating_add(bytes);

@@ -575,10 +575,11 @@ impl ClientLane {
         self.control.len()
     }
 
-    /// Bytes that this lane holds: what waits for the writer, and what is remembered of each id, with the
-    /// room that is kept for more.
+    /// Bytes that this lane holds: what waits for the writer, items that wait for their readers, and what is remembered of
+    /// each id, with the room that is kept for more. Not the large answers among these: whoever called is about to take them.
     pub fn held_bytes(&self) -> usize {
-        self.queued_bytes().saturating_add(self.window.held_bytes())
+        let items = self.streams.values().map(StreamIn::held_bytes);
+        items.fold(self.queued_bytes().saturating_add(self.window.held_bytes()), usize::saturating_add)
     }
 
     /// Bytes that wait for the writer.
