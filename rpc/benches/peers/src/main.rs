@@ -18,6 +18,7 @@ mod report;
 mod run;
 mod schema;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -79,10 +80,7 @@ fn main() -> ExitCode {
         Some(Command::Serve { job }) => child::serve(job),
         Some(Command::Drive { job }) => child::drive(job),
         Some(Command::BuildCost { rounds }) => measure_builds(&arguments, *rounds),
-        None if arguments.list => {
-            list(&arguments);
-            Ok(())
-        }
+        None if arguments.list => list(&arguments),
         None => measure(&arguments),
     };
     match done {
@@ -105,22 +103,23 @@ impl Arguments {
     }
 }
 
-fn list(arguments: &Arguments) {
+fn list(arguments: &Arguments) -> Result<(), Failure> {
+    let mut names = String::new();
     for workload in plan::workloads(arguments.quick) {
         for contender in arguments.contenders(&workload.id) {
-            let refused = workload.refused_by(contender);
-            println!(
-                "{}/{}{}",
-                workload.id,
-                contender.name(),
-                refused.map(|why| format!(" ({why})")).unwrap_or_default()
-            );
+            let why = workload.refused_by(contender).map(|why| format!(" ({why})")).unwrap_or_default();
+            names += &format!("{}/{}{why}\n", workload.id, contender.name());
         }
     }
     for count in counts::COUNTS {
         for contender in arguments.contenders(count).into_iter().filter(|one| counts::counts(count, one.role())) {
-            println!("{count}/{}", contender.name());
+            names += &format!("{count}/{}\n", contender.name());
         }
+    }
+    match io::stdout().write_all(names.as_bytes()) {
+        // Whoever reads it, a pager, has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
     }
 }
 
