@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rpc::transport::{Connector, Incoming};
+use rpc::transport::{Accept, Connector, Incoming};
 use rpc::{Address, CallContext, CallError, Cause, Client, NotDelivered, Peer, Refusal, Secret, Server};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -202,6 +202,36 @@ async fn source_of_connections_is_served_like_a_listener() {
         assert_eq!(client.call(Add { number: 1 }).await.unwrap(), sum);
     }
     server.drain().await;
+}
+
+/// Has one more connection whenever it is asked, which is gone before it is taken in: somebody connects and goes faster than
+/// that can be done.
+struct Eager;
+
+impl Accept for Eager {
+    async fn accept(&mut self) -> io::Result<Incoming> {
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
+#[test]
+fn source_that_never_has_to_wait_leaves_turns_to_those_that_are_connected() {
+    let (answered, hears) = std::sync::mpsc::channel();
+    // Never joined where it fails: its runtime has no turn left to end in.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let server = Server::builder::<Sum>(Arc::new(Sums::default())).serve_from("eager", Eager);
+            let (ours, theirs) = tokio::io::duplex(256);
+            server.serve_stream(theirs, Peer::own());
+            let client = Client::<Sum>::new(&Address::stream("a pipe", ours));
+            for sum in 1..=10 {
+                assert_eq!(client.call(Add { number: 1 }).await.unwrap(), sum);
+            }
+        });
+        answered.send(()).unwrap();
+    });
+    hears.recv_timeout(Duration::from_secs(60)).expect("ten calls are answered");
 }
 
 #[tokio::test]

@@ -35,6 +35,9 @@ pub(crate) async fn accept(mut listener: Listener, hub: Arc<Hub>, connect: Arc<d
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut pause = PAUSE_MIN;
     loop {
+        // Taking a connection in need not cost a task its turn, whatever it comes from: whoever connects faster than we accept
+        // would keep everybody else on this thread from theirs.
+        tokio::task::coop::consume_budget().await;
         // CANCEL SAFETY: `accept` returns a connection or leaves it in the backlog; a lost tick comes again.
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

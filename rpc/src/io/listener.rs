@@ -146,9 +146,6 @@ impl Listener {
     pub(crate) async fn accept(&mut self) -> io::Result<Incoming> {
         match &mut self.kind {
             Kind::Unix { socket, .. } => loop {
-                // Neither costs a task its turn while the backlog has anything: whoever connects faster than we accept would
-                // keep everybody else on this thread from theirs.
-                tokio::task::coop::consume_budget().await;
                 socket.readable().await?;
                 match socket.try_io(|| Socket::accept(socket.as_fd())) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
