@@ -120,20 +120,26 @@ impl Drop for Leader {
 /// mark tells whose they were. Returns how many there were. Blocks for as long as reading the process table takes.
 #[expect(clippy::disallowed_methods, reason = "an exec that is under way says nothing when it is over")]
 pub(crate) fn kill_programs_of(life: Incarnation) -> usize {
+    kill_all(|| marked(life), |pid| kill_if_marked(pid, life), || std::thread::sleep(BETWEEN_LOOKS))
+}
+
+/// Looks and kills until nobody new is found twice in a row, with a pause between. Returns how many were killed.
+fn kill_all(look: impl Fn() -> Vec<Pid>, kill: impl Fn(Pid) -> bool, pause: impl Fn()) -> usize {
     let mut killed = BTreeSet::new();
     let mut looked_in_vain = false;
     for _ in 0..LOOKS_MAX {
-        let left = marked(life);
-        if left.is_empty() && std::mem::replace(&mut looked_in_vain, true) {
+        let before = killed.len();
+        killed.extend(look().into_iter().filter(|pid| kill(*pid)).map(Pid::as_raw_nonzero));
+        // Whoever is killed is seen until the kernel has taken it apart: that uses up no looks without a pause.
+        let in_vain = killed.len() == before;
+        if in_vain && looked_in_vain {
             break;
         }
-        if left.is_empty() {
+        looked_in_vain = in_vain;
+        if in_vain {
             // One that is just being replaced by its program has no environment for a moment.
-            std::thread::sleep(BETWEEN_LOOKS);
-            continue;
+            pause();
         }
-        looked_in_vain = false;
-        killed.extend(left.into_iter().filter(|pid| kill_if_marked(*pid, life)).map(Pid::as_raw_nonzero));
     }
     killed.len()
 }
@@ -165,6 +171,8 @@ fn kill_if_marked(pid: Pid, life: Incarnation) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
     use crate::id::PodId;
     use crate::store::Durability;
@@ -182,6 +190,23 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "a test")]
     fn sleeper(variable: &str, value: &str) -> Sleeper {
         Sleeper(std::process::Command::new("sleep").arg("60").env(variable, value).spawn().unwrap())
+    }
+
+    #[test]
+    fn program_that_shows_up_while_the_one_that_was_killed_is_still_seen_is_killed_too() {
+        let pid = |number| Pid::from_raw(number).unwrap();
+        let (pauses, looks, sent) = (Cell::new(0), Cell::new(0), RefCell::new(Vec::new()));
+        // The second one's exec takes as long as a pause; the first is taken apart for longer than all of this takes.
+        let look = || {
+            looks.set(looks.get() + 1);
+            if pauses.get() == 0 { vec![pid(7)] } else { vec![pid(7), pid(8)] }
+        };
+        let kill = |pid| {
+            sent.borrow_mut().push(pid);
+            true
+        };
+        assert_eq!(kill_all(look, kill, || pauses.set(pauses.get() + 1)), 2);
+        assert!(sent.borrow().contains(&pid(8)) && looks.get() < LOOKS_MAX, "{} looks", looks.get());
     }
 
     #[test]
