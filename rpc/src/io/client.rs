@@ -242,7 +242,7 @@ impl CallingCell {
     /// Counts what the lane holds.
     pub(super) fn hold(&self, lane: &ClientLane) {
         if let Some(load) = &self.load {
-            load.hold(lane.held_bytes());
+            hold_in(load, lane);
         }
     }
 
@@ -295,6 +295,12 @@ impl CallingCell {
             }
         }
     }
+}
+
+/// Not part of the code of every call: only servers count what their calls hold.
+#[cold]
+fn hold_in(load: &BackLoad, lane: &ClientLane) {
+    load.hold(lane.held_bytes());
 }
 
 /// Whatever ends the driver, a dying runtime included, gives every open call its outcome.
