@@ -3,7 +3,7 @@
 //! Text that came from pods is quoted on one line and cut; all of it is in the JSON lines.
 
 use pod::protocol::{LocalEvent, PodEvent};
-use pod::store::{HistoryItem, Origin, OutputKind, SystemItem, Terminal, TurnCause, TurnOutcome, UnixMillis};
+use pod::store::{HistoryItem, Origin, OutputKind, SystemItem, Terminal, ToolEnd, TurnCause, TurnOutcome, UnixMillis};
 
 use crate::output::one_line;
 
@@ -14,7 +14,7 @@ const QUOTE_CHARS_MAX: usize = 160;
 pub(crate) fn describe(item: &HistoryItem) -> String {
     match item {
         HistoryItem::LifeStarted { pod } => format!("life {} began", pod.incarnation),
-        HistoryItem::UserInput { origin, text } => format!("told by {}: {}", by(origin), quote(text)),
+        HistoryItem::UserInput { origin, text } => format!("told by {}: {}", by_whom(origin), quote(text)),
         HistoryItem::TurnStarted { cause, works } => {
             let for_works = works.iter().map(|work| format!(" for work {work}"));
             format!("turn began, {}{}", why(*cause), for_works.collect::<String>())
@@ -25,10 +25,34 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
         }
         HistoryItem::Output { output: OutputKind::Text, text } => format!("said: {}", quote(text)),
         HistoryItem::Output { output: OutputKind::Stderr, text } => format!("said on stderr: {}", quote(text)),
+        HistoryItem::Output { output: OutputKind::Thinking, text } => format!("thought: {}", quote(text)),
+        HistoryItem::ToolCall { call, tool, arguments } => {
+            format!("uses tool `{}` (call {call}): {}", quote(tool), quote(&arguments.to_string()))
+        }
+        HistoryItem::ToolResult { call, how: ToolEnd::Done, text } => format!("call {call} came to: {}", quote(text)),
+        HistoryItem::ToolResult { call, how: ToolEnd::Failed, text } => format!("call {call} failed: {}", quote(text)),
+        HistoryItem::ToolResult { call, how: ToolEnd::Abandoned, .. } => {
+            format!("call {call} was abandoned: its turn ended first")
+        }
+        HistoryItem::Usage(usage) => format!(
+            "used {} tokens in ({} cached) and {} out",
+            usage.input_tokens, usage.cached_tokens, usage.output_tokens
+        ),
+        HistoryItem::Retrying { attempt, after_ms, reason } => {
+            format!("attempt {attempt} failed, again after {after_ms} ms: {}", quote(reason))
+        }
+        HistoryItem::Continuing { reason } => format!("goes on with what was cut: {}", quote(reason)),
+        HistoryItem::Compacted { upto, summary, .. } => {
+            format!("context made shorter, entries up to {upto} come to: {}", quote(summary))
+        }
+        HistoryItem::Rewound { target, by, returned, .. } => {
+            let by = by.as_ref().map_or_else(|| "by itself".to_owned(), |origin| format!("by {}", by_whom(origin)));
+            format!("rewound {by} to before turn {target}; {returned} reports and notes are told again")
+        }
         HistoryItem::Worker { what, detail } => format!("worker: {what} {}", quote(&detail.to_string())),
         HistoryItem::SystemItem(SystemItem::Report { event, .. }) => format!("was told: {}", event_line(event)),
         HistoryItem::SystemItem(SystemItem::Note { origin, text, .. }) => {
-            format!("was told by {}: {}", by(origin), quote(text))
+            format!("was told by {}: {}", by_whom(origin), quote(text))
         }
         HistoryItem::ControlEvent { event, .. } => format!("took note: {}", event_line(event)),
         HistoryItem::ChildSpawned { child, .. } => {
@@ -77,7 +101,7 @@ fn event_line(event: &LocalEvent) -> String {
     }
 }
 
-fn by(origin: &Origin) -> String {
+fn by_whom(origin: &Origin) -> String {
     match origin {
         Origin::Parent { pod } => format!("its parent `{}`", pod.name),
         Origin::Person { uid, pid: Some(pid) } => format!("user {uid} (process {pid})"),
@@ -91,6 +115,7 @@ fn why(cause: TurnCause) -> &'static str {
         TurnCause::Run => "with a run",
         TurnCause::Reports => "to be told what is new",
         TurnCause::Resume => "going on",
+        TurnCause::Compact => "to make the context shorter",
     }
 }
 

@@ -30,7 +30,8 @@ use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, supervisor};
 use crate::store::{
     Direction, Durability, EndOfLife, Lifetime, NewChild, Reservation, Store, StoreError, Terminal, Tx, carry_out,
 };
-use crate::worker::{Worker, Workers};
+use crate::worker::live::Live;
+use crate::worker::{InFlight, LiveItems, Worker, Workers};
 
 pub use crate::error::{RunError, SpawnError, StopError};
 pub use crate::start::{PodController, PodOptions, StartError};
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) started_at_ms: u64,
     pub(crate) store: Store,
     pub(crate) reporter: Reporter,
+    pub(crate) live: Live,
     pub(crate) registry: SpawnedPodRegistry,
     pub(crate) messages: mpsc::Sender<Msg>,
     pub(crate) observers: Arc<AtomicUsize>,
@@ -241,6 +243,11 @@ impl PodHandle {
     /// What is committed.
     pub fn store(&self) -> &Store {
         &self.shared.store
+    }
+
+    /// What its turn has under way and has not committed, and what comes after: for eyes; it may be missed.
+    pub fn live(&self) -> (InFlight, LiveItems) {
+        self.shared.live.look()
     }
 
     /// The sender of its events.

@@ -188,6 +188,10 @@ counted_id! {
     /// One run of a pod's worker: 1, 2, 3, ... through all lives of the pod.
     TurnId
 }
+counted_id! {
+    /// One use of a tool: 1, 2, 3, ... within its turn.
+    CallId
+}
 
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

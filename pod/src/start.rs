@@ -24,6 +24,7 @@ use crate::runtime_dir::{self, DirError, Roots};
 use crate::spawn::SpawnedPodRegistry;
 use crate::spawn::supervisor;
 use crate::store::{Durability, Own, Store, StoreError, StoreOptions};
+use crate::worker::live::Live;
 use crate::worker::{ChildEnvironment, Workers};
 
 /// LIMIT: calls that wait for the controller; further ones wait with their callers' windows.
@@ -243,6 +244,7 @@ impl PodController {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0)),
             reporter: Reporter::with_store(store.clone(), edge),
+            live: Live::default(),
             registry: SpawnedPodRegistry::default(),
             messages,
             observers: Arc::new(AtomicUsize::new(0)),

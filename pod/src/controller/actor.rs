@@ -4,7 +4,8 @@
 //! only what is committed changes the state, wakes, and is acked, in this order. Nothing here waits for a turn, a
 //! child or an observer.
 //!
-//! One task a pod. Calls come from `calls`, facts from the store, verdicts from `turn`.
+//! One task a pod. Calls come from `calls` and `rewinding`, facts from the store, verdicts from `turn`. Every effect of the
+//! state is performed here and nowhere else, which makes the file long.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,20 +13,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
-use rpc::Calls;
+use rpc::{Calls, Responder};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::state::{Effect, Input, Signal, Start, State, Step, TurnVerdict};
+use super::state::{Abilities, Effect, Input, Signal, Start, State, Step, TurnVerdict};
 use super::turn::{self, TurnInFlight, TurnOver};
 use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
 use crate::notify_buffer::Facts;
-use crate::protocol::{Method, PodEvent, ShutdownMode, TurnResult};
+use crate::protocol::{Compact, Compacting, ControlRejection, Method, PodEvent, ShutdownMode, TurnResult};
 use crate::spawn::WorkEnd;
 use crate::spawn::registry::Stop;
-use crate::store::{EndTurn, EndedTurn, StartCause, StoreError, TurnOutcome, TurnStart};
-use crate::worker::Worker;
+use crate::store::{Compaction, EndTurn, EndedTurn, StartCause, StartedTurn, StoreError, TurnOutcome, TurnStart};
+use crate::worker::{RewoundTo, Worker};
 
 /// How long a turn that was asked to end may take. LIMIT: above a command's own grace between its two signals.
 const TURN_PATIENCE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
@@ -50,7 +51,14 @@ pub(crate) enum Msg {
 
 /// What becomes of the state once a transaction has completed.
 pub(super) type Completion = Box<dyn FnOnce(&mut Actor) + Send>;
-type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
+pub(super) type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
+
+/// What a worker had to say when its turn was over.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    message: Option<String>,
+    compaction: Option<Compaction>,
+}
 
 pub(crate) struct Actor {
     pub(super) shared: Shared,
@@ -72,7 +80,11 @@ pub(crate) struct Actor {
     /// It was said that no turn is started because the parent has left too much unacknowledged.
     said_full: bool,
     /// Kept for a commit that has to be tried again.
-    verdict: Option<(TurnVerdict, Option<String>)>,
+    verdict: Option<(TurnVerdict, Said)>,
+    /// Whoever wanted the compaction that is about to start.
+    pub(super) compacting: Option<Responder<Compact>>,
+    /// What the worker has still to forget.
+    pub(super) rewound: Option<RewoundTo>,
 }
 
 impl Actor {
@@ -83,7 +95,9 @@ impl Actor {
         facts: Ordered,
     ) -> Self {
         let shared = handle.shared().clone();
-        let (state, step) = State::restored(worker.reads_reports(), found, facts.facts);
+        let abilities =
+            Abilities { reads_reports: worker.reads_reports(), compacts: worker.compacts(), rewinds: worker.rewinds() };
+        let (state, step) = State::restored(abilities, found, facts.facts);
         let mut actor = Self {
             shared,
             handle,
@@ -100,6 +114,8 @@ impl Actor {
             finish: false,
             said_full: false,
             verdict: None,
+            compacting: None,
+            rewound: None,
         };
         actor.shared.phase.send_replace(actor.state.phase());
         actor.perform(step);
@@ -192,6 +208,15 @@ impl Actor {
         }));
     }
 
+    /// Does `later` when its future is over, in this task and in nobody's way.
+    pub(super) fn later(&mut self, later: Completing) {
+        self.later.push(later);
+    }
+
+    pub(super) fn worker_rewinds(&self) -> bool {
+        self.state.worker().rewinds
+    }
+
     fn hear(&mut self, message: Msg) {
         match message {
             Msg::Facts(ordered) => {
@@ -219,7 +244,7 @@ impl Actor {
                 tracing::warn!(pod = %self.shared.id, %turn, "the worker did not end its turn when it was asked to; it is ended");
                 task.abort();
                 let verdict = if signal == Signal::Pause { TurnVerdict::Paused } else { TurnVerdict::Cancelled };
-                self.turn_over(TurnOver { turn, verdict, message: None, worker: None });
+                self.turn_over(TurnOver { turn, verdict, message: None, compaction: None, worker: None });
             }
         }
     }
@@ -315,6 +340,7 @@ impl Actor {
         let cause = match start {
             Start::Wake => StartCause::Wake,
             Start::Resume => StartCause::Resume,
+            Start::Compact => return self.start_compaction(),
         };
         self.submit(
             move |tx| tx.start_turn(cause),
@@ -322,8 +348,7 @@ impl Actor {
                 Ok((TurnStart::Started(started), ordered)) => {
                     actor.facts(ordered);
                     actor.said_full = false;
-                    let made = actor.worker.take().map_or_else(|| actor.shared.make_worker(), Ok);
-                    actor.in_flight = Some(turn::start(actor.handle.clone(), made, started, actor.signal.subscribe()));
+                    actor.launch(started);
                 }
                 Ok((TurnStart::Nothing, ordered)) => {
                     let facts = actor.facts(ordered);
@@ -344,6 +369,44 @@ impl Actor {
         );
     }
 
+    /// Whoever wanted it is told when it has begun, or that it has not: it is not tried again.
+    fn start_compaction(&mut self) {
+        self.submit(
+            |tx| tx.start_compaction(),
+            |actor, started| {
+                let responder = actor.compacting.take();
+                match started {
+                    Ok((started, ordered)) => {
+                        actor.facts(ordered);
+                        let turn = started.turn;
+                        actor.launch(started);
+                        if let Some(responder) = responder {
+                            responder.ack(Compacting { turn });
+                        }
+                    }
+                    Err(error) => {
+                        actor.complain("start a compaction", &error);
+                        let facts = actor.latest.facts;
+                        actor.step(Input::TurnDeclined(facts));
+                        if let Some(responder) = responder {
+                            responder.reject(ControlRejection::Unavailable { reason: super::calls::reason(&error) });
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    fn launch(&mut self, started: StartedTurn) {
+        let (made, rewound) = match self.worker.take() {
+            Some(worker) => (Ok(worker), self.rewound.take()),
+            None => (self.shared.make_worker(), None),
+        };
+        // One that is made anew knows what is committed.
+        self.rewound = None;
+        self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
+    }
+
     fn put_off(&mut self) {
         self.after(RETRY_EVERY, |actor| {
             let facts = actor.latest.facts;
@@ -359,16 +422,18 @@ impl Actor {
         // Kept until it is committed, so that whoever asks is told its number.
         turn.task = None;
         self.patience = None;
+        self.shared.live.over(over.turn);
         self.worker = over.worker;
-        self.verdict = Some((over.verdict, over.message));
+        self.verdict = Some((over.verdict, Said { message: over.message, compaction: over.compaction }));
         self.step(Input::TurnOver(over.verdict));
     }
 
     fn commit_turn(&mut self, verdict: TurnVerdict) {
         let Some(turn) = self.turn() else { return };
-        let message = self.verdict.take().and_then(|(_, message)| message);
-        let outcome = outcome(verdict, message.clone());
-        let end = EndTurn { turn, outcome: outcome.clone() };
+        let said = self.verdict.take().map(|(_, said)| said).unwrap_or_default();
+        // A summary counts only if the turn that made it was neither cancelled nor interrupted.
+        let compaction = said.compaction.clone().filter(|_| verdict == TurnVerdict::Finished);
+        let end = EndTurn { turn, outcome: outcome(verdict, said.message.clone()), compaction };
         self.submit(
             move |tx| tx.end_turn(&end).map(|ended| (ended, end)),
             move |actor, ended| match ended {
@@ -376,7 +441,7 @@ impl Actor {
                 Err(error) => {
                     // It still runs for the store: nothing is told, and nothing else starts, until this is committed.
                     actor.complain("commit the end of a turn", &error);
-                    actor.verdict = Some((verdict, message));
+                    actor.verdict = Some((verdict, said));
                     actor.after(RETRY_EVERY, move |actor| actor.commit_turn(verdict));
                 }
             },

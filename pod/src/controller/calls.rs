@@ -15,9 +15,9 @@ use crate::event::{Offer, apply_event_side_effects};
 use crate::id::{PodId, TurnId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{
-    Accepted, ChildReady, ChildRejection, ControlAck, ControlRejection, EventRejection, Go, MethodCall, Notify,
-    NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown, ShutdownMode, Stopping,
-    Text,
+    Accepted, ChildReady, ChildRejection, Compact, ControlAck, ControlRejection, EventRejection, Go, MethodCall,
+    Notify, NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown, ShutdownMode,
+    Stopping, Text,
 };
 use crate::spawn::ChildPhase;
 use crate::store::{ChildReadiness, Direction, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
@@ -62,6 +62,9 @@ impl Actor {
                 });
             }
             MethodCall::ChildReady(request, responder) => self.child_ready(request, responder),
+            MethodCall::Compact(_, responder) => self.compact(responder),
+            MethodCall::ListRewindTargets(_, responder) => self.list_rewind_targets(responder),
+            MethodCall::RewindTo(request, responder) => self.rewind_method(request, responder),
         }
     }
 
@@ -75,7 +78,7 @@ impl Actor {
         if let Some(Verdict::Refuse(refusal)) = step.verdict {
             let rejection = match refusal {
                 Refusal::Stopping => RunRejection::Stopping,
-                Refusal::AlreadyRunning | Refusal::NotRunning | Refusal::NotPaused => {
+                Refusal::AlreadyRunning | Refusal::NotRunning | Refusal::NotPaused | Refusal::Unable => {
                     RunRejection::AlreadyRunning { turn: self.turn().unwrap_or(TurnId(0)) }
                 }
             };
@@ -224,16 +227,36 @@ impl Actor {
         );
     }
 
+    /// Its responder waits with the start of the turn, which is the state's next wish.
+    fn compact(&mut self, responder: Responder<Compact>) {
+        // Admission performs it at once, and the responder is to be there then.
+        let earlier = self.compacting.replace(responder);
+        let step = self.step(Input::Method(MethodKind::Compact));
+        if let Some(Verdict::Refuse(refusal)) = step.verdict {
+            let responder = std::mem::replace(&mut self.compacting, earlier);
+            let worker = format!("worker `{}` keeps nothing that could be made shorter", self.shared.spec.kind);
+            if let Some(responder) = responder {
+                responder.reject(self.control_rejection(refusal, &worker));
+            }
+        }
+    }
+
+    fn control_rejection(&self, refusal: Refusal, unable: &str) -> ControlRejection {
+        match refusal {
+            Refusal::AlreadyRunning => ControlRejection::AlreadyRunning { turn: self.turn().unwrap_or(TurnId(0)) },
+            Refusal::NotRunning => ControlRejection::NotRunning,
+            Refusal::NotPaused => ControlRejection::NotPaused,
+            Refusal::Stopping => ControlRejection::Stopping,
+            Refusal::Unable => ControlRejection::Invalid { reason: Text::clipped(unable) },
+        }
+    }
+
     fn control(&mut self, method: MethodKind) -> Result<ControlAck, ControlRejection> {
-        let turn = self.turn();
         let step = self.step(Input::Method(method));
         match step.verdict {
-            Some(Verdict::Refuse(refusal)) => Err(match refusal {
-                Refusal::AlreadyRunning => ControlRejection::AlreadyRunning { turn: turn.unwrap_or(TurnId(0)) },
-                Refusal::NotRunning => ControlRejection::NotRunning,
-                Refusal::NotPaused => ControlRejection::NotPaused,
-                Refusal::Stopping => ControlRejection::Stopping,
-            }),
+            Some(Verdict::Refuse(refusal)) => {
+                Err(self.control_rejection(refusal, "the context is being made shorter; wait for that, or cancel it"))
+            }
             Some(Verdict::Admit) => Ok(ControlAck { state: self.phase(), staged: true }),
             Some(Verdict::Already) | None => Ok(ControlAck { state: self.phase(), staged: false }),
         }
@@ -263,7 +286,7 @@ impl Actor {
         }
     }
 
-    fn origin(&self, context: &CallContext) -> Origin {
+    pub(super) fn origin(&self, context: &CallContext) -> Origin {
         let pid = context.peer.pid();
         match &self.shared.parent {
             Some((parent, parent_pid)) if pid == Some(parent_pid.cast_signed()) => {
@@ -276,6 +299,6 @@ impl Actor {
     }
 }
 
-fn reason(error: &StoreError) -> Text<256> {
+pub(super) fn reason(error: &StoreError) -> Text<256> {
     Text::clipped(error.chain())
 }

@@ -8,5 +8,6 @@
 
 pub(crate) mod actor;
 pub(crate) mod calls;
+mod rewinding;
 pub mod state;
 pub(crate) mod turn;

@@ -4,7 +4,8 @@
 //! change that must last comes in twice: first as a method that asks to be admitted, then as the fact that its
 //! transaction is committed. Only facts wake.
 //!
-//! Asked by `actor`; told by `notify_buffer` what is committed; `wake` below is the only place that starts a turn.
+//! Asked by `actor`; told by `notify_buffer` what is committed; `wake` below is the only place that starts a turn by
+//! itself; a compaction starts when it is asked for. One file, though a long one: the table is one.
 
 use crate::notify_buffer::Facts;
 use crate::protocol::PodState;
@@ -34,6 +35,21 @@ pub enum MethodKind {
     ChildReady,
     /// Start a child, or give work to one.
     Delegate,
+    /// Make the context shorter.
+    Compact,
+    /// Let the context end at an earlier turn again.
+    Rewind,
+}
+
+/// What the worker can do besides turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Abilities {
+    /// It is told what children report.
+    pub reads_reports: bool,
+    /// It can make its context shorter.
+    pub compacts: bool,
+    /// What it knows can end earlier again.
+    pub rewinds: bool,
 }
 
 /// How a worker's turn ended.
@@ -62,6 +78,8 @@ pub enum Start {
     Wake,
     /// A paused turn goes on.
     Resume,
+    /// Someone wants a shorter context. It is no turn that is paused, or blocks: afterwards the pod is what it was.
+    Compact,
 }
 
 /// What a turn in flight is asked for; a later one is stronger.
@@ -86,6 +104,8 @@ pub enum Refusal {
     NotPaused,
     /// The pod is stopping.
     Stopping,
+    /// The worker cannot do that, or not in the middle of what it does.
+    Unable,
 }
 
 /// What admission says to a method.
@@ -127,6 +147,10 @@ pub enum Input {
     },
     /// The end of the paused turn is committed.
     AbandonCommitted(Facts),
+    /// The rewind is committed; a paused turn was given up with it.
+    RewindCommitted(Facts),
+    /// The rewind was not committed; its caller was told.
+    RewindAborted,
     /// The inbox could be recorded without a turn.
     Recorded(Facts),
     /// The time of the next entry has come, or that of a blocked pod.
@@ -166,6 +190,8 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Turn {
     start: Start,
+    /// What the pod is once it is over, if nothing else follows from its end.
+    back: PodState,
     asked: Option<Signal>,
     /// The worker is over; its end is being committed.
     ending: Option<TurnVerdict>,
@@ -182,7 +208,7 @@ enum Children {
 /// The whole state of a controller's decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    reads_reports: bool,
+    worker: Abilities,
     phase: PodState,
     facts: Facts,
     turn: Option<Turn>,
@@ -191,6 +217,8 @@ pub struct State {
     /// A resume was admitted: of the paused turn, or of a blocked pod.
     resuming: bool,
     abandoning: bool,
+    /// A rewind was admitted: its children are being stopped, or its transaction is under way.
+    rewinding: bool,
     recording: bool,
     /// The time for which a wish to be woken stands.
     wake_at: Option<u64>,
@@ -218,7 +246,7 @@ impl Step {
 
 impl State {
     /// A pod as its store was found, in the state that its last life left: no turn survives a process.
-    pub fn restored(reads_reports: bool, found: PodState, facts: Facts) -> (Self, Step) {
+    pub fn restored(worker: Abilities, found: PodState, facts: Facts) -> (Self, Step) {
         let phase = match found {
             // A run that was accepted makes the paused turn give way, in whichever life.
             PodState::Paused if facts.runs_staged == 0 => PodState::Paused,
@@ -226,13 +254,14 @@ impl State {
             PodState::Paused | PodState::Idle | PodState::Running | PodState::Stopping => PodState::Idle,
         };
         let mut state = Self {
-            reads_reports,
+            worker,
             phase,
             facts,
             turn: None,
             run_committing: false,
             resuming: false,
             abandoning: false,
+            rewinding: false,
             recording: false,
             wake_at: None,
             looking: false,
@@ -250,6 +279,11 @@ impl State {
     /// The state, as others may see it.
     pub fn phase(&self) -> PodState {
         self.phase
+    }
+
+    /// What the worker can do besides turns.
+    pub fn worker(&self) -> Abilities {
+        self.worker
     }
 
     /// What the last transaction saw.
@@ -276,10 +310,7 @@ impl State {
                 self.resuming = false;
                 self.lift(facts, &[PodState::Blocked]);
             }
-            Input::TurnDeclined(facts) => {
-                self.turn = None;
-                self.lift(facts, &[PodState::Running]);
-            }
+            Input::TurnDeclined(facts) => self.turn_declined(facts, &mut step),
             Input::TurnPutOff(facts) => self.put_off(facts, &mut step),
             Input::TurnOver(verdict) => self.turn_over(verdict, &mut step),
             Input::TurnCommitted { facts, blocked } => self.turn_committed(facts, blocked, &mut step),
@@ -287,6 +318,11 @@ impl State {
                 self.abandoning = false;
                 self.lift(facts, &[PodState::Paused]);
             }
+            Input::RewindCommitted(facts) => {
+                self.rewinding = false;
+                self.lift(facts, &[PodState::Paused]);
+            }
+            Input::RewindAborted => self.rewinding = false,
             Input::Recorded(facts) => {
                 self.recording = false;
                 self.facts = facts;
@@ -324,6 +360,7 @@ impl State {
             (M::Delegate, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
             (M::Delegate, _) => Verdict::Admit,
 
+            (M::Pause, P::Running) if self.compacting() => Verdict::Refuse(Refusal::Unable),
             (M::Pause, P::Running) => self.signal(Signal::Pause, step),
             (M::Pause, P::Paused) => Verdict::Already,
             (M::Cancel, P::Running) => self.signal(Signal::Cancel, step),
@@ -338,9 +375,21 @@ impl State {
             (M::Pause | M::Cancel, _) => Verdict::Refuse(Refusal::NotRunning),
 
             // From here on: what needs the worker for itself.
-            (M::Run | M::Resume, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
-            (M::Run | M::Resume, P::Running) => Verdict::Refuse(Refusal::AlreadyRunning),
-            (M::Run | M::Resume, _) if self.launching() => Verdict::Refuse(Refusal::AlreadyRunning),
+            (M::Run | M::Resume | M::Compact | M::Rewind, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
+            (M::Compact, _) if !self.worker.compacts => Verdict::Refuse(Refusal::Unable),
+            (M::Rewind, _) if !self.worker.rewinds => Verdict::Refuse(Refusal::Unable),
+            (M::Run | M::Resume | M::Compact | M::Rewind, P::Running) => Verdict::Refuse(Refusal::AlreadyRunning),
+            (M::Run | M::Resume | M::Compact | M::Rewind, _) if self.launching() => {
+                Verdict::Refuse(Refusal::AlreadyRunning)
+            }
+            (M::Compact, _) => {
+                self.start(Start::Compact, step);
+                Verdict::Admit
+            }
+            (M::Rewind, _) => {
+                self.rewinding = true;
+                Verdict::Admit
+            }
             (M::Run, _) => {
                 self.run_committing = true;
                 Verdict::Admit
@@ -358,21 +407,23 @@ impl State {
         }
     }
 
-    /// THE wake function: called after every input and every turn end, and the only place that starts a turn.
+    /// THE wake function: called after every input and every turn end, and the only place that starts a turn without being asked.
     fn wake(&mut self, step: &mut Step) {
-        if !self.reads_reports && !self.recording && self.facts.inbox.wakes_due {
+        if !self.worker.reads_reports && !self.recording && self.facts.inbox.wakes_due {
             self.recording = true;
             step.effects.push(Effect::Record);
         }
         match self.phase {
-            PodState::Idle if self.facts.may_wake(self.reads_reports) => self.start(Start::Wake, step),
+            // What waits is kept until it is known what the agent still knows.
+            PodState::Idle if self.rewinding => {}
+            PodState::Idle if self.facts.may_wake(self.worker.reads_reports) => self.start(Start::Wake, step),
             PodState::Paused if self.resuming => {
                 self.resuming = false;
                 self.start(Start::Resume, step);
             }
             // What was due when `Due` was said is not known yet: to ask again for the same time would be answered at once.
             PodState::Idle if !self.looking => {
-                let next = self.facts.inbox.next_due_ms.filter(|_| self.reads_reports);
+                let next = self.facts.inbox.next_due_ms.filter(|_| self.worker.reads_reports);
                 if let Some(at) = next.filter(|at| self.wake_at != Some(*at)) {
                     self.wake_at = Some(at);
                     step.effects.push(Effect::WakeAt(at));
@@ -380,7 +431,8 @@ impl State {
             }
             PodState::Stopping if self.turn.is_none() => {
                 self.stop_children(Signal::Pause, step);
-                if self.children == Children::Gone && !self.run_committing && !self.finishing {
+                let committing = self.run_committing || self.rewinding;
+                if self.children == Children::Gone && !committing && !self.finishing {
                     self.finishing = true;
                     step.effects.push(Effect::Finish);
                 }
@@ -392,8 +444,9 @@ impl State {
     fn start(&mut self, start: Start, step: &mut Step) {
         // INVARIANT: one turn at a time.
         debug_assert!(self.turn.is_none());
+        let back = if start == Start::Compact { self.phase } else { PodState::Idle };
         self.phase = PodState::Running;
-        self.turn = Some(Turn { start, asked: None, ending: None });
+        self.turn = Some(Turn { start, back, asked: None, ending: None });
         self.wake_at = None;
         step.effects.push(Effect::StartTurn(start));
     }
@@ -423,6 +476,10 @@ impl State {
 
     /// The turn is wanted all the same, from where it was to start; and so is what it was asked for meanwhile.
     fn put_off(&mut self, facts: Facts, step: &mut Step) {
+        if self.compacting() {
+            // Whoever wanted it was told.
+            return self.turn_declined(facts, step);
+        }
         self.facts = facts;
         let Some(turn) = self.turn.take() else { return };
         if self.phase == PodState::Running {
@@ -443,6 +500,7 @@ impl State {
         }
         // A worker that ends because it was asked to says so in its own way; what it was asked for says what it means.
         let verdict = match (verdict, turn.asked) {
+            (V::Paused, None | Some(Signal::Pause)) if turn.start == Start::Compact => V::Cancelled,
             (V::Cancelled | V::Paused | V::Errored, Some(Signal::Shutdown)) => V::Interrupted,
             (V::Paused | V::Errored, Some(Signal::Cancel)) => V::Cancelled,
             (V::Cancelled, Some(Signal::Pause)) => V::Paused,
@@ -454,7 +512,7 @@ impl State {
 
     fn turn_committed(&mut self, facts: Facts, blocked: bool, step: &mut Step) {
         self.facts = facts;
-        let Some(verdict) = self.turn.and_then(|turn| turn.ending) else { return };
+        let Some((verdict, back)) = self.turn.and_then(|turn| Some((turn.ending?, turn.back))) else { return };
         self.turn = None;
         if self.phase == PodState::Stopping {
             return;
@@ -462,10 +520,21 @@ impl State {
         self.phase = match verdict {
             TurnVerdict::Paused => PodState::Paused,
             _ if blocked => PodState::Blocked,
-            _ => PodState::Idle,
+            _ => back,
         };
         if self.phase == PodState::Blocked {
             step.effects.push(Effect::RestBlocked);
+        }
+    }
+
+    fn turn_declined(&mut self, facts: Facts, step: &mut Step) {
+        self.facts = facts;
+        let back = self.turn.take().map_or(PodState::Idle, |turn| turn.back);
+        if self.phase == PodState::Running {
+            self.phase = back;
+            if back == PodState::Blocked {
+                step.effects.push(Effect::RestBlocked);
+            }
         }
     }
 
@@ -479,7 +548,11 @@ impl State {
 
     /// Whether a turn is about to start, so that nothing else may ask for one.
     fn launching(&self) -> bool {
-        self.run_committing || self.resuming || self.abandoning
+        self.run_committing || self.resuming || self.abandoning || self.rewinding
+    }
+
+    fn compacting(&self) -> bool {
+        self.turn.is_some_and(|turn| turn.start == Start::Compact)
     }
 }
 

@@ -14,6 +14,7 @@ use TurnVerdict as V;
 
 /// Failures until the pod is blocked, as in the store's limits.
 const ATTEMPTS: u32 = 3;
+const ABLE: Abilities = Abilities { reads_reports: true, compacts: true, rewinds: true };
 /// How long a blocked pod rests; far above every pause.
 const REST: u64 = 1_000;
 
@@ -49,6 +50,8 @@ struct Model {
     /// Runs whose turn was started.
     ran: u64,
     open: Open,
+    /// What was open when the compaction that runs began.
+    under: Option<Open>,
     turn: u32,
     blocked_until: Option<u64>,
     told: bool,
@@ -76,11 +79,18 @@ impl Model {
 
     fn start(&mut self, start: Start) -> bool {
         assert_ne!(self.open, Open::Running, "two turns at a time");
+        if start == Start::Compact {
+            self.under = Some(self.open);
+            self.open = Open::Running;
+            self.turn += 1;
+            return true;
+        }
         let run = start == Start::Wake && self.runs > 0;
         let reports = self.open == Open::No && self.blocked_until.is_none() && self.facts().inbox.wakes_due;
         let wanted = match start {
             Start::Wake => run || reports,
             Start::Resume => self.open == Open::Paused,
+            Start::Compact => false,
         };
         if wanted {
             if run {
@@ -116,6 +126,11 @@ impl Model {
     /// Ends the turn, returns what it did not tell; whether the pod is blocked by it.
     fn end(&mut self, verdict: V) -> bool {
         assert_eq!(self.open, Open::Running, "a turn that does not run ends");
+        if let Some(under) = self.under.take() {
+            assert_ne!(verdict, V::Paused, "a compaction is paused");
+            self.open = under;
+            return false;
+        }
         self.open = if verdict == V::Paused { Open::Paused } else { Open::No };
         let (mut returned, mut most) = (0, 0);
         for entry in &mut self.inbox {
@@ -146,6 +161,16 @@ impl Model {
         blocked
     }
 
+    /// Back to the very beginning: all that was told is told again.
+    fn rewind(&mut self) {
+        assert_ne!(self.open, Open::Running, "rewound in a turn");
+        self.open = Open::No;
+        for entry in self.inbox.iter_mut().filter(|entry| entry.stage == Stage::Seen) {
+            entry.stage = Stage::Unseen;
+            entry.not_before = self.now + 1;
+        }
+    }
+
     fn unblock(&mut self) {
         if self.blocked_until.take().is_some() {
             self.inbox.iter_mut().for_each(|entry| entry.not_before = 0);
@@ -161,6 +186,8 @@ enum Tx {
     Start(Start),
     End(V),
     Abandon,
+    /// One that finds its target, and one that does not.
+    Rewind(bool),
     Unblock,
     Look,
     /// The worker's: its next request, and the first answer to it.
@@ -213,6 +240,11 @@ struct World {
     accepted: u64,
     hiccups: u32,
     crashes: u32,
+    /// Whether a rewind finds its target.
+    rewinds: bool,
+    rewound: bool,
+    /// One was admitted and is not submitted yet.
+    going_back: bool,
 }
 
 impl World {
@@ -223,6 +255,7 @@ impl World {
             runs: 0,
             ran: 0,
             open: Open::No,
+            under: None,
             turn: 0,
             blocked_until: None,
             told: false,
@@ -230,7 +263,7 @@ impl World {
         };
         let facts = model.facts();
         Self {
-            state: State::restored(true, PodState::Idle, facts).0,
+            state: State::restored(ABLE, PodState::Idle, facts).0,
             model,
             order: 0,
             latest: (0, facts),
@@ -250,6 +283,9 @@ impl World {
             accepted: 0,
             hiccups: 0,
             crashes: 0,
+            rewinds: true,
+            rewound: false,
+            going_back: false,
         }
     }
 
@@ -308,6 +344,12 @@ impl World {
             Tx::Start(start) => flag = self.model.start(start),
             Tx::End(verdict) => flag = self.model.end(verdict),
             Tx::Abandon if self.model.open == Open::Paused => self.model.open = Open::No,
+            Tx::Rewind(found) => {
+                flag = found;
+                if found {
+                    self.model.rewind();
+                }
+            }
             Tx::Abandon | Tx::Look => {}
             Tx::Unblock => self.model.unblock(),
             Tx::Request => self.model.stage(),
@@ -328,14 +370,16 @@ impl World {
         let Some((order, facts, tx, flag)) = self.completions.pop_front() else { return };
         let facts = self.merged(order, facts);
         let input = match (tx, flag) {
-            (Tx::Start(_), true) => {
+            (Tx::Start(start), true) => {
                 self.worker = Worker::At(0);
-                self.turns += 1;
+                self.turns += u32::from(start != Start::Compact);
                 return;
             }
             (Tx::Start(_), false) => Input::TurnDeclined(facts),
             (Tx::End(_), blocked) => Input::TurnCommitted { facts, blocked },
             (Tx::Run, _) => Input::RunCommitted(facts),
+            (Tx::Rewind(_), true) => Input::RewindCommitted(facts),
+            (Tx::Rewind(_), false) => Input::RewindAborted,
             (Tx::Abandon, _) => Input::AbandonCommitted(facts),
             (Tx::Unblock, _) => Input::Unblocked(facts),
             (Tx::Report | Tx::Look | Tx::Request | Tx::Response, _) => Input::Committed(facts),
@@ -356,7 +400,8 @@ impl World {
 
     fn work(&mut self, plan: &Plan) {
         let Worker::At(at) = self.worker else { return };
-        let acts = plan.turn(self.turns);
+        let compacting = [Act::Over(plan.compaction)];
+        let acts = if self.model.under.is_some() { &compacting } else { plan.turn(self.turns) };
         let act = match self.asked {
             Some(Signal::Pause) => Act::Over(V::Paused),
             Some(_) => Act::Over(V::Cancelled),
@@ -385,7 +430,8 @@ impl World {
         let facts = next.model.facts();
         (next.turns, next.order, next.latest) = (self.turns, self.order + 1, (self.order + 1, facts));
         (next.crashes, next.hiccups, next.accepted) = (self.crashes, self.hiccups, self.model.runs + self.model.ran);
-        let (state, step) = State::restored(true, next.model.found(), facts);
+        let (state, step) = State::restored(ABLE, next.model.found(), facts);
+        (next.rewinds, next.rewound) = (self.rewinds, self.rewound);
         next.state = state;
         next.perform(&step);
         *self = next;
@@ -408,10 +454,22 @@ impl World {
         });
         push(!self.methods.is_empty() && !self.finished, &|world| {
             let Some(method) = world.methods.pop_front() else { return };
-            if world.feed(Input::Method(method)) == Some(Verdict::Admit) && method == MethodKind::Run {
-                world.accepted += 1;
-                world.submitted.push_back(Tx::Run);
+            match (world.feed(Input::Method(method)), method) {
+                (Some(Verdict::Admit), MethodKind::Run) => {
+                    world.accepted += 1;
+                    world.submitted.push_back(Tx::Run);
+                }
+                (Some(Verdict::Admit), MethodKind::Rewind) => {
+                    world.going_back = true;
+                    world.rewound = true;
+                }
+                _ => {}
             }
+        });
+        // At once, or when the children that were in the way are gone.
+        push(self.going_back, &|world| {
+            world.going_back = false;
+            world.submitted.push_back(Tx::Rewind(world.rewinds));
         });
         push(!self.submitted.is_empty(), &Self::commit);
         let starts = matches!(self.submitted.front(), Some(Tx::Start(_)));
@@ -422,7 +480,10 @@ impl World {
         });
         push(self.put_off, &|world| {
             world.put_off = false;
-            world.feed(Input::TurnPutOff(world.latest.1));
+            let compacting = world.state.compacting();
+            let facts = world.latest.1;
+            // A compaction is not tried again: its caller was told.
+            world.feed(if compacting { Input::TurnDeclined(facts) } else { Input::TurnPutOff(facts) });
         });
         push(!self.completions.is_empty(), &Self::complete);
         push(!self.messages.is_empty(), &Self::hear);
@@ -451,6 +512,7 @@ impl World {
             && self.reports == 0
             && self.methods.is_empty()
             && !self.put_off
+            && !self.going_back
             && !self.stopping_children
     }
 
@@ -464,11 +526,13 @@ impl World {
 struct Plan {
     turns: Vec<Vec<Act>>,
     rests: u32,
+    /// How a compaction ends by itself.
+    compaction: V,
 }
 
 impl Plan {
     fn new(turns: &[&[Act]]) -> Self {
-        Self { turns: turns.iter().map(|turn| turn.to_vec()).collect(), rests: 1 }
+        Self { turns: turns.iter().map(|turn| turn.to_vec()).collect(), rests: 1, compaction: V::Finished }
     }
 
     fn turn(&self, number: u32) -> &[Act] {
@@ -630,5 +694,65 @@ fn life_that_ends_at_every_point_loses_no_report_and_no_run() {
         let mut world = World::new(1, methods);
         world.crashes = 2;
         sweep(world, &Plan::new(&[GOOD]), told_or_kept);
+    }
+}
+
+#[test]
+fn compaction_at_every_point_loses_nothing_and_leaves_the_pod_what_it_was() {
+    use MethodKind::{Cancel, Compact, Pause, Resume, Run, ShutdownGraceful, ShutdownNow};
+    for compaction in [V::Finished, V::Errored] {
+        let mut plan = Plan::new(&[GOOD]);
+        plan.compaction = compaction;
+        for methods in [
+            &[Compact][..],
+            &[Run, Compact, Cancel],
+            &[Run, Pause, Compact],
+            &[Compact, Pause, Run],
+            &[Compact, ShutdownNow],
+        ] {
+            let mut world = World::new(1, methods);
+            world.hiccups = 1;
+            sweep(world, &plan, told_or_kept);
+        }
+        sweep(World::new(1, &[Compact, ShutdownGraceful, Cancel]), &plan, told_or_kept);
+        let paused = Plan { turns: vec![vec![Act::Request, Act::Over(V::Paused)], GOOD.to_vec()], ..plan.clone() };
+        sweep(World::new(1, &[Run, Compact, Resume]), &paused, told_or_kept);
+        let bad = Plan { turns: vec![vec![Act::Request, Act::Over(V::Errored)]], ..plan.clone() };
+        sweep(World::new(1, &[Compact, Compact]), &bad, |world| {
+            assert_eq!((world.state.phase(), world.model.said), (PodState::Blocked, 1), "{world:?}");
+        });
+        let mut world = World::new(1, &[Run, Compact]);
+        world.crashes = 1;
+        sweep(world, &plan, told_or_kept);
+    }
+}
+
+#[test]
+fn rewind_at_every_point_returns_what_was_told_and_strands_nothing() {
+    use MethodKind::{Cancel, Pause, Resume, Rewind, Run, ShutdownGraceful, ShutdownNow};
+    for finds in [true, false] {
+        for methods in [
+            &[Rewind][..],
+            &[Run, Rewind, Run],
+            &[Run, Pause, Rewind],
+            &[Rewind, Resume, Cancel],
+            &[Rewind, ShutdownNow],
+            &[Rewind, ShutdownGraceful],
+            &[Rewind, Rewind],
+        ] {
+            let mut world = World::new(2, methods);
+            world.rewinds = finds;
+            sweep(world, &Plan::new(&[GOOD]), told_or_kept);
+        }
+        let mut world = World::new(1, &[Run, Rewind]);
+        (world.rewinds, world.crashes) = (finds, 1);
+        sweep(world, &Plan::new(&[GOOD]), told_or_kept);
+        let mut world = World::new(1, &[Run, Rewind]);
+        world.rewinds = finds;
+        let paused = Plan::new(&[&[Act::Request, Act::Response, Act::Over(V::Paused)], GOOD]);
+        sweep(world, &paused, |world| match world.state.phase() {
+            PodState::Paused => assert!(!world.rewound || !finds, "{world:?}"),
+            _ => told(world),
+        });
     }
 }

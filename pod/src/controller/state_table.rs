@@ -21,9 +21,13 @@ const ALREADY: Option<Verdict> = Some(Verdict::Already);
 const BUSY: Option<Verdict> = Some(Verdict::Refuse(Refusal::AlreadyRunning));
 const NO_TURN: Option<Verdict> = Some(Verdict::Refuse(Refusal::NotRunning));
 const NO_PAUSE: Option<Verdict> = Some(Verdict::Refuse(Refusal::NotPaused));
+const UNABLE: Option<Verdict> = Some(Verdict::Refuse(Refusal::Unable));
 const CLOSED: Option<Verdict> = Some(Verdict::Refuse(Refusal::Stopping));
 /// What is no method has no verdict.
 const FACT: Option<Verdict> = None;
+
+/// A worker that can do all.
+const ABLE: Abilities = Abilities { reads_reports: true, compacts: true, rewinds: true };
 
 /// Nothing waits.
 const QUIET: Facts = facts(0, false, None);
@@ -60,6 +64,14 @@ enum Is {
     Blocked,
     /// Blocked, and a resume is lifting that.
     Lifting,
+    /// Idle, paused or blocked, and the context is being made shorter.
+    Compacting,
+    CompactingPaused,
+    CompactingBlocked,
+    /// Idle, paused or blocked, and a rewind is under way.
+    Rewinding,
+    RewindingPaused,
+    RewindingBlocked,
     /// Stopping gracefully: a turn runs.
     LastTurn,
     /// Stopping: the turn is told so, and the children.
@@ -72,7 +84,7 @@ enum Is {
     Finished,
 }
 
-const ALL: [Is; 16] = [
+const ALL: [Is; 22] = [
     Is::Idle,
     Is::Taking,
     Is::Running,
@@ -84,6 +96,12 @@ const ALL: [Is; 16] = [
     Is::GivingUp,
     Is::Blocked,
     Is::Lifting,
+    Is::Compacting,
+    Is::CompactingPaused,
+    Is::CompactingBlocked,
+    Is::Rewinding,
+    Is::RewindingPaused,
+    Is::RewindingBlocked,
     Is::LastTurn,
     Is::Interrupted,
     Is::LastCommit,
@@ -94,13 +112,15 @@ const RESTING: [Is; 2] = [Is::Idle, Is::Taking];
 const WITH_TURN: [Is; 4] = [Is::Running, Is::Pausing, Is::Cancelling, Is::Ending];
 const ALL_PAUSED: [Is; 3] = [Is::Paused, Is::GivingWay, Is::GivingUp];
 const ALL_BLOCKED: [Is; 2] = [Is::Blocked, Is::Lifting];
+const COMPACTING: [Is; 3] = [Is::Compacting, Is::CompactingPaused, Is::CompactingBlocked];
+const REWINDING: [Is; 3] = [Is::Rewinding, Is::RewindingPaused, Is::RewindingBlocked];
 const ALL_STOPPING: [Is; 5] = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::LastChildren, Is::Finished];
 
 /// A pod in that situation, reached by inputs only.
 fn pod(is: Is) -> State {
     let method = Input::Method;
     let inputs: (Is, &[Input]) = match is {
-        Is::Idle => return State::restored(true, PodState::Idle, QUIET).0,
+        Is::Idle => return State::restored(ABLE, PodState::Idle, QUIET).0,
         Is::Taking => (Is::Idle, &[method(M::Run)]),
         Is::Running => (Is::Idle, &[Input::Committed(DUE), Input::Committed(QUIET)]),
         Is::Pausing => (Is::Running, &[method(M::Pause)]),
@@ -111,6 +131,12 @@ fn pod(is: Is) -> State {
         Is::GivingUp => (Is::Paused, &[method(M::Cancel)]),
         Is::Blocked => (Is::Running, &[Input::TurnOver(V::Errored), committed(QUIET, true)]),
         Is::Lifting => (Is::Blocked, &[method(M::Resume)]),
+        Is::Compacting => (Is::Idle, &[method(M::Compact)]),
+        Is::CompactingPaused => (Is::Paused, &[method(M::Compact)]),
+        Is::CompactingBlocked => (Is::Blocked, &[method(M::Compact)]),
+        Is::Rewinding => (Is::Idle, &[method(M::Rewind)]),
+        Is::RewindingPaused => (Is::Paused, &[method(M::Rewind)]),
+        Is::RewindingBlocked => (Is::Blocked, &[method(M::Rewind)]),
         Is::LastTurn => (Is::Running, &[method(M::ShutdownGraceful)]),
         Is::Interrupted => (Is::Running, &[method(M::ShutdownNow)]),
         Is::LastCommit => (Is::Ending, &[method(M::ShutdownGraceful)]),
@@ -148,8 +174,8 @@ macro_rules! inputs {
 
 /// Every input, with facts by which nothing waits.
 fn every_input() -> Vec<Input> {
-    let methods =
-        every!(M: Run Notify PodEvent Resume Pause Cancel ShutdownNow ShutdownGraceful Read ChildReady Delegate);
+    let methods = every!(M: Run Notify PodEvent Resume Pause Cancel ShutdownNow ShutdownGraceful Read ChildReady Delegate
+            Compact Rewind);
     let verdicts = every!(V: Finished LimitReached Paused RolledBack Cancelled Interrupted Errored);
     inputs! {
         Input::Method(_) => methods.map(Input::Method),
@@ -162,6 +188,8 @@ fn every_input() -> Vec<Input> {
         Input::TurnOver(_) => verdicts.map(Input::TurnOver),
         Input::TurnCommitted { .. } => [committed(QUIET, false), committed(QUIET, true)],
         Input::AbandonCommitted(_) => [Input::AbandonCommitted(QUIET)],
+        Input::RewindCommitted(_) => [Input::RewindCommitted(QUIET)],
+        Input::RewindAborted => [Input::RewindAborted],
         Input::Recorded(_) => [Input::Recorded(QUIET)],
         Input::Due => [Input::Due],
         Input::ChildrenGone => [Input::ChildrenGone],
@@ -180,7 +208,13 @@ fn bringing(input: Input, facts: Facts) -> Option<Input> {
         Input::TurnCommitted { blocked, .. } => Some(committed(facts, blocked)),
         Input::AbandonCommitted(_) => Some(Input::AbandonCommitted(facts)),
         Input::Recorded(_) => Some(Input::Recorded(facts)),
-        Input::Method(_) | Input::RunAborted | Input::TurnOver(_) | Input::Due | Input::ChildrenGone => None,
+        Input::RewindCommitted(_) => Some(Input::RewindCommitted(facts)),
+        Input::Method(_)
+        | Input::RunAborted
+        | Input::RewindAborted
+        | Input::TurnOver(_)
+        | Input::Due
+        | Input::ChildrenGone => None,
     }
 }
 
@@ -218,13 +252,15 @@ fn check(is: Is, input: Input, verdict: Option<Verdict>, effects: &[Effect], nex
         (step.verdict, step.effects, state.phase())
     };
     assert_eq!(asked(input), (verdict, effects.to_vec(), next), "{input:?} in {is:?}");
+    // What the agent still knows is not known yet: it is told nothing.
+    let held = pod(is).step(input).0.rewinding;
     for (facts, effect, then) in [
         (DUE, E::StartTurn(Start::Wake), PodState::Running),
         (RUN, E::StartTurn(Start::Wake), PodState::Running),
         (LATER, E::WakeAt(9), PodState::Idle),
     ] {
         let Some(input) = bringing(input, facts) else { continue };
-        let woken = next == PodState::Idle;
+        let woken = next == PodState::Idle && !held;
         let effects: Vec<Effect> = effects.iter().copied().chain(woken.then_some(effect)).collect();
         assert_eq!(asked(input), (verdict, effects, if woken { then } else { next }), "{input:?} in {is:?}");
     }
@@ -248,7 +284,23 @@ fn methods_for_the_worker(table: &mut Table) {
         Input::Method(M::Run),
         &[
             (&[&[Is::Idle, Is::Paused, Is::Blocked]], ADMIT, &[], SAME),
-            (&[&launching, &WITH_TURN], BUSY, &[], SAME),
+            (&[&launching, &WITH_TURN, &COMPACTING, &REWINDING], BUSY, &[], SAME),
+            (&[&ALL_STOPPING], CLOSED, &[], SAME),
+        ],
+    );
+    table.row(
+        Input::Method(M::Compact),
+        &[
+            (&[&[Is::Idle, Is::Paused, Is::Blocked]], ADMIT, &[E::StartTurn(Start::Compact)], RUNNING),
+            (&[&launching, &WITH_TURN, &COMPACTING, &REWINDING], BUSY, &[], SAME),
+            (&[&ALL_STOPPING], CLOSED, &[], SAME),
+        ],
+    );
+    table.row(
+        Input::Method(M::Rewind),
+        &[
+            (&[&[Is::Idle, Is::Paused, Is::Blocked]], ADMIT, &[], SAME),
+            (&[&launching, &WITH_TURN, &COMPACTING, &REWINDING], BUSY, &[], SAME),
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
@@ -256,7 +308,7 @@ fn methods_for_the_worker(table: &mut Table) {
         Input::Method(M::Resume),
         &[
             (&[&[Is::Idle]], NO_PAUSE, &[], SAME),
-            (&[&launching, &WITH_TURN], BUSY, &[], SAME),
+            (&[&launching, &WITH_TURN, &COMPACTING, &REWINDING], BUSY, &[], SAME),
             (&[&[Is::Paused]], ADMIT, &[E::StartTurn(Start::Resume)], RUNNING),
             (&[&[Is::Blocked]], ADMIT, &[E::Unblock], SAME),
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
@@ -266,16 +318,18 @@ fn methods_for_the_worker(table: &mut Table) {
         Input::Method(M::Pause),
         &[
             (&[&RESTING, &ALL_BLOCKED, &ALL_STOPPING], NO_TURN, &[], SAME),
+            (&[&[Is::Rewinding, Is::RewindingBlocked]], NO_TURN, &[], SAME),
+            (&[&COMPACTING], UNABLE, &[], SAME),
             (&[&[Is::Running]], ADMIT, &[E::SignalTurn(Signal::Pause)], SAME),
-            (&[&[Is::Pausing, Is::Cancelling, Is::Ending], &ALL_PAUSED], ALREADY, &[], SAME),
+            (&[&[Is::Pausing, Is::Cancelling, Is::Ending, Is::RewindingPaused], &ALL_PAUSED], ALREADY, &[], SAME),
         ],
     );
     let without = [Is::Taking, Is::GivingWay, Is::LastChildren, Is::Finished];
     table.row(
         Input::Method(M::Cancel),
         &[
-            (&[&[Is::Idle], &without, &ALL_BLOCKED], NO_TURN, &[], SAME),
-            (&[&[Is::Running, Is::Pausing, Is::LastTurn]], ADMIT, &[E::SignalTurn(Signal::Cancel)], SAME),
+            (&[&[Is::Idle], &without, &ALL_BLOCKED, &REWINDING], NO_TURN, &[], SAME),
+            (&[&[Is::Running, Is::Pausing, Is::LastTurn], &COMPACTING], ADMIT, &[E::SignalTurn(Signal::Cancel)], SAME),
             (&[&[Is::Paused]], ADMIT, &[E::AbandonPaused], SAME),
             (&[&[Is::Cancelling, Is::Ending, Is::GivingUp, Is::Interrupted, Is::LastCommit]], ALREADY, &[], SAME),
         ],
@@ -289,7 +343,7 @@ fn methods_for_everyone(table: &mut Table) {
     table.row(
         Input::Method(M::Delegate),
         &[
-            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED], ADMIT, &[], SAME),
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &COMPACTING, &REWINDING], ADMIT, &[], SAME),
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
@@ -299,24 +353,30 @@ fn methods_for_everyone(table: &mut Table) {
     table.row(
         Input::Method(M::ShutdownNow),
         &[
-            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &[Is::Ending], &hastened], ADMIT, &[now], STOPPING),
-            (&[&[Is::Running, Is::Pausing, Is::Cancelling, Is::LastTurn]], ADMIT, &[told, now], STOPPING),
+            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &[Is::Ending], &hastened, &REWINDING], ADMIT, &[now], STOPPING),
+            (&[&[Is::Running, Is::Pausing, Is::Cancelling, Is::LastTurn], &COMPACTING], ADMIT, &[told, now], STOPPING),
             (&[&[Is::Interrupted, Is::Finished]], ALREADY, &[], SAME),
         ],
     );
     table.row(
         Input::Method(M::ShutdownGraceful),
         &[
-            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED], ADMIT, &[gently], STOPPING),
+            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &REWINDING], ADMIT, &[gently], STOPPING),
             // The turn may end first, and may be waiting for its children.
-            (&[&WITH_TURN], ADMIT, &[], STOPPING),
+            (&[&WITH_TURN, &COMPACTING], ADMIT, &[], STOPPING),
             (&[&ALL_STOPPING], ALREADY, &[], SAME),
         ],
     );
 }
 
 fn turn_results(table: &mut Table) {
-    let none = [&RESTING[..], &ALL_PAUSED, &ALL_BLOCKED, &[Is::Ending, Is::LastCommit, Is::LastChildren, Is::Finished]];
+    let none = [
+        &RESTING[..],
+        &ALL_PAUSED,
+        &ALL_BLOCKED,
+        &REWINDING,
+        &[Is::Ending, Is::LastCommit, Is::LastChildren, Is::Finished],
+    ];
     // The worker's word; what it means in a turn that was asked for nothing, to pause, to give up, to make way.
     let meanings = [
         (V::Finished, [V::Finished, V::Finished, V::Finished, V::Finished]),
@@ -333,6 +393,8 @@ fn turn_results(table: &mut Table) {
             &[
                 (&none, FACT, &[], SAME),
                 (&[&[Is::Running, Is::LastTurn]], FACT, &[E::CommitTurn(plain)], SAME),
+                // There is no compaction that could be gone on with.
+                (&[&COMPACTING], FACT, &[E::CommitTurn(if said == V::Paused { V::Cancelled } else { plain })], SAME),
                 (&[&[Is::Pausing]], FACT, &[E::CommitTurn(pausing)], SAME),
                 (&[&[Is::Cancelling]], FACT, &[E::CommitTurn(cancelling)], SAME),
                 (&[&[Is::Interrupted]], FACT, &[E::CommitTurn(interrupted)], SAME),
@@ -348,8 +410,10 @@ fn facts_of_turns(table: &mut Table) {
         table.row(
             input,
             &[
-                (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &stopped], FACT, &[], SAME),
-                (&[&WITH_TURN], FACT, &[], IDLE),
+                (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &REWINDING, &stopped], FACT, &[], SAME),
+                (&[&WITH_TURN, &[Is::Compacting]], FACT, &[], IDLE),
+                (&[&[Is::CompactingPaused]], FACT, &[], PAUSED),
+                (&[&[Is::CompactingBlocked]], FACT, &[E::RestBlocked], BLOCKED),
                 (&[&[Is::LastTurn, Is::LastCommit]], FACT, &[gently], SAME),
             ],
         );
@@ -359,7 +423,7 @@ fn facts_of_turns(table: &mut Table) {
         table.row(
             committed(QUIET, blocked),
             &[
-                (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &others, &stopped], FACT, &[], SAME),
+                (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &others, &stopped, &COMPACTING, &REWINDING], FACT, &[], SAME),
                 (&[&[Is::Ending]], FACT, effects, next),
                 (&[&[Is::LastCommit]], FACT, &[gently], SAME),
             ],
@@ -367,27 +431,48 @@ fn facts_of_turns(table: &mut Table) {
     }
     table.row(
         Input::AbandonCommitted(QUIET),
-        &[(&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING], FACT, &[], SAME), (&[&ALL_PAUSED], FACT, &[], IDLE)],
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
+            (&[&[Is::Rewinding, Is::RewindingBlocked]], FACT, &[], SAME),
+            (&[&ALL_PAUSED, &[Is::RewindingPaused]], FACT, &[], IDLE),
+        ],
+    );
+    // A rewind has given up what was paused; what is blocked stays so.
+    table.row(
+        Input::RewindCommitted(QUIET),
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
+            (&[&[Is::Rewinding, Is::RewindingBlocked]], FACT, &[], SAME),
+            (&[&ALL_PAUSED, &[Is::RewindingPaused]], FACT, &[], IDLE),
+        ],
     );
 }
 
 fn facts_of_the_pod(table: &mut Table) {
-    for input in [Input::Committed(QUIET), Input::Recorded(QUIET), Input::RunAborted] {
+    for input in [Input::Committed(QUIET), Input::Recorded(QUIET), Input::RunAborted, Input::RewindAborted] {
         table.row(input, &[(&[&ALL], FACT, &[], SAME)]);
     }
     table.row(
         Input::RunCommitted(QUIET),
-        &[(&[&RESTING, &WITH_TURN, &ALL_STOPPING], FACT, &[], SAME), (&[&ALL_PAUSED, &ALL_BLOCKED], FACT, &[], IDLE)],
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_STOPPING, &COMPACTING, &[Is::Rewinding]], FACT, &[], SAME),
+            (&[&ALL_PAUSED, &ALL_BLOCKED, &[Is::RewindingPaused, Is::RewindingBlocked]], FACT, &[], IDLE),
+        ],
     );
     table.row(
         Input::Unblocked(QUIET),
-        &[(&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING], FACT, &[], SAME), (&[&ALL_BLOCKED], FACT, &[], IDLE)],
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
+            (&[&[Is::Rewinding, Is::RewindingPaused]], FACT, &[], SAME),
+            (&[&ALL_BLOCKED, &[Is::RewindingBlocked]], FACT, &[], IDLE),
+        ],
     );
     table.row(
         Input::Due,
         &[
-            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING], FACT, &[E::Look], SAME),
-            (&[&ALL_BLOCKED], FACT, &[E::Unblock], SAME),
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING], FACT, &[E::Look], SAME),
+            (&[&[Is::Rewinding, Is::RewindingPaused]], FACT, &[E::Look], SAME),
+            (&[&ALL_BLOCKED, &[Is::RewindingBlocked]], FACT, &[E::Unblock], SAME),
         ],
     );
     let with_turn = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::Finished];
@@ -395,6 +480,7 @@ fn facts_of_the_pod(table: &mut Table) {
         Input::ChildrenGone,
         &[
             (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &with_turn], FACT, &[], SAME),
+            (&[&COMPACTING, &REWINDING], FACT, &[], SAME),
             (&[&[Is::LastChildren]], FACT, &[E::Finish], SAME),
         ],
     );
@@ -439,6 +525,57 @@ fn run_committed_while_stopping_never_starts_and_is_waited_for() {
     let stopping = play(pod(Is::Taking), &[Input::Method(M::ShutdownNow), Input::ChildrenGone], &[], STOPPING);
     play(stopping, &[Input::RunCommitted(RUN)], &[E::Finish], STOPPING);
     play(stopping, &[Input::RunAborted], &[E::Finish], STOPPING);
+}
+
+#[test]
+fn compaction_leaves_the_pod_what_it_was_and_starts_what_has_waited() {
+    let over = [Input::TurnOver(V::Finished), committed(DUE, false)];
+    let wake = E::StartTurn(Start::Wake);
+    play(pod(Is::Compacting), &over, &[wake], RUNNING);
+    play(pod(Is::CompactingPaused), &over, &[], PAUSED);
+    play(pod(Is::CompactingBlocked), &over, &[E::RestBlocked], BLOCKED);
+    for is in [Is::Compacting, Is::CompactingPaused, Is::CompactingBlocked] {
+        let cancelled = [Input::Method(M::Cancel), Input::TurnOver(V::Errored)];
+        play(pod(is), &cancelled, &[E::CommitTurn(V::Cancelled)], RUNNING);
+        let stopped = [Input::Method(M::ShutdownNow), Input::TurnOver(V::Errored)];
+        play(pod(is), &stopped, &[E::CommitTurn(V::Interrupted)], STOPPING);
+        let last = [Input::Method(M::ShutdownGraceful), Input::TurnOver(V::Finished), committed(DUE, false)];
+        play(pod(is), &last, &[E::StopChildren(Signal::Pause)], STOPPING);
+    }
+    // It is used up: what follows is an ordinary turn.
+    let idle = play(pod(Is::Compacting), &[Input::TurnOver(V::Errored), committed(QUIET, false)], &[], IDLE);
+    let paused = [Input::Committed(DUE), Input::TurnOver(V::Paused), committed(QUIET, false)];
+    play(idle, &paused, &[], PAUSED);
+}
+
+#[test]
+fn rewind_holds_what_waits_until_it_is_committed_or_not() {
+    let wake = E::StartTurn(Start::Wake);
+    for is in [Is::Rewinding, Is::RewindingPaused] {
+        let holding = pod(is).step(Input::Committed(DUE)).0;
+        assert!(holding.turn.is_none(), "{is:?}");
+        play(holding, &[Input::RewindCommitted(DUE)], &[wake], RUNNING);
+    }
+    play(pod(Is::Rewinding), &[Input::Committed(DUE), Input::RewindAborted], &[wake], RUNNING);
+    play(pod(Is::RewindingPaused), &[Input::Committed(DUE), Input::RewindAborted], &[], PAUSED);
+    // Its time comes while children are being stopped.
+    play(pod(Is::RewindingBlocked), &[Input::Due, Input::Unblocked(DUE)], &[], IDLE);
+    let stopping = [Input::Method(M::ShutdownNow), Input::ChildrenGone];
+    let stopping = play(pod(Is::Rewinding), &stopping, &[], STOPPING);
+    play(stopping, &[Input::RewindCommitted(DUE)], &[E::Finish], STOPPING);
+    play(stopping, &[Input::RewindAborted], &[E::Finish], STOPPING);
+}
+
+#[test]
+fn worker_that_can_do_neither_is_asked_for_neither() {
+    let unable = Abilities { compacts: false, rewinds: false, ..ABLE };
+    for found in [PodState::Idle, PodState::Paused, PodState::Blocked, PodState::Running] {
+        let state = State::restored(unable, found, QUIET).0;
+        for method in [M::Compact, M::Rewind] {
+            let (after, step) = state.step(Input::Method(method));
+            assert_eq!((step.verdict, step.effects, after), (UNABLE, Vec::new(), state), "{method:?} when {found}");
+        }
+    }
 }
 
 #[test]
@@ -491,7 +628,7 @@ fn wish_to_be_woken_is_said_once_for_each_time_and_again_after_a_look() {
 
 #[test]
 fn worker_that_reads_none_has_reports_recorded_and_no_turn() {
-    let (deaf, step) = State::restored(false, PodState::Idle, DUE);
+    let (deaf, step) = State::restored(Abilities { reads_reports: false, ..ABLE }, PodState::Idle, DUE);
     assert_eq!((deaf.phase(), step.effects), (PodState::Idle, vec![E::Record]));
     play(deaf, &[Input::Committed(DUE)], &[], IDLE);
     play(deaf, &[Input::Recorded(DUE)], &[E::Record], IDLE);
@@ -520,7 +657,7 @@ fn restored_pod_goes_on_where_its_store_is() {
         (PodState::Blocked, LATER, &[E::RestBlocked], BLOCKED),
     ];
     for (found, facts, effects, next) in cells {
-        let (state, step) = State::restored(true, *found, *facts);
+        let (state, step) = State::restored(ABLE, *found, *facts);
         assert_eq!((&step.effects[..], Some(state.phase())), (*effects, *next), "{found:?} with {facts:?}");
     }
 }

@@ -16,8 +16,12 @@ use super::state::{Signal, TurnVerdict};
 use crate::handle::PodHandle;
 use crate::id::{TurnId, WorkId};
 use crate::manifest::ManifestError;
-use crate::store::StartedTurn;
-use crate::worker::{TurnContext, TurnEnd, Worker};
+use crate::protocol::clip;
+use crate::store::{Compaction, StartedTurn, TurnCause};
+use crate::worker::{RewoundTo, TurnContext, TurnEnd, Worker, WorkerError, check_summary};
+
+/// LIMIT: what a worker may say when it fails, in bytes: it must fit a history entry, whatever is in it.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// A turn whose worker runs.
 #[derive(Debug)]
@@ -35,48 +39,72 @@ pub(crate) struct TurnOver {
     pub(crate) verdict: TurnVerdict,
     /// What the worker said, if it failed.
     pub(crate) message: Option<String>,
+    /// The summary, if it was to make one.
+    pub(crate) compaction: Option<Compaction>,
     /// The worker; gone if it panicked or had to be ended.
     pub(crate) worker: Option<Box<dyn Worker>>,
 }
 
-/// Runs the worker that was `made` for one turn.
+/// How a worker's future came out.
+struct Ended {
+    verdict: TurnVerdict,
+    message: Option<String>,
+    compaction: Option<Compaction>,
+    worker: Option<Box<dyn Worker>>,
+}
+
+/// Runs the worker that was `made` for one turn. `rewound` is what it has still to forget.
 pub(crate) fn start(
     handle: PodHandle,
     made: Result<Box<dyn Worker>, ManifestError>,
     started: StartedTurn,
+    rewound: Option<RewoundTo>,
     signal: watch::Receiver<Option<Signal>>,
 ) -> TurnInFlight {
     let (turn, works) = (started.turn, started.works.clone());
+    handle.shared().live.begin(turn);
     let messages = handle.shared().messages.clone();
     let task = tokio::spawn(async move {
-        let (verdict, message, worker) = match made {
-            Ok(worker) => run(worker, TurnContext::new(handle, started, signal)).await,
-            Err(error) => (TurnVerdict::Errored, Some(format!("the worker could not be made again: {error}")), None),
+        let Ended { verdict, message, compaction, worker } = match made {
+            Ok(worker) => run(worker, rewound, TurnContext::new(handle, started, signal)).await,
+            Err(error) => failed(format!("the worker could not be made again: {error}"), None),
         };
         // The controller is gone only when the pod has ended.
-        let _ = messages.send(Msg::TurnOver(TurnOver { turn, verdict, message, worker })).await;
+        let _ = messages.send(Msg::TurnOver(TurnOver { turn, verdict, message, compaction, worker })).await;
     });
     TurnInFlight { turn, works, task: Some(task.abort_handle()) }
 }
 
 /// The context holds a handle of the pod, and goes with this.
-async fn run(
-    mut worker: Box<dyn Worker>,
-    mut cx: TurnContext,
-) -> (TurnVerdict, Option<String>, Option<Box<dyn Worker>>) {
-    let ended = AssertUnwindSafe(async { worker.turn(&mut cx).await }).catch_unwind().await;
-    match ended {
-        Ok(Ok(end)) => (verdict(end), None, Some(worker)),
-        Ok(Err(error)) => (TurnVerdict::Errored, Some(error.to_string()), Some(worker)),
+async fn run(mut worker: Box<dyn Worker>, rewound: Option<RewoundTo>, mut cx: TurnContext) -> Ended {
+    let ended = AssertUnwindSafe(async {
+        if let Some(to) = rewound {
+            worker.rewound(to);
+        }
+        if cx.cause() != TurnCause::Compact {
+            return worker.turn(&mut cx).await.map(|end| (verdict(end), None));
+        }
+        let compaction = worker.compact(&mut cx).await?;
+        check_summary(&compaction)?;
+        Ok::<_, WorkerError>((TurnVerdict::Finished, Some(compaction)))
+    });
+    match ended.catch_unwind().await {
+        Ok(Ok((verdict, compaction))) => Ended { verdict, message: None, compaction, worker: Some(worker) },
+        Ok(Err(error)) => failed(error.to_string(), Some(worker)),
         Err(panic) => {
             let text = panic
                 .downcast_ref::<&str>()
                 .map(ToString::to_string)
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
-            (TurnVerdict::Errored, Some(format!("the worker panicked: {text}")), None)
+            failed(format!("the worker panicked: {text}"), None)
         }
     }
+}
+
+fn failed(message: String, worker: Option<Box<dyn Worker>>) -> Ended {
+    let message = Some(clip(&message, MESSAGE_BYTES_MAX).into_owned());
+    Ended { verdict: TurnVerdict::Errored, message, compaction: None, worker }
 }
 
 fn verdict(end: TurnEnd) -> TurnVerdict {

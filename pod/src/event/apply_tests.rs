@@ -153,6 +153,7 @@ fn work_of_ours_is_settled_when_the_agent_was_told_how_its_part_ended() {
         tx.end_turn(&crate::store::EndTurn {
             turn: TurnId(1),
             outcome: crate::store::TurnOutcome::Ended { result: crate::protocol::TurnResult::Finished },
+            compaction: None,
         })
     });
     let settled = PodEvent::WorkSettled { pod: b.clone(), work: WorkId(2), result: WorkResult::Failed };
@@ -174,6 +175,7 @@ fn work_is_settled_at_once_where_nobody_reads_reports() {
         tx.end_turn(&crate::store::EndTurn {
             turn: TurnId(1),
             outcome: crate::store::TurnOutcome::Ended { result: crate::protocol::TurnResult::Finished },
+            compaction: None,
         })
     });
     let settled = PodEvent::WorkSettled { pod: b.clone(), work: WorkId(2), result: WorkResult::Failed };

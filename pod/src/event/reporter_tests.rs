@@ -170,7 +170,7 @@ async fn what_a_turns_end_commits_is_offered_without_being_raised() {
         let accepted = tx.stage_run(&NewRun { work: WorkId(1), origin: Origin::Host, input: "x".to_owned() })?;
         tx.start_turn(StartCause::Wake)?;
         let outcome = TurnOutcome::Ended { result: TurnResult::Finished };
-        tx.end_turn(&EndTurn { turn: accepted.accepted.turn, outcome })
+        tx.end_turn(&EndTurn { turn: accepted.accepted.turn, outcome, compaction: None })
     });
     turn.await.unwrap();
     assert!(matches!(parent.acks(1).await, PodEvent::TurnEnded { .. }));

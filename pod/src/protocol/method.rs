@@ -4,7 +4,10 @@
 //!
 //! Served by `controller`, called by parents, children, observers and the command line.
 
-use crate::protocol::{Cancel, ChildReady, Notify, Pause, PodEventOffer, Resume, Run, Shutdown, Status, Subscribe};
+use crate::protocol::{
+    Cancel, ChildReady, Compact, ListRewindTargets, Notify, Pause, PodEventOffer, Resume, RewindTo, Run, Shutdown,
+    Status, Subscribe,
+};
 
 /// What a pod can be asked.
 #[derive(Debug, rpc::Protocol)]
@@ -31,6 +34,12 @@ pub enum Method {
     Status(Status),
     /// I am your child and ready.
     ChildReady(ChildReady),
+    /// Make the context shorter.
+    Compact(Compact),
+    /// To where can you go back?
+    ListRewindTargets(ListRewindTargets),
+    /// Go back there.
+    RewindTo(RewindTo),
 }
 
 #[cfg(test)]
@@ -52,6 +61,9 @@ mod tests {
             (8, "subscribe", true),
             (9, "status", false),
             (10, "child_ready", false),
+            (11, "compact", false),
+            (12, "list_rewind_targets", false),
+            (13, "rewind_to", false),
         ];
         assert_eq!(methods, expected);
     }

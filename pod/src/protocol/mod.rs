@@ -10,6 +10,7 @@ mod control;
 mod event;
 mod method;
 mod observe;
+mod rewind;
 mod status;
 mod text;
 mod work;
@@ -22,6 +23,10 @@ pub use event::{
 };
 pub use method::{Method, MethodCall, MethodHandler, MethodService};
 pub use observe::{ENTRY_BYTES_MAX, Observed, Subscribe, SubscribeRejection, Subscribed};
+pub use rewind::{
+    Compact, Compacting, ListRewindTargets, REWIND_CHILDREN_MAX, REWIND_INPUT_BYTES_MAX, REWIND_TARGETS_MAX,
+    RewindChildren, RewindRejection, RewindTarget, RewindTargets, RewindTo, Rewound,
+};
 pub use status::{ChildStatus, PodState, PodStatus, STATUS_CHILDREN_MAX, Status};
 pub use text::{Text, clip};
 pub use work::{Accepted, NOTE_BYTES_MAX, Notify, NotifyRejection, Queued, RUN_INPUT_BYTES_MAX, Run, RunRejection};

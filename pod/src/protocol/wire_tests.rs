@@ -60,6 +60,7 @@ fn requests_have_stable_bytes_and_survive_whatever_arrives() {
     check(&Notify { key: NoteKey(1), message: "hi".into(), auto_run: true }, "0102686901");
     check(&Subscribe { from: 251 }, "fbfb00");
     check(&Shutdown { mode: ShutdownMode::Graceful }, "01");
+    check(&RewindTo { target: TurnId(3), expected_head: 251, children: RewindChildren::Stop }, "03fbfb0001");
     let ready = ChildReady { pod: pod("b"), stream: StreamId(9), pid: 70_000, socket: "/s".into() };
     check(&ready, "0162fb2c0109fc70110100022f73");
     for (event, golden) in events().into_iter().zip([
@@ -87,6 +88,17 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&ControlAck { state: PodState::Paused, staged: true }, "0201");
     check(&ControlRejection::NotPaused, "00");
     check(&Stopping { turn: None }, "00");
+    check(&Compacting { turn: TurnId(3) }, "03");
+    let target = RewindTarget { turn: TurnId(3), at_ms: 4, input: Some("go".into()), reports: 5, children: 6 };
+    let targets = rpc::List::try_from(vec![target]).unwrap();
+    check(&RewindTargets { head: 9, targets, more: true }, "090103040102676f050601");
+    let rewound =
+        Rewound { target: TurnId(3), head: 9, turns: 2, input: Some("go".into()), reports: 1, children_stopped: 4 };
+    check(&rewound, "0309020102676f0104");
+    check(&RewindRejection::HeadMoved { head: 7 }, "0107");
+    let children = || rpc::List::try_from(vec![pod("b").name]).unwrap();
+    check(&RewindRejection::ChildrenLive { count: 1, children: children() }, "0301010162");
+    check(&RewindRejection::CannotDetach { count: 1, children: children() }, "0401010162");
     check(&Go { parent: pod("a"), watermark: Seq(2), config: "{}".into() }, "0161fb2c0102027b7d");
     check(&ChildRejection::Stopping, "02");
     check(&Observed::Entry { seq: 1, at_ms: 2, json: "{}".into() }, "000102027b7d");

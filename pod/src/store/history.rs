@@ -6,12 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NoteKey, PodId, PodName, Seq, StreamId, TurnId, WorkId};
+use crate::id::{CallId, NoteKey, PodId, PodName, Seq, StreamId, TurnId, WorkId};
 use crate::protocol::{ENTRY_BYTES_MAX, LocalEvent, TurnResult, WorkResult};
 use crate::store::children::{Lifetime, Terminal};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
-use crate::store::sql::{count, from_json, int, to_json};
+use crate::store::sql::{count, from_json, int, stored_word, to_json};
 use crate::store::tx::{Reads, Tx};
 
 /// LIMIT: how much of the history is in memory for one reader, in bytes of JSON: a few of the largest entries.
@@ -71,7 +71,65 @@ pub enum HistoryItem {
         /// The text.
         text: String,
     },
-    /// The worker did something else that is worth keeping: a tool call, usage, a retry.
+    /// The worker is about to use a tool. Stands here before the tool does anything.
+    ToolCall {
+        /// Which use, within its turn.
+        call: CallId,
+        /// Which tool.
+        tool: String,
+        /// What it is told.
+        arguments: serde_json::Value,
+    },
+    /// What became of it. Stands once for each use, also for one that its turn's end cut short.
+    ToolResult {
+        /// Which use.
+        call: CallId,
+        /// How it ended.
+        how: ToolEnd,
+        /// What the agent is told of it.
+        text: String,
+    },
+    /// What a request of the worker has used up.
+    Usage(Usage),
+    /// An attempt of the worker has failed and is repeated. What it had produced in it is not here and does not count.
+    Retrying {
+        /// How many have failed.
+        attempt: u32,
+        /// After this pause.
+        after_ms: u64,
+        /// Why it failed.
+        reason: String,
+    },
+    /// What the worker produces was cut, at a limit of a model, say, and is gone on with.
+    Continuing {
+        /// What cut it.
+        reason: String,
+    },
+    /// The agent's context was made shorter: `summary` stands for the entries up to `upto`, which stay here.
+    Compacted {
+        /// The last entry that it stands for.
+        upto: u64,
+        /// What they come to.
+        summary: String,
+        /// The children that live: a summary may have forgotten them. The newest ones, as far as they fit.
+        children: Vec<PodId>,
+        /// How many there are.
+        children_total: u64,
+    },
+    /// The agent's context ends before the entry `to` again: what stands between there and here does not count. It stays
+    /// here, and so does what it has caused elsewhere.
+    Rewound {
+        /// The entry with which `target` began.
+        to: u64,
+        /// The first turn that does not count.
+        target: TurnId,
+        /// Who wanted it; none, if the worker rolled its turn back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Origin>,
+        /// Reports and notes that are told again.
+        returned: u64,
+    },
+    /// The worker did something else that is worth keeping.
     Worker {
         /// Which.
         what: String,
@@ -197,6 +255,8 @@ pub enum TurnCause {
     Reports,
     /// A turn that had been paused goes on.
     Resume,
+    /// The context is made shorter.
+    Compact,
 }
 
 /// How a turn ended.
@@ -223,7 +283,35 @@ pub enum OutputKind {
     Text,
     /// A program's standard error.
     Stderr,
+    /// What the worker thought before it answered; no part of the answer.
+    Thinking,
 }
+
+/// How a use of a tool ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolEnd {
+    /// It did what it was told.
+    Done,
+    /// It said why not.
+    Failed,
+    /// Its turn ended first: what it has done is not known.
+    Abandoned,
+}
+
+/// What one request has used up, in tokens. What is not known is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Usage {
+    /// Read by the model, those from a cache included.
+    pub input_tokens: u64,
+    /// Written by it.
+    pub output_tokens: u64,
+    /// Of those read, how many came from a cache.
+    pub cached_tokens: u64,
+}
+
+stored_word!(TurnCause, "turn's cause", Run = "run", Reports = "reports", Resume = "resume", Compact = "compact");
 
 impl HistoryRow {
     /// The row as one line of JSON, without the line's end.
@@ -244,6 +332,13 @@ impl HistoryItem {
             Self::TurnStarted { .. } => "turn_started",
             Self::TurnEnded { .. } => "turn_ended",
             Self::Output { .. } => "output",
+            Self::ToolCall { .. } => "tool_call",
+            Self::ToolResult { .. } => "tool_result",
+            Self::Usage(_) => "usage",
+            Self::Retrying { .. } => "retrying",
+            Self::Continuing { .. } => "continuing",
+            Self::Compacted { .. } => "compacted",
+            Self::Rewound { .. } => "rewound",
             Self::Worker { .. } => "worker",
             Self::SystemItem(_) => "system_item",
             Self::ControlEvent { .. } => "control_event",
@@ -283,8 +378,13 @@ impl Reads<'_> {
     /// If the file or an entry cannot be read.
     pub fn history_after(&self, cursor: u64, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
         let sql = "SELECT seq, at, turn, work, body FROM history WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        self.page(sql, (int(cursor), limit))
+    }
+
+    /// The rows that `sql` finds, as far as they fit one page; at least one, if there is any.
+    pub(crate) fn page(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<HistoryRow>, StoreError> {
         let mut statement = self.conn.prepare_cached(sql)?;
-        let mut found = statement.query((int(cursor), limit))?;
+        let mut found = statement.query(params)?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.next()? {
             let body: String = row.get(4)?;
@@ -324,82 +424,5 @@ impl Tx<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::fixture::{self, pod};
-
-    #[test]
-    fn history_is_read_from_a_cursor_in_order() {
-        let store = fixture::memory("a");
-        store.with(|tx| {
-            for n in 1..=5 {
-                let item = HistoryItem::Output { output: OutputKind::Text, text: n.to_string() };
-                assert_eq!(tx.append(Some(TurnId(1)), None, &item)?, n);
-            }
-            let page = tx.history_after(2, 2)?;
-            assert_eq!(page.iter().map(|row| row.seq).collect::<Vec<_>>(), [3, 4]);
-            assert_eq!(tx.history_head()?, 5);
-            Ok(())
-        });
-    }
-
-    #[test]
-    fn page_of_history_is_bounded_in_bytes_and_never_empty_before_the_end() {
-        let store = fixture::memory("a");
-        let item = HistoryItem::Output { output: OutputKind::Text, text: "x".repeat(800 * 1024) };
-        store.with(|tx| {
-            for _ in 0..12 {
-                tx.append(None, None, &item)?;
-            }
-            let (mut cursor, mut pages) = (0, Vec::new());
-            while let Some(last) = tx.history_after(cursor, 100)?.last() {
-                pages.push(last.seq - cursor);
-                cursor = last.seq;
-            }
-            assert_eq!(pages, [5, 5, 2]);
-            Ok(())
-        });
-    }
-
-    #[test]
-    fn every_item_reads_as_it_was_written() {
-        let store = fixture::memory("a");
-        let event = LocalEvent::Reported(fixture::turn_ended(&pod("b", 2), WorkId(3)));
-        let key = Some(EventKey { stream: StreamId(9), seq: Seq(1) });
-        let items = [
-            HistoryItem::LifeStarted { pod: pod("a", 1) },
-            HistoryItem::UserInput { origin: Origin::Person { uid: 0, pid: Some(7) }, text: "x\n\u{20ac}".to_owned() },
-            HistoryItem::TurnStarted { cause: TurnCause::Run, works: vec![WorkId(1)] },
-            HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { message: "no".to_owned() } },
-            HistoryItem::Worker { what: "usage".to_owned(), detail: serde_json::json!({"tokens": 3}) },
-            HistoryItem::SystemItem(SystemItem::Report { key, event: event.clone(), text: "t".to_owned() }),
-            HistoryItem::SystemItem(SystemItem::Note { key: NoteKey(1), origin: Origin::Host, text: "n".to_owned() }),
-            HistoryItem::ControlEvent { key: None, event },
-            HistoryItem::ChildSpawned { child: pod("b", 2), lifetime: Lifetime::Tied },
-            HistoryItem::ChildTerminal { child: pod("b", 2), terminal: Terminal::ShutDown, unread: None },
-            HistoryItem::WorkSettled { result: WorkResult::Lost, child: Some(pod("b", 2).name) },
-            HistoryItem::Unblocked,
-        ];
-        store.with(|tx| {
-            for item in &items {
-                tx.append(None, Some(WorkId(5)), item)?;
-            }
-            let rows = tx.history_after(0, 100)?;
-            assert_eq!(rows.iter().map(|row| &row.item).collect::<Vec<_>>(), items.iter().collect::<Vec<_>>());
-            for row in rows {
-                let line = row.to_json_line()?;
-                assert!(line.contains(&format!("\"kind\":\"{}\"", row.item.kind())), "{line}");
-                assert!(!line.contains('\n'), "{line}");
-            }
-            Ok(())
-        });
-    }
-
-    #[test]
-    fn entry_that_no_observer_could_be_sent_is_refused() {
-        let store = fixture::memory("a");
-        let item = HistoryItem::Output { output: OutputKind::Text, text: "x".repeat(ENTRY_BYTES_MAX) };
-        let error = store.try_with(|tx| tx.append(None, None, &item)).unwrap_err();
-        assert!(matches!(error, StoreError::TooLarge { .. }), "{error}");
-    }
-}
+#[path = "history_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@
 
 mod children;
 mod clock;
+mod context;
 mod error;
 mod history;
 mod inbox;
@@ -25,8 +26,13 @@ mod works;
 
 pub use children::{ChildReadiness, ChildRow, ChildState, EndOfLife, Lifetime, NewChild, Reservation, Terminal};
 pub use clock::{Clock, UnixMillis};
+pub use context::{
+    Compaction, Rewind, RewindOutcome, RewindTarget, RewindTargets, Rewound, SUMMARY_BYTES_MAX, Summary,
+};
 pub use error::StoreError;
-pub use history::{EventKey, HistoryItem, HistoryRow, Origin, OutputKind, SystemItem, TurnCause, TurnOutcome};
+pub use history::{
+    EventKey, HistoryItem, HistoryRow, Origin, OutputKind, SystemItem, ToolEnd, TurnCause, TurnOutcome, Usage,
+};
 pub(crate) use inbox::NewReport;
 pub use inbox::{InboxId, NoteOutcome, StagedReport};
 pub use intents::{Intent, IntentKind, carry_out};

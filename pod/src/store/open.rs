@@ -300,7 +300,8 @@ mod tests {
         let (conn, _) = open_writer(&path, &fixture::options("a")).unwrap();
         conn.pragma_update(None, "user_version", schema::VERSION + 1).unwrap();
         drop(conn);
-        refused(&path, &["schema 2", "knows up to 1", "newer program"]);
+        let (newer, known) = (format!("schema {}", schema::VERSION + 1), format!("knows up to {}", schema::VERSION));
+        refused(&path, &[&newer, &known, "newer program"]);
     }
 
     #[test]

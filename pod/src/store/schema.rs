@@ -13,7 +13,7 @@ use crate::store::error::StoreError;
 pub(crate) const APPLICATION_ID: i64 = 0x706f_6473;
 
 /// What turns version `n` into `n + 1`, for each `n` from 0.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// The version that this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -142,6 +142,23 @@ CREATE TABLE intents (
 );
 ";
 
+const V2: &str = "
+-- history: the entry with which the turn began.
+ALTER TABLE turns ADD COLUMN history INTEGER;
+ALTER TABLE turns ADD COLUMN cause TEXT;
+UPDATE turns SET (history, cause) =
+    (SELECT seq, json_extract(body, '$.cause') FROM history WHERE kind = 'turn_started' AND history.turn = turns.turn);
+
+-- Entries that are no part of what the agent knows: rewound, rolled back, or of a compaction. Ranges that do not overlap.
+CREATE TABLE left_out (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
+
+-- seq: the entry that holds the summary; upto: the last entry that it stands for.
+CREATE TABLE compactions (seq INTEGER PRIMARY KEY, upto INTEGER NOT NULL);
+
+-- Uses of tools whose result is not committed yet.
+CREATE TABLE calls (turn INTEGER NOT NULL, call INTEGER NOT NULL, PRIMARY KEY (turn, call)) WITHOUT ROWID;
+";
+
 /// Brings a file of version `from` to [`VERSION`], in one transaction.
 pub(crate) fn migrate(conn: &mut Connection, from: i64) -> Result<(), StoreError> {
     migrate_to(conn, from, &MIGRATIONS)
@@ -186,6 +203,24 @@ mod tests {
         assert!(conn.prepare("SELECT y FROM a").is_err(), "half a migration was committed");
         let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, 1);
+    }
+
+    #[test]
+    fn turns_of_a_first_version_know_their_beginning_afterwards() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate_to(&mut conn, 0, &[V1]).unwrap();
+        conn.execute_batch(
+            r#"INSERT INTO turns (turn, state, started_at) VALUES (1, 'ended', 5), (2, 'paused', 6);
+               INSERT INTO history (at, kind, turn, body) VALUES
+                   (5, 'turn_started', 1, '{"kind":"turn_started","cause":"run","works":[]}'), (5, 'output', 1, '{}'),
+                   (6, 'turn_started', 2, '{"kind":"turn_started","cause":"resume","works":[]}');"#,
+        )
+        .unwrap();
+        migrate(&mut conn, 1).unwrap();
+        let mut statement = conn.prepare("SELECT history, cause FROM turns ORDER BY turn").unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let rows: Vec<(i64, String)> = rows.map(Result::unwrap).collect();
+        assert_eq!(rows, [(1, "run".to_owned()), (3, "resume".to_owned())]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::id::{Incarnation, NoteKey, PodName, Seq, StreamId, TurnId, WorkId};
+use crate::id::{CallId, Incarnation, NoteKey, PodName, Seq, StreamId, TurnId, WorkId};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 
@@ -50,7 +50,7 @@ macro_rules! as_integer {
 }
 
 as_text!(PodName, Incarnation, StreamId, WorkId, NoteKey);
-as_integer!(Seq, TurnId, UnixMillis);
+as_integer!(CallId, Seq, TurnId, UnixMillis);
 
 /// `value` as JSON.
 pub(crate) fn to_json<T: Serialize + ?Sized>(what: &'static str, value: &T) -> Result<String, StoreError> {

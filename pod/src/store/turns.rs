@@ -9,6 +9,7 @@ use crate::id::{PodId, Seq, TurnId, WorkId};
 use crate::protocol::{PodEvent, PodState, Text, TurnResult, WorkResult};
 use crate::store::children::ChildRow;
 use crate::store::clock::UnixMillis;
+use crate::store::context::Compaction;
 use crate::store::error::StoreError;
 use crate::store::history::{HistoryItem, Origin, TurnCause, TurnOutcome};
 use crate::store::inbox::{Return, StagedReport};
@@ -60,6 +61,8 @@ pub struct EndTurn {
     pub turn: TurnId,
     /// How it ended.
     pub outcome: TurnOutcome,
+    /// The summary that it has made, if it was to make one.
+    pub compaction: Option<Compaction>,
 }
 
 /// What a turn's end has made true.
@@ -131,8 +134,7 @@ impl Tx<'_> {
             Some(run) => run.turn,
             None => TurnId(self.take_number("next_turn")?),
         };
-        let sql = "INSERT INTO turns (turn, state, started_at) VALUES (?1, 'running', ?2)";
-        self.run(sql, (turn, self.now()))?;
+        self.open_turn(turn, cause)?;
         if let Some(paused) = paused {
             // A paused turn goes on in this one, or gives way to it.
             self.run("UPDATE turns SET state = 'ended' WHERE turn = ?1", [paused])?;
@@ -148,7 +150,7 @@ impl Tx<'_> {
             self.run("INSERT INTO turn_works (turn, work) VALUES (?1, ?2)", (turn, run.work))?;
         }
         let works = self.turn_works(turn)?;
-        self.append(Some(turn), works.first().copied(), &HistoryItem::TurnStarted { cause, works })?;
+        self.turn_began(turn, cause, works)?;
         let input = match run {
             Some(run) => {
                 let item = HistoryItem::UserInput { origin: run.origin, text: run.input.clone() };
@@ -161,6 +163,33 @@ impl Tx<'_> {
         // Giving way to another turn may have been a work's last condition.
         self.settle_works()?;
         Ok(StartedTurn { turn, cause, input, reports, works: self.turn_works(turn)? })
+    }
+
+    /// Starts a turn that does nothing but make the context shorter. It is told nothing, is for no work, and leaves a
+    /// paused turn as it is.
+    ///
+    /// # Errors
+    /// `Contradiction` if a turn runs; else if it cannot be written.
+    pub fn start_compaction(&self) -> Result<StartedTurn, StoreError> {
+        if let Some(turn) = self.turn_in("running")? {
+            return Err(StoreError::Contradiction(format!("turn {turn} is running")));
+        }
+        let (turn, cause) = (TurnId(self.take_number("next_turn")?), TurnCause::Compact);
+        self.open_turn(turn, cause)?;
+        self.turn_began(turn, cause, Vec::new())?;
+        Ok(StartedTurn { turn, cause, input: None, reports: Vec::new(), works: Vec::new() })
+    }
+
+    fn open_turn(&self, turn: TurnId, cause: TurnCause) -> Result<(), StoreError> {
+        let sql = "INSERT INTO turns (turn, state, started_at, cause) VALUES (?1, 'running', ?2, ?3)";
+        self.run(sql, (turn, self.now(), cause))?;
+        Ok(())
+    }
+
+    fn turn_began(&self, turn: TurnId, cause: TurnCause, works: Vec<WorkId>) -> Result<(), StoreError> {
+        let seq = self.append(Some(turn), works.first().copied(), &HistoryItem::TurnStarted { cause, works })?;
+        self.run("UPDATE turns SET history = ?2 WHERE turn = ?1", (turn, int(seq)))?;
+        Ok(())
     }
 
     /// Ends the turn that runs: history, what the parent is told of it, what was staged and not seen, what it settles.
@@ -176,17 +205,25 @@ impl Tx<'_> {
         }
         let head = self.outbox_head()?;
         let works = self.turn_works(end.turn)?;
+        self.abandon_calls(end.turn)?;
+        if let Some(compaction) = &end.compaction {
+            self.compact(end.turn, compaction)?;
+        }
         let item = HistoryItem::TurnEnded { outcome: end.outcome.clone() };
-        self.append(Some(end.turn), works.first().copied(), &item)?;
+        let ended_at = self.append(Some(end.turn), works.first().copied(), &item)?;
         for work in works {
             self.report_turn(end, work)?;
         }
         let (returned, attempts) = self.return_reports(end.turn, how_to_return(&end.outcome))?;
+        let compacting = self.leave_compaction_out(end.turn, ended_at)?;
+        if end.outcome == (TurnOutcome::Ended { result: TurnResult::RolledBack }) {
+            self.roll_back(end.turn, returned)?;
+        }
         // A paused turn waits for its resume as it is.
         let blocked = !paused && returned > 0 && attempts >= self.limits().attempts;
         if blocked {
             self.block(end)?;
-        } else if returned == 0 && end.outcome == (TurnOutcome::Ended { result: TurnResult::Finished }) {
+        } else if !compacting && returned == 0 && end.outcome == (TurnOutcome::Ended { result: TurnResult::Finished }) {
             self.set_meta_text("blocked_told", None)?;
         }
         let settled = self.settle_works()?;
@@ -204,7 +241,7 @@ impl Tx<'_> {
         // Within this transaction it runs for one more moment, so that it ends as every turn does.
         self.run("UPDATE turns SET state = 'running' WHERE turn = ?1", [turn])?;
         let outcome = TurnOutcome::Ended { result: TurnResult::Cancelled };
-        Ok(self.end_turn(&EndTurn { turn, outcome })?.settled)
+        Ok(self.end_turn(&EndTurn { turn, outcome, compaction: None })?.settled)
     }
 
     fn report_turn(&self, end: &EndTurn, work: WorkId) -> Result<(), StoreError> {
@@ -265,7 +302,7 @@ impl Tx<'_> {
         let mut interrupted = Vec::new();
         while let Some(turn) = self.turn_in("running")? {
             let outcome = TurnOutcome::Ended { result: TurnResult::Interrupted };
-            self.end_turn(&EndTurn { turn, outcome })?;
+            self.end_turn(&EndTurn { turn, outcome, compaction: None })?;
             interrupted.push(turn);
         }
         if !self.own().reads_reports {

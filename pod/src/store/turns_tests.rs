@@ -16,11 +16,12 @@ fn started(start: TurnStart) -> StartedTurn {
 }
 
 fn ended(turn: u64, result: TurnResult) -> EndTurn {
-    EndTurn { turn: TurnId(turn), outcome: TurnOutcome::Ended { result } }
+    EndTurn { turn: TurnId(turn), outcome: TurnOutcome::Ended { result }, compaction: None }
 }
 
 fn errored(turn: u64) -> EndTurn {
-    EndTurn { turn: TurnId(turn), outcome: TurnOutcome::Errored { message: "no network".to_owned() } }
+    let outcome = TurnOutcome::Errored { message: "no network".to_owned() };
+    EndTurn { turn: TurnId(turn), outcome, compaction: None }
 }
 
 fn history(store: &Memory) -> Vec<HistoryRow> {

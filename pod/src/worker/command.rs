@@ -151,6 +151,8 @@ async fn keep(
     let mut buffer = vec![0; 16 * 1024];
     let (mut pending, mut tail) = (Vec::new(), Vec::new());
     let (mut kept, mut left_out) = (0, 0_usize);
+    // Of what is pending, how much was shown.
+    let mut shown = 0;
     loop {
         let read = stream.read(&mut buffer).await.unwrap_or(0);
         let fresh = buffer.get(..read).unwrap_or_default();
@@ -167,7 +169,10 @@ async fn keep(
         if end > 0 {
             let piece: Vec<u8> = pending.drain(..end).collect();
             cx.produce(kind, &String::from_utf8_lossy(&piece)).await?;
+            shown = 0;
         }
+        // A line that is not complete yet: a prompt, or how far it has come.
+        shown += show(cx, kind, pending.get(shown..).unwrap_or_default());
         if read == 0 {
             break;
         }
@@ -176,6 +181,18 @@ async fn keep(
         cx.produce(kind, &format!("[{left_out} more bytes were left out]")).await?;
     }
     Ok(String::from_utf8_lossy(&tail).trim().to_owned())
+}
+
+/// Shows as much of `fresh` as is whole characters; tells how many bytes.
+fn show(cx: &TurnContext, kind: OutputKind, fresh: &[u8]) -> usize {
+    let whole = match std::str::from_utf8(fresh) {
+        Ok(text) => text,
+        Err(error) => {
+            fresh.get(..error.valid_up_to()).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+        }
+    };
+    cx.delta(kind, whole);
+    whole.len()
 }
 
 fn ended(status: ExitStatus, stderr: &str) -> Result<TurnEnd, WorkerError> {

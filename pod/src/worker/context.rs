@@ -1,21 +1,38 @@
 //! What a worker may do in its turn.
 //!
-//! Everything that a turn produces is committed when the call returns; a turn that is dropped leaves nothing half done.
+//! Two kinds, told apart by their names and their types. What lasts is committed when its call returns, and nothing is
+//! to be used before: `async`, and fails if it could not be committed. What only eyes need ([`delta`](TurnContext::delta),
+//! [`progress`](super::ToolUse::progress)) is said at once, may be missed, and is kept nowhere. A turn that is dropped leaves nothing
+//! half done, and one that is over changes nothing any more.
 //!
 //! Made by `controller/turn` for each turn, used by workers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use tokio::sync::watch;
 
-use super::WorkerError;
+use super::live::floor;
+use super::{ToolUse, WorkerError};
 pub use crate::controller::state::Signal;
 use crate::handle::{Child, PodHandle, RunError, SpawnError, SpawnPod, Work};
-use crate::id::{PodName, TurnId, WorkId};
-use crate::store::{HistoryItem, InboxId, OutputKind, StagedReport, StartedTurn, StoreError, SystemItem, TurnCause};
+use crate::id::{CallId, PodName, TurnId, WorkId};
+use crate::protocol::clip;
+use crate::store::{
+    Compaction, HistoryItem, HistoryRow, InboxId, OutputKind, StagedReport, StartedTurn, StoreError, Summary,
+    SystemItem, ToolEnd, TurnCause, Tx, Usage,
+};
 
 /// LIMIT: reports that one request to a worker may bring: what an agent can take in at once.
 const REPORTS_PER_REQUEST: u32 = 64;
 /// LIMIT: one piece of output in the history, in bytes. Longer texts are cut into several.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// LIMIT: what a tool is told, in bytes of JSON. It fits a history entry whatever is in it.
+const ARGUMENTS_BYTES_MAX: usize = 128 * 1024;
+/// LIMIT: a name or a reason that a worker gives, in bytes.
+const REASON_BYTES_MAX: usize = 4 * 1024;
+/// LIMIT: entries of the context that are read at a time.
+const CONTEXT_PAGE: u32 = 256;
 
 /// One turn, as its worker sees it.
 #[derive(Debug)]
@@ -27,12 +44,13 @@ pub struct TurnContext {
     /// Reports of the present request.
     told: Vec<InboxId>,
     signal: watch::Receiver<Option<Signal>>,
+    calls: AtomicU64,
 }
 
 impl TurnContext {
     pub(crate) fn new(handle: PodHandle, mut started: StartedTurn, signal: watch::Receiver<Option<Signal>>) -> Self {
         let fresh = std::mem::take(&mut started.reports);
-        Self { handle, started, fresh, told: Vec::new(), signal }
+        Self { handle, started, fresh, told: Vec::new(), signal, calls: AtomicU64::new(0) }
     }
 
     /// Which turn this is.
@@ -67,10 +85,8 @@ impl TurnContext {
         if room > 0 {
             let staged = self.handle.commit(move |tx| {
                 // A worker that was ended may be this far: what it would take now, nobody would give back.
-                match tx.turn_in("running")? {
-                    Some(running) if running == turn => tx.stage_reports(turn, room),
-                    _ => Err(StoreError::Contradiction(format!("turn {turn} is over"))),
-                }
+                tx.running(turn)?;
+                tx.stage_reports(turn, room)
             });
             let staged = staged.await;
             reports.extend(staged.map_err(failed("stage what the agent is told"))?);
@@ -99,29 +115,140 @@ impl TurnContext {
         self.produce(OutputKind::Text, text).await
     }
 
-    pub(super) async fn produce(&self, output: OutputKind, text: &str) -> Result<(), WorkerError> {
+    /// The same for any kind of output. It takes the place of the deltas of that kind that came before it.
+    ///
+    /// # Errors
+    /// It could not be committed.
+    pub async fn produce(&self, output: OutputKind, text: &str) -> Result<(), WorkerError> {
         let mut rest = text;
         while !rest.is_empty() {
-            let end = (0..=rest.len().min(OUTPUT_BYTES_MAX)).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(0);
-            let (piece, tail) = rest.split_at(end);
+            let (piece, tail) = rest.split_at(floor(rest, OUTPUT_BYTES_MAX));
             rest = tail;
             self.record(HistoryItem::Output { output, text: piece.to_owned() }).await?;
         }
+        self.handle.shared().live.committed(self.turn(), output);
         Ok(())
     }
 
-    /// Writes something else that is worth keeping: a tool call, usage, a retry.
+    /// Shows a piece of output while it is being produced: to whoever watches, and kept nowhere. What is to last is
+    /// committed whole with [`produce`](Self::produce) afterwards.
+    pub fn delta(&self, output: OutputKind, text: &str) {
+        self.handle.shared().live.delta(self.turn(), output, text);
+    }
+
+    /// Begins a use of a tool: committed before the tool does anything. Several may be under way.
+    ///
+    /// # Errors
+    /// The arguments have more than 128 KiB, or it could not be committed: the tool must then not be used.
+    pub async fn tool(&self, tool: &str, arguments: serde_json::Value) -> Result<ToolUse<'_>, WorkerError> {
+        let bytes = arguments.to_string().len();
+        if bytes > ARGUMENTS_BYTES_MAX {
+            let text = format!("tool `{tool}` is told {bytes} bytes; at most {ARGUMENTS_BYTES_MAX} are allowed");
+            return Err(WorkerError::new(text));
+        }
+        let call = CallId(self.calls.fetch_add(1, Ordering::Relaxed) + 1);
+        let (turn, work, tool) = (self.turn(), self.work(), clip(tool, REASON_BYTES_MAX).into_owned());
+        let name = tool.clone();
+        self.commit("begin the use of a tool", move |tx| tx.begin_call(turn, work, call, &name, &arguments)).await?;
+        self.handle.shared().live.call(turn, call, &tool);
+        Ok(ToolUse::new(self, call))
+    }
+
+    pub(super) async fn end_call(&self, call: CallId, how: ToolEnd, text: String) -> Result<(), WorkerError> {
+        let (turn, work) = (self.turn(), self.work());
+        self.commit("end the use of a tool", move |tx| tx.end_call(turn, work, call, how, &text)).await?;
+        self.handle.shared().live.call_over(turn, call);
+        Ok(())
+    }
+
+    /// Writes down what a request has used up.
+    ///
+    /// # Errors
+    /// It could not be committed.
+    pub async fn usage(&self, usage: Usage) -> Result<(), WorkerError> {
+        self.record(HistoryItem::Usage(usage)).await
+    }
+
+    /// Says that an attempt, the `attempt`th, has failed and is repeated `after` a pause, which is the worker's to make
+    /// ([`rest`](Self::rest)). The deltas of the attempt do not count.
+    ///
+    /// # Errors
+    /// It could not be committed.
+    pub async fn retrying(&self, attempt: u32, after: Duration, reason: &str) -> Result<(), WorkerError> {
+        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let reason = clip(reason, REASON_BYTES_MAX).into_owned();
+        self.record(HistoryItem::Retrying { attempt, after_ms, reason }).await?;
+        self.handle.shared().live.discard(self.turn());
+        Ok(())
+    }
+
+    /// Says that what the worker produces was cut and is gone on with.
+    ///
+    /// # Errors
+    /// It could not be committed.
+    pub async fn continuing(&self, reason: &str) -> Result<(), WorkerError> {
+        self.record(HistoryItem::Continuing { reason: clip(reason, REASON_BYTES_MAX).into_owned() }).await
+    }
+
+    /// What stands for the oldest part of the context, if it was made shorter.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn summary(&self) -> Result<Option<Summary>, WorkerError> {
+        let found = self.handle.store().read(|reads| reads.context_summary()).await;
+        found.map_err(failed("read the context"))
+    }
+
+    /// The entries of the context after `cursor`, oldest first, a page at a time; it ends where this returns none. What the
+    /// [`summary`](Self::summary) stands for and what was rewound is not among them; what this turn was told is. A worker
+    /// that makes its requests from this needs no memory of its own, and goes on after a crash as if there had been none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn context_after(&self, cursor: u64) -> Result<Vec<HistoryRow>, WorkerError> {
+        let found = self.handle.store().read(move |reads| reads.context_after(cursor, CONTEXT_PAGE)).await;
+        found.map_err(failed("read the context"))
+    }
+
+    /// Makes the context shorter in the middle of a turn. What this turn was told and has not confirmed with
+    /// [`response_received`](Self::response_received), and all behind it, stays. Returns what is committed.
+    ///
+    /// # Errors
+    /// The summary is empty or has more than 128 KiB, or it could not be committed.
+    pub async fn compacted(&self, compaction: Compaction) -> Result<Summary, WorkerError> {
+        super::check_summary(&compaction)?;
+        let turn = self.turn();
+        let committed = self.commit("make the context shorter", move |tx| {
+            tx.running(turn)?;
+            tx.compact(turn, &compaction)?;
+            tx.context_summary()
+        });
+        committed.await?.ok_or_else(|| WorkerError::new("a summary was committed and is not there"))
+    }
+
+    /// Writes something else that is worth keeping; of `what`, at most 4 KiB.
     ///
     /// # Errors
     /// It could not be committed.
     pub async fn note(&self, what: &str, detail: serde_json::Value) -> Result<(), WorkerError> {
-        self.record(HistoryItem::Worker { what: what.to_owned(), detail }).await
+        self.record(HistoryItem::Worker { what: clip(what, REASON_BYTES_MAX).into_owned(), detail }).await
     }
 
     async fn record(&self, item: HistoryItem) -> Result<(), WorkerError> {
-        let (turn, work) = (self.started.turn, self.started.works.first().copied());
-        let written = self.handle.commit(move |tx| tx.append(Some(turn), work, &item)).await;
-        written.map(|_| ()).map_err(failed("write the history"))
+        let (turn, work) = (self.turn(), self.work());
+        self.commit("write the history", move |tx| tx.append_in(turn, work, &item)).await.map(|_| ())
+    }
+
+    async fn commit<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        self.handle.commit(work).await.map_err(failed(doing))
+    }
+
+    fn work(&self) -> Option<WorkId> {
+        self.started.works.first().copied()
     }
 
     /// What the turn is asked for, if anything: to pause, to give up, or to make way for the pod's end.
@@ -143,6 +270,19 @@ impl TurnContext {
                 // The controller has gone: nothing that the turn does can be committed any more.
                 return Signal::Shutdown;
             }
+        }
+    }
+
+    /// Waits for so long, or until the turn is asked to end: then says so.
+    ///
+    /// # Cancel safety
+    /// It may be dropped.
+    pub async fn rest(&self, pause: Duration) -> Option<Signal> {
+        // CANCEL SAFETY: neither holds anything.
+        tokio::select! {
+            biased;
+            signal = self.signalled() => Some(signal),
+            () = tokio::time::sleep(pause) => None,
         }
     }
 

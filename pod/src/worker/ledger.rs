@@ -13,6 +13,11 @@ use super::{TurnContext, TurnEnd, Worker, WorkerError};
 pub struct Ledger;
 
 impl Worker for Ledger {
+    /// It knows nothing; what it is told again it writes down again.
+    fn rewinds(&self) -> bool {
+        true
+    }
+
     fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             if let Some(input) = cx.input() {

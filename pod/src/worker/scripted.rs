@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Signal, TurnContext, TurnEnd, Worker, WorkerError};
+use super::{Compaction, RewoundTo, Signal, TurnContext, TurnEnd, Usage, Worker, WorkerError};
 use crate::handle::SpawnPod;
-use crate::id::PodName;
+use crate::id::{PodName, TurnId};
 use crate::manifest::{ManifestError, WorkerSpec};
-use crate::store::TurnCause;
+use crate::store::{OutputKind, TurnCause};
 
 /// LIMIT: how long a script waits for a child or a report.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -32,8 +32,18 @@ pub struct Script {
     /// Whether reports are to be read at all.
     #[serde(default = "yes")]
     reads_reports: bool,
+    /// What a compaction leaves; without it the script keeps nothing that could be made shorter.
+    #[serde(default)]
+    summary: Option<String>,
+    /// The steps of a compaction, before it leaves its summary.
+    #[serde(default)]
+    on_compact: Vec<Step>,
+    /// Whether it can go back to an earlier run.
+    #[serde(default = "yes")]
+    rewinds: bool,
+    /// The turns that took their steps from `runs`.
     #[serde(skip)]
-    ran: usize,
+    ran: Vec<TurnId>,
 }
 
 /// One step of a script.
@@ -42,6 +52,24 @@ pub struct Script {
 enum Step {
     /// Writes output.
     Say(String),
+    /// Shows output that is not committed: the next `say` has it.
+    Delta(String),
+    /// The same for what it thinks; committed by the next `think`.
+    ThinkDelta(String),
+    /// Writes what it thinks.
+    Think(String),
+    /// Uses a tool.
+    Tool(ToolStep),
+    /// Uses up so many tokens.
+    Usage(Usage),
+    /// An attempt has failed and is repeated after a pause; what it has shown does not count.
+    Retry(RetryStep),
+    /// What it says was cut, for this reason, and goes on.
+    Continue(String),
+    /// Makes its context shorter, to this summary.
+    Compact(String),
+    /// Writes how much of its context there is: the summary, and how many entries stand behind it.
+    Recall,
     /// Does nothing for so many milliseconds; ends the turn if it is asked to end.
     SleepMs(u64),
     /// Starts a child.
@@ -88,6 +116,38 @@ struct RunStep {
     input: String,
 }
 
+/// A use of a tool; it fails if `fails` is given, and ends as abandoned if its turn ends first.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolStep {
+    name: String,
+    #[serde(default)]
+    arguments: toml::Table,
+    /// What it says on its way, each after `pause_ms`.
+    #[serde(default)]
+    progress: Vec<String>,
+    #[serde(default)]
+    pause_ms: u64,
+    #[serde(default)]
+    result: String,
+    #[serde(default)]
+    fails: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetryStep {
+    reason: String,
+    #[serde(default = "one")]
+    attempt: u32,
+    #[serde(default)]
+    after_ms: u64,
+}
+
+fn one() -> u32 {
+    1
+}
+
 fn yes() -> bool {
     true
 }
@@ -98,16 +158,22 @@ impl Script {
     /// # Errors
     /// Names the key or the step that is wrong, and what would be right.
     pub fn from_spec(spec: &WorkerSpec) -> Result<Self, ManifestError> {
-        spec.read()
+        let script: Self = spec.read()?;
+        if script.summary.as_ref().is_some_and(|summary| summary.trim().is_empty()) {
+            let reason = "it is empty; say what a compaction is to leave, or leave it out".to_owned();
+            return Err(ManifestError::Invalid { place: "worker `scripted`, `summary`".into(), reason });
+        }
+        Ok(script)
     }
 
-    fn steps(&mut self, cause: TurnCause) -> Vec<Step> {
+    fn steps(&mut self, turn: TurnId, cause: TurnCause) -> Vec<Step> {
         match cause {
+            TurnCause::Compact => self.on_compact.clone(),
             TurnCause::Reports if self.on_reports.is_empty() => vec![Step::ReadReports(0)],
             TurnCause::Reports => self.on_reports.clone(),
             TurnCause::Run | TurnCause::Resume => {
-                let at = self.ran.min(self.runs.len().saturating_sub(1));
-                self.ran += 1;
+                let at = self.ran.len().min(self.runs.len().saturating_sub(1));
+                self.ran.push(turn);
                 self.runs.get(at).cloned().unwrap_or_default()
             }
         }
@@ -121,13 +187,36 @@ impl Worker for Script {
 
     fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
-            for step in self.steps(cx.cause()) {
+            for step in self.steps(cx.turn(), cx.cause()) {
                 if let Some(end) = perform(step, cx).await? {
                     return Ok(end);
                 }
             }
             Ok(TurnEnd::Finished)
         })
+    }
+
+    fn compacts(&self) -> bool {
+        self.summary.is_some()
+    }
+
+    fn rewinds(&self) -> bool {
+        self.rewinds
+    }
+
+    fn compact<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
+        Box::pin(async move {
+            for step in self.steps(cx.turn(), cx.cause()) {
+                if let Some(end) = perform(step, cx).await? {
+                    return Err(WorkerError::new(format!("the compaction ended as a turn does: {end:?}")));
+                }
+            }
+            Ok(Compaction { summary: self.summary.clone().unwrap_or_default(), upto: None })
+        })
+    }
+
+    fn rewound(&mut self, to: RewoundTo) {
+        self.ran.retain(|turn| *turn < to.turn);
     }
 }
 
@@ -139,13 +228,32 @@ async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, Wo
     };
     match step {
         Step::Say(text) => cx.output(&text).await?,
-        Step::SleepMs(ms) => {
-            // CANCEL SAFETY: neither holds anything.
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(ms)) => {}
-                signal = cx.signalled() => return Ok(Some(told(signal))),
-            }
+        Step::Delta(text) => cx.delta(OutputKind::Text, &text),
+        Step::ThinkDelta(text) => cx.delta(OutputKind::Thinking, &text),
+        Step::Think(text) => cx.produce(OutputKind::Thinking, &text).await?,
+        Step::Tool(tool) => return Ok(use_tool(tool, cx).await?.map(told)),
+        Step::Usage(usage) => cx.usage(usage).await?,
+        Step::Retry(RetryStep { reason, attempt, after_ms }) => {
+            let pause = Duration::from_millis(after_ms);
+            cx.retrying(attempt, pause, &reason).await?;
+            return Ok(cx.rest(pause).await.map(told));
         }
+        Step::Continue(reason) => cx.continuing(&reason).await?,
+        Step::Compact(summary) => {
+            cx.compacted(Compaction { summary, upto: None }).await?;
+        }
+        Step::Recall => {
+            let summary = cx.summary().await?.map(|summary| summary.text);
+            let (mut entries, mut cursor) = (0, 0);
+            loop {
+                let page = cx.context_after(cursor).await?;
+                let Some(last) = page.last() else { break };
+                (entries, cursor) = (entries + page.len(), last.seq);
+            }
+            let summary = summary.as_deref().unwrap_or("nothing");
+            cx.output(&format!("recalled: {summary}, and {entries} entries")).await?;
+        }
+        Step::SleepMs(ms) => return Ok(cx.rest(Duration::from_millis(ms)).await.map(told)),
         Step::Spawn(SpawnStep { name, worker }) => {
             cx.spawn_pod(SpawnPod::new(name, worker)).await.map_err(in_words)?;
         }
@@ -208,6 +316,23 @@ async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, Wo
         Step::RollBack => return Ok(Some(TurnEnd::RolledBack)),
         Step::Cancel => return Ok(Some(TurnEnd::Cancelled)),
     }
+    Ok(None)
+}
+
+/// A signal ends the turn, and with it the use.
+async fn use_tool(tool: ToolStep, cx: &TurnContext) -> Result<Option<Signal>, WorkerError> {
+    let arguments = serde_json::to_value(&tool.arguments).map_err(in_words)?;
+    let begun = cx.tool(&tool.name, arguments).await?;
+    for text in &tool.progress {
+        if let Some(signal) = cx.rest(Duration::from_millis(tool.pause_ms)).await {
+            return Ok(Some(signal));
+        }
+        begun.progress(text);
+    }
+    match &tool.fails {
+        Some(reason) => begun.failed(reason).await?,
+        None => begun.done(&tool.result).await?,
+    };
     Ok(None)
 }
 
