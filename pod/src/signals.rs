@@ -1,6 +1,7 @@
-//! SIGTERM and Ctrl-C.
+//! SIGTERM, Ctrl-C and the end of a terminal.
 //!
-//! The first asks for a graceful stop; the second, or one that finds the pod stopping, asks for one at once.
+//! The first asks for a graceful stop; the second, or one that finds the pod stopping, asks for one at once. A child
+//! has no terminal, and does not end because one does.
 //!
 //! Used by the command line and by child processes.
 
@@ -13,6 +14,7 @@ use crate::protocol::{PodState, ShutdownMode};
 pub(crate) struct Signals {
     term: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// Stops `handle`'s pod when this process is told to end. Must be called within a tokio runtime.
@@ -26,7 +28,11 @@ pub fn shutdown_on_signal(handle: &PodHandle) {
 impl Signals {
     /// Must be called within a tokio runtime.
     pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Lets them stop `handle`'s pod.
@@ -39,6 +45,9 @@ impl Signals {
                 tokio::select! {
                     _ = self.term.recv() => {}
                     _ = self.interrupt.recv() => {}
+                    // The kernel sends it to a child that is stopped at the moment when its parent dies, for its group
+                    // is then nobody's. What that death means is decided where it is watched.
+                    _ = self.hangup.recv() => if handle.shared().parent.is_some() { continue },
                     () = handle.wait() => return,
                 }
                 let hurry = asked || *handle.shared().phase.borrow() == PodState::Stopping;

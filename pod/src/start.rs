@@ -302,6 +302,7 @@ async fn live(
     if let Err(error) = runtime_dir::remove(shared.paths.runtime_dir()) {
         tracing::warn!(pod = %shared.id, %error, "the runtime directory could not be removed");
     }
+    crate::failpoint!("life_before_unlock");
     // Last: a free lock is the proof that all of this is over.
     drop(lock);
 }

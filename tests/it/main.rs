@@ -1,11 +1,13 @@
 //! One binary.
 
+mod checker;
 mod completion;
 mod duplicates;
 mod ends;
 mod identity;
 mod kills;
 mod lane_model;
+mod matrix;
 mod scope_events;
 mod shutdown;
 mod simulator;

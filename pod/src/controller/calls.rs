@@ -161,6 +161,7 @@ impl Actor {
         if sender != offer.from {
             return responder.reject(EventRejection::NotYourChild);
         }
+        crate::failpoint!("parent_after_receive");
         self.step(Input::Method(MethodKind::PodEvent));
         let event = offer.event.clone();
         self.submit(
@@ -176,6 +177,7 @@ impl Actor {
                     let facts = actor.facts(ordered);
                     let step = actor.step(Input::Committed(facts));
                     responder.ack(applied.ack(step.woke()));
+                    crate::failpoint!("parent_after_ack");
                 }
                 Ok((Err(rejection), _)) => responder.reject(rejection),
                 Err(error) => responder.reject(EventRejection::Unavailable { reason: reason(&error) }),

@@ -80,6 +80,7 @@ pub async fn receive_event(store: &Store, sender: &PodId, offer: PodEventOffer) 
 /// # Errors
 /// The outer error is the store's: the transaction is then to be given up.
 pub fn apply_event_side_effects(tx: &Tx<'_>, offer: &Offer<'_>) -> Result<Result<Applied, EventRejection>, StoreError> {
+    crate::failpoint!("parent_before_apply");
     let Some(row) = tx.child(offer.from)? else {
         let current = tx.child_by_name(&offer.from.name)?.map(|row| row.pod.incarnation);
         return Ok(Err(
@@ -115,7 +116,9 @@ pub fn apply_event_side_effects(tx: &Tx<'_>, offer: &Offer<'_>) -> Result<Result
 /// Applies the event that comes next in its stream.
 pub(crate) fn apply_next(tx: &Tx<'_>, row: &ChildRow, key: EventKey, event: &PodEvent) -> Result<Applied, StoreError> {
     let effect = side_effects(tx, event)?;
+    crate::failpoint!("parent_before_watermark");
     tx.set_watermark(key.stream, &row.pod.name, key.seq)?;
+    crate::failpoint!("parent_before_inbox");
     let event = LocalEvent::Reported(event.clone());
     let inbox = match effect {
         Effect::Tell(works) if event.should_notify_agent() => Some(tell_agent(tx, Some(key), event, works)?),
@@ -125,6 +128,7 @@ pub(crate) fn apply_next(tx: &Tx<'_>, row: &ChildRow, key: EventKey, event: &Pod
         }
     };
     let settled = tx.settle_works()?;
+    crate::failpoint!("parent_before_commit");
     Ok(Applied { disposition: Disposition::Applied, durable_seq: key.seq, inbox, settled })
 }
 

@@ -120,6 +120,9 @@ async fn round(shared: &Shared, client: &rpc::Client<Method>, from: Option<Seq>)
     crate::failpoint!("child_after_commit_before_send");
     let mut under_way = VecDeque::with_capacity(offers.len());
     for offer in offers {
+        crate::witness!(
+            serde_json::json!({"offered": {"stream": offer.stream, "seq": offer.seq, "event": offer.event}})
+        );
         let (seq, gap) = (offer.seq, matches!(offer.event, PodEvent::Gap { .. }));
         count(&shared.counters.offers);
         if gap {
@@ -128,6 +131,7 @@ async fn round(shared: &Shared, client: &rpc::Client<Method>, from: Option<Seq>)
         let mut call = client.call(offer).deadline(OFFER_DEADLINE);
         // A call is sent when it is first polled: now, in the order of the stream.
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut call).poll(cx))).await;
+        crate::failpoint!("child_after_send");
         under_way.push_back((seq, gap, call, first));
     }
     let mut acks = Vec::new();
@@ -194,7 +198,10 @@ fn before(seq: Seq) -> Seq {
 /// Takes what the parent has out of the outbox, and then tells who waits for it: what is delivered is not pending.
 async fn trim(shared: &Shared, acks: &[(Seq, EventAck)]) -> bool {
     let Some(durable) = acks.iter().map(|(_, ack)| ack.durable_seq).max() else { return true };
+    crate::witness!(serde_json::json!({"acked": {"stream": shared.outbox.stream(), "durable": durable}}));
+    crate::failpoint!("child_after_ack_before_trim");
     let trimmed = shared.outbox.trim(durable).await;
+    crate::failpoint!("child_after_trim");
     if let Err(error) = &trimmed {
         // The parent has it all the same. It is offered again, and will be a duplicate.
         tracing::warn!(target: "pod::event", error = %error.chain(), "the outbox cannot be trimmed");

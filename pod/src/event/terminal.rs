@@ -63,6 +63,7 @@ pub async fn settle_dead_child(store: &Store, pod: &PodId, end: EndOfLife) -> Re
     loop {
         let dead = pod.clone();
         let left = store.read(move |reads| left_by(reads, &dead)).await?;
+        crate::failpoint!("burial_before_drain");
         let (dead, end) = (pod.clone(), end.clone());
         let (page, ended) = store
             .write(move |tx| match left {
@@ -80,6 +81,7 @@ pub async fn settle_dead_child(store: &Store, pod: &PodId, end: EndOfLife) -> Re
         drained.ends.extend(page.ends.into_iter().take(room));
         drained.settled.extend(page.settled);
         if let Some(ended) = ended {
+            crate::failpoint!("burial_after_commit");
             drained.settled.extend(ended.settled);
             let Drained { count, ends, settled } = drained;
             return Ok(ChildEnd { drained: count, ends, settled, ..ended });
@@ -99,6 +101,7 @@ pub fn end_child(tx: &Tx<'_>, pod: &PodId, end: EndOfLife, unread: Option<String
         let (terminal, ends, settled) = (terminal.clone(), Vec::new(), Vec::new());
         return Ok(ChildEnd { terminal, first: false, drained: 0, ends, settled });
     }
+    crate::failpoint!("burial_before_terminal");
     let terminal = match &end {
         EndOfLife::Dead(reason) => Terminal::Lost { reason: *reason },
         EndOfLife::NeverStarted { reason } => Terminal::NeverStarted { reason: reason.clone() },
@@ -109,6 +112,7 @@ pub fn end_child(tx: &Tx<'_>, pod: &PodId, end: EndOfLife, unread: Option<String
     }
     tx.end_life(&row)?;
     let settled = tx.settle_works()?;
+    crate::failpoint!("burial_before_commit");
     let terminal = tx.child(pod)?.and_then(|row| row.terminal).ok_or_else(unknown)?;
     Ok(ChildEnd { terminal, first: true, drained: 0, ends: Vec::new(), settled })
 }

@@ -81,6 +81,16 @@ impl Reads<'_> {
         self.number("SELECT count(*) FROM inbox WHERE state <> 'seen'", [])
     }
 
+    /// What the history does not hold yet, in the order in which it will be told.
+    ///
+    /// # Errors
+    /// If the file or an entry cannot be read.
+    pub fn inbox_untold(&self) -> Result<Vec<SystemItem>, StoreError> {
+        let bodies: Vec<String> =
+            self.all("SELECT body FROM inbox WHERE history IS NULL ORDER BY id", [], |row| row.get(0))?;
+        bodies.iter().map(|body| from_json("an inbox entry", body)).collect()
+    }
+
     /// Whether an entry may start a turn now, and when the next one may.
     pub(crate) fn inbox_due(&self) -> Result<(bool, Option<UnixMillis>), StoreError> {
         let sql = "SELECT min(not_before) FROM inbox WHERE state = 'unseen' AND wakes = 1";

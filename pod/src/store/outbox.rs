@@ -150,6 +150,7 @@ impl Tx<'_> {
         }
         let acked = self.outbox_acked()?.max(durable.min(self.outbox_head()?));
         self.set_meta_number("acked_seq", acked.0)?;
+        crate::failpoint!("child_in_trim_before_commit");
         self.set_meta_text("last_outcome", None)
     }
 

@@ -296,8 +296,10 @@ fn commit_group(
         }
     }
     if outcome.is_ok() {
+        crate::failpoint!("store_before_commit");
         outcome = conn.execute_batch("COMMIT").map_err(|e| StoreError::sqlite("commit to", e));
     }
+    crate::failpoint!("store_after_commit");
     match outcome {
         Ok(()) => heads.publish(conn),
         Err(error) => {

@@ -228,6 +228,7 @@ impl Tx<'_> {
         }
         let settled = self.settle_works()?;
         let events = (head.0 + 1..=self.outbox_head()?.0).map(Seq).collect();
+        crate::failpoint!("turn_end_before_commit");
         Ok(EndedTurn { events, settled, returned, blocked })
     }
 

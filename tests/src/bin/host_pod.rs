@@ -1,7 +1,7 @@
 //! What the pods of the process tests are started from.
 //!
-//! Started by a parent it is that child. `host_pod parent NAME` is a parent that reads what to do from its standard
-//! input. `host_pod forge SOCKET OFFER` makes an offer that it has no right to make, and prints the answer.
+//! Started by a parent it is that child. `host_pod parent NAME KIND` is a parent with a worker of that kind,
+//! which reads what to do from its standard input. `host_pod forge SOCKET OFFER` makes an offer that it has no right to make, and prints the answer.
 //!
 //! Used by `tests::world`; roots come from `PODS_ROOT`.
 #![allow(clippy::print_stdout, reason = "a command prints")]
@@ -30,10 +30,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["parent", name] => runtime.block_on(parent(name)),
+        ["parent", name, kind] => runtime.block_on(parent(name, kind)),
         ["forge", socket, offer] => runtime.block_on(forge(socket, offer)),
         ["forge-ready", socket, ready] => runtime.block_on(forge_ready(socket, ready)),
-        _ => Err("usage: host_pod parent NAME | forge SOCKET OFFER | forge-ready SOCKET READY".into()),
+        _ => Err("usage: host_pod parent NAME KIND | forge SOCKET OFFER | forge-ready SOCKET READY".into()),
     };
     runtime.shutdown_background();
     match done {
@@ -65,9 +65,9 @@ fn equip() {
     std::process::exit(9);
 }
 
-async fn parent(name: &str) -> Result<(), Error> {
+async fn parent(name: &str, kind: &str) -> Result<(), Error> {
     pod::failpoint::set_pod(name);
-    let options = PodOptions::new(name.parse()?, WorkerSpec::ledger()).workers(tests::world::workers());
+    let options = PodOptions::new(name.parse()?, WorkerSpec::of_kind(kind)).workers(tests::world::workers());
     let handle = PodController::spawn(options).await?;
     pod::signals::shutdown_on_signal(&handle);
     tell(&Told::Ready(std::process::id()));

@@ -85,16 +85,33 @@ impl HostProcess {
     ///
     /// # Panics
     /// If the process cannot be started.
-    #[expect(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
     pub async fn start(world: &World, name: &str, failpoint: Option<&str>) -> Result<Self, String> {
+        let armed = failpoint.map(|failpoint| [("POD_FAILPOINT", failpoint), ("POD_FAILPOINT_POD", name)]);
+        Self::start_hosting(world, name, "ledger", armed.as_ref().map_or(&[], |armed| armed)).await
+    }
+
+    /// Starts the pod `name` with a worker of the kind `kind`, and these variables in its environment and in that of
+    /// all that it starts.
+    ///
+    /// # Errors
+    /// What it said instead of being ready.
+    ///
+    /// # Panics
+    /// If the process cannot be started.
+    #[expect(clippy::disallowed_methods, reason = "a test starts the program that it tests")]
+    pub async fn start_hosting(
+        world: &World,
+        name: &str,
+        kind: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let log = world.root().join(format!("log-{name}"));
         let said = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log");
         let mut command = Command::new(world.program());
-        command.args(["parent", name]).env("PODS_ROOT", world.root()).env("RUST_LOG", "pod=debug").kill_on_drop(true);
+        command.args(["parent", name, kind]).env("PODS_ROOT", world.root()).env("RUST_LOG", "pod=debug");
+        // In a group of its own: what a terminal sends to whoever drives the test is for that one alone.
+        command.envs(environment.iter().copied()).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(said);
-        if let Some(failpoint) = failpoint {
-            command.env("POD_FAILPOINT", failpoint).env("POD_FAILPOINT_POD", name);
-        }
         let mut child = command.spawn().expect("the host starts");
         let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let pid = child.id().expect("it is not reaped");

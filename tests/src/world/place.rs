@@ -163,12 +163,18 @@ impl World {
     pub fn processes(&self) -> Vec<u32> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        numbers.filter(|pid| self.is_ours(*pid)).collect()
+        numbers.filter(|pid| self.owns(*pid)).collect()
     }
 
     /// Waits until no process is left that was started from here.
     pub async fn deserted(&self) {
         until("no process is left", || self.processes().is_empty().then_some(())).await;
+    }
+
+    /// Leaves its files where they are when it is dropped, and says where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.dir.path().to_owned()
     }
 
     /// Sockets that are left in this world.
@@ -178,7 +184,8 @@ impl World {
         sockets.filter(|socket| socket.exists()).collect()
     }
 
-    fn is_ours(&self, pid: u32) -> bool {
+    /// Whether the process `pid` was started from here.
+    pub fn owns(&self, pid: u32) -> bool {
         let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
         let own = format!("PODS_ROOT={}", self.root().display());
         environment.split(|byte| *byte == 0).any(|entry| entry == own.as_bytes())
@@ -189,7 +196,7 @@ impl World {
         let Some(number) = Pid::from_raw(pid.cast_signed()) else { return };
         let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return };
         // Looked at again, now that the descriptor says whom a signal would reach.
-        if self.is_ours(pid) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+        if self.owns(pid) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
             let mut dead = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
             let patience = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
             let _ = rustix::event::poll(&mut dead, Some(&patience));

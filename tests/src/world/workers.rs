@@ -15,6 +15,7 @@ use pod::{Method, SpawnPod, TurnContext, TurnEnd, TurnResult, Worker, WorkerErro
 /// `offer` makes the offers that it is told to its parent `boss`, and writes down the answers;
 /// `said` raises the events that it is told, awaited;
 /// `deaf` ends no turn, whatever it is asked;
+/// `grove` does as its input says, step by step;
 /// `queasy` gives work to a child and fails on every report as long as the file `poison` is there.
 pub fn workers() -> Workers {
     Workers::builtin()
@@ -22,6 +23,7 @@ pub fn workers() -> Workers {
         .with("offer", |_| Ok(Box::new(Offer)))
         .with("said", |_| Ok(Box::new(Said)))
         .with("deaf", |_| Ok(Box::new(Deaf)))
+        .with(super::GROVE, |_| Ok(Box::new(super::grove::Grove)))
         .with("queasy", |_| Ok(Box::new(Queasy)))
 }
 
@@ -112,6 +114,6 @@ impl Worker for Queasy {
     }
 }
 
-fn input<T: serde::de::DeserializeOwned>(cx: &TurnContext) -> Result<T, WorkerError> {
+pub(super) fn input<T: serde::de::DeserializeOwned>(cx: &TurnContext) -> Result<T, WorkerError> {
     serde_json::from_str(cx.input().unwrap_or_default()).map_err(|error| WorkerError::new(error.to_string()))
 }

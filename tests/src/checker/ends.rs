@@ -1,0 +1,108 @@
+//! Ends: every life has exactly one, and none is called lost that was not.
+//!
+//! What is known of a life beside its parent's word: its own history, what it offered, and whether somebody killed it.
+//!
+//! A part of `judge`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pod::Terminal;
+use pod::id::{PodId, PodName};
+use pod::protocol::{LocalEvent, PodEvent};
+use pod::store::{ChildState, HistoryItem, HistoryRow};
+
+use super::judge::{applied, rows_of};
+use super::{Fault, PodRecord, Recording, Verdict};
+
+pub(super) fn judge(recording: &Recording, verdict: &mut Verdict) {
+    let said = last_words(recording);
+    for (parent, record) in &recording.pods {
+        one_each(parent, record, recording.over, verdict);
+        for (life, row) in lost(record) {
+            verdict.counts.lost += 1;
+            if let Some(why) = why_not_lost(recording, record, life, row, &said) {
+                verdict.find(Fault::FalseLost, format!("`{parent}` calls {life} lost: {why}"));
+            }
+        }
+    }
+}
+
+fn one_each(parent: &PodName, record: &PodRecord, over: bool, verdict: &mut Verdict) {
+    let mut lives: BTreeMap<&PodId, Vec<&Terminal>> = BTreeMap::new();
+    for row in &record.history {
+        match &row.item {
+            HistoryItem::ChildSpawned { child, .. } => _ = lives.entry(child).or_default(),
+            HistoryItem::ChildTerminal { child, terminal, .. } => lives.entry(child).or_default().push(terminal),
+            _ => {}
+        }
+    }
+    let mut told: BTreeMap<&PodId, usize> = BTreeMap::new();
+    for applied in applied(record).filter(|applied| applied.told) {
+        if matches!(applied.event, LocalEvent::Lost { .. } | LocalEvent::Reported(PodEvent::ShutDown { .. })) {
+            *told.entry(applied.event.pod()).or_default() += 1;
+        }
+    }
+    verdict.counts.lives += lives.len() as u64;
+    for (life, terminals) in lives {
+        let ended = record.children.iter().any(|row| row.pod == *life && row.state == ChildState::Ended);
+        match terminals.as_slice() {
+            [] if over || ended => verdict.find(Fault::Terminals, format!("`{parent}`: {life} has none")),
+            [] => {}
+            [terminal] => {
+                let expected = usize::from(!matches!(terminal, Terminal::NeverStarted { .. }));
+                let told = told.get(life).copied().unwrap_or_default();
+                if told != expected {
+                    let detail =
+                        format!("`{parent}`: {life} ended with {terminal:?}, and its end is told {told} times");
+                    verdict.find(Fault::Terminals, detail);
+                }
+            }
+            more => verdict.find(Fault::Terminals, format!("`{parent}`: {life} has {}: {more:?}", more.len())),
+        }
+        if over && !ended {
+            verdict.find(Fault::Terminals, format!("`{parent}`: {life} is not over, and nobody is left"));
+        }
+    }
+}
+
+fn lost(record: &PodRecord) -> impl Iterator<Item = (&PodId, &HistoryRow)> {
+    record.history.iter().filter_map(|row| match &row.item {
+        HistoryItem::ChildTerminal { child, terminal: Terminal::Lost { .. }, .. } => Some((child, row)),
+        _ => None,
+    })
+}
+
+/// The lives that are known to have said that they shut down.
+fn last_words(recording: &Recording) -> BTreeSet<&PodId> {
+    let offered = recording.offers.iter().map(|offer| &offer.event);
+    let kept = recording.pods.values().flat_map(|record| record.outbox.iter().map(|row| &row.event));
+    let said = offered.chain(kept).filter_map(|event| match event {
+        PodEvent::ShutDown { pod } => Some(pod),
+        _ => None,
+    });
+    said.collect()
+}
+
+fn why_not_lost(
+    recording: &Recording,
+    parent: &PodRecord,
+    life: &PodId,
+    end: &HistoryRow,
+    said: &BTreeSet<&PodId>,
+) -> Option<String> {
+    if said.contains(life) {
+        return Some("it had committed that it shuts down".to_owned());
+    }
+    let own = recording.pods.get(&life.name);
+    if let Some(later) = own.and_then(|own| rows_of(own, life).find(|row| row.at > end.at)) {
+        return Some(format!("it went on to write {} into its history", later.item.kind()));
+    }
+    if recording.killed.contains(life) {
+        return None;
+    }
+    let ready =
+        parent.history.iter().any(|row| matches!(&row.item, HistoryItem::ChildReady { child } if child == life));
+    let lives = parent.history.iter().filter(|row| matches!(row.item, HistoryItem::LifeStarted { .. })).count();
+    // One that was not ready yet gives up when its parent dies.
+    (ready || lives <= 1).then(|| "nobody had killed it".to_owned())
+}

@@ -1,0 +1,50 @@
+//! Drives trees of real pods through faults, and hands what they leave behind to the checker.
+//!
+//! What is done follows from a seed; what comes of it also depends on the machine, so that a failure names its seed and
+//! is looked for again, not replayed to the instruction. Touches nothing but the processes of its own tree, and these
+//! by pidfd.
+//!
+//! `tree` is the tree and what can be done to it, `matrix` one run for each place at which something can die, `figures`
+//! what is printed of it. Used by the binary `kills` and by `it`.
+
+use std::path::PathBuf;
+
+mod figures;
+mod matrix;
+mod tree;
+
+pub use self::figures::Figures;
+pub use self::matrix::{Cell, How, Outcome, PLACES, Place, Side, Who, cells, run};
+pub use self::tree::{Armed, ROOT, Rest, Tree};
+
+/// The program that pods are started from: `host_pod`, beside the one that runs.
+///
+/// # Errors
+/// If it is not there, and how to build it.
+pub fn program() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
+    let program = own.with_file_name("host_pod");
+    match program.is_file() {
+        true => Ok(program),
+        false => {
+            Err(format!("`{}` is missing; build it with: cargo build --release -p tests --bins", program.display()))
+        }
+    }
+}
+
+/// Resolves when this process is told to end, by a terminal or a signal. Must be called within a tokio runtime.
+///
+/// # Panics
+/// If signals cannot be heard.
+pub async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).expect("SIGTERM can be heard");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be heard");
+    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be heard");
+    // CANCEL SAFETY: waiting changes nothing.
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
+    }
+}
