@@ -92,7 +92,7 @@ async fn pod_that_lives_and_does_not_listen_is_not_delivered_to() {
 async fn pod_that_does_not_answer_leaves_the_outcome_unknown() {
     let world = World::new();
     let run = kept(&world).await;
-    run.signal(Signal::STOP);
+    run.stop().await;
     let asked = std::time::Instant::now();
     let sent = world.pod(&["send", "run", "x", "--timeout", "2s", "--key", "00000000000000cc"]).await;
     assert!(asked.elapsed() < std::time::Duration::from_secs(10), "the person was promised an answer after 2 s");

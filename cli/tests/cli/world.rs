@@ -169,6 +169,24 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops the process, and returns when each of its threads stands still: until one has taken the signal, others run on.
+    pub(crate) async fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let states = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            // A thread that has just ended is gone.
+            let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+            // Behind the name, which may have any character in it.
+            stats.map(|stat| stat.rsplit_once(") ").unwrap().1.chars().next())
+        };
+        let stopped = async {
+            while !states().all(|state| state == Some('T')) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, stopped).await.expect("it stops");
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(mut self) -> Done {
         let ended = timeout(PATIENCE, async {

@@ -24,8 +24,28 @@ impl Serving {
         Self(child)
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    /// Returns when each of its threads stands still: until one of them has taken the signal, the others run on.
+    async fn stop(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::STOP).unwrap();
+        let stopped = async {
+            while !self.threads().all(|state| state == 'T') {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), stopped).await.expect("it stops");
+    }
+
+    fn go_on(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::CONT).unwrap();
+    }
+
+    /// The states of its threads, as the kernel names them.
+    fn threads(&self) -> impl Iterator<Item = char> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        // A thread that has just ended is gone.
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        // Behind the name, which may have any character in it.
+        stats.map(|stat| stat.rsplit_once(") ").unwrap().1.chars().next().unwrap())
     }
 }
 
@@ -88,7 +108,7 @@ async fn stopped_server_is_never_said_to_have_received_nothing() {
     let client = Client::<Slow>::with_limits(&Address::unix(&socket), limits);
     let mut applied = applied_for_sure(&client).await;
     for _ in 0..3 {
-        serving.signal(Signal::STOP);
+        serving.stop().await;
         let before = client.counters().connections;
         let call = tokio::spawn(client.call(Wait { secs: 0 }).deadline(Duration::from_secs(60)));
         let given_up = async {
@@ -97,7 +117,7 @@ async fn stopped_server_is_never_said_to_have_received_nothing() {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), given_up).await.expect("a silent peer is given up");
-        serving.signal(Signal::CONT);
+        serving.go_on();
         // It had the request in its socket all the time: not delivered would be a lie, and twice would be worse.
         if let Some(count) = outcome(call.await.unwrap()).await {
             assert_eq!(count, applied + 1);
