@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
-use pod::id::{NoteKey, PodName, WorkId};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use pod::id::{NoteKey, PodName, TurnId, WorkId};
+use pod::protocol::RewindChildren;
 
 use crate::exit::EXIT_CODES;
 
@@ -67,6 +68,31 @@ pub(crate) enum Command {
     /// By default the message is work: the pod starts a turn with it, or says why not. With --notify it is put where
     /// the pod is told of it with its next request. Not delivered, rejected and unknown have exit codes of their own.
     Send(SendArgs),
+    /// Interrupt the turn of a running pod, so that it can be resumed
+    ///
+    /// Waits until it is interrupted. Until `pod resume` the pod keeps what it is told and starts no turn; `pod send`
+    /// gives it other work, which ends what was paused.
+    Pause(ControlArgs),
+    /// Go on with what was paused, or start turns again after too many have failed
+    Resume(ResumeArgs),
+    /// Give up the turn of a running pod, or what was paused
+    ///
+    /// Waits until it has ended. Its work is then reported as cancelled.
+    Cancel(ControlArgs),
+    /// Make what a pod's agent knows shorter
+    ///
+    /// The worker puts all that it knows into a summary; the history stays as it is, and what the agent has not been told
+    /// yet is kept. Waits, and shows the summary. Not every worker can do this; one that cannot says so.
+    Compact(ControlArgs),
+    /// Show what a pod's agent can go back to, or go back
+    ///
+    /// Without --to it lists the turns that count: when each began, how many reports and notes would be told again, and
+    /// how many children that live were started since. With --to TURN the agent knows nothing of that turn and of what
+    /// came after; what had been asked is printed, to be changed and sent again. Nothing that was done is undone, and the
+    /// history keeps all of it.
+    ///
+    /// Example: pod rewind a --to 3 --expect 41
+    Rewind(RewindArgs),
     /// Stop a running pod and wait until its process is gone
     Stop(StopArgs),
     /// Print in words what is said on a connection: from a recording, or while it is said
@@ -141,6 +167,71 @@ pub(crate) struct SendArgs {
     pub(crate) timeout: Duration,
 }
 
+/// `pod pause`, `pod cancel` and `pod compact`.
+#[derive(Debug, Args)]
+pub(crate) struct ControlArgs {
+    /// Whom
+    pub(crate) name: PodName,
+    /// Return when the pod has been told, and not when it has done it
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// How long to wait until it is done
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod resume`.
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// Whom
+    pub(crate) name: PodName,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod rewind`.
+#[derive(Debug, Args)]
+pub(crate) struct RewindArgs {
+    /// Whom
+    pub(crate) name: PodName,
+    /// The first turn that is not to count any more
+    #[arg(long, value_name = "TURN", value_parser = turn)]
+    pub(crate) to: Option<TurnId>,
+    /// Do nothing if the context has grown behind this entry, which the list names
+    ///
+    /// Without it, what the pod knows at this moment is gone back from.
+    #[arg(long, value_name = "ENTRY", requires = "to")]
+    pub(crate) expect: Option<u64>,
+    /// What becomes of children that live and were started since
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Children::Refuse, requires = "to")]
+    pub(crate) children: Children,
+    /// How long to wait for the answer, children that have to end included
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub(crate) timeout: Duration,
+}
+
+/// What becomes of children that the agent would no longer know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Children {
+    /// Nothing is done if there are any
+    Refuse,
+    /// They are stopped first
+    Stop,
+    /// They go on alone; no pod can do this yet, and says so
+    Detach,
+}
+
+impl From<Children> for RewindChildren {
+    fn from(children: Children) -> Self {
+        match children {
+            Children::Refuse => Self::Refuse,
+            Children::Stop => Self::Stop,
+            Children::Detach => Self::Detach,
+        }
+    }
+}
+
 /// `pod stop`.
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
@@ -197,6 +288,11 @@ fn named_child(text: &str) -> Result<NamedChild, String> {
         return Err(format!("nothing stands behind the `=`; say what `{name}` is to run"));
     }
     Ok(NamedChild { name, what: what.to_owned() })
+}
+
+fn turn(text: &str) -> Result<TurnId, String> {
+    let remedy = "a turn is a whole number, as `pod rewind NAME` and `pod log NAME` show it";
+    text.parse().map(TurnId).map_err(|_| remedy.to_owned())
 }
 
 fn key(text: &str) -> Result<u64, String> {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | what can be typed | `args` |
 //! | what the process exits with | `exit` |
+//! | one call and its four answers | `ask` |
 //! | errors as people read them | `failure` |
 //! | lines, tables, colour, JSON lines | `output`, `table` |
 //! | history as sentences | `describe` |
@@ -16,6 +17,7 @@
 
 mod account;
 mod args;
+mod ask;
 mod commands;
 mod describe;
 mod exit;

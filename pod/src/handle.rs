@@ -177,7 +177,10 @@ impl Shared {
     }
 
     pub(crate) async fn status(&self, state: PodState, turn: Option<TurnId>) -> Result<PodStatus, StoreError> {
-        let counts = self.store.read(|reads| reads.status_counts()).await?;
+        let (counts, control) = self.store.read(|reads| Ok((reads.status_counts()?, reads.control()?))).await?;
+        // A paused turn is in no task.
+        let paused = control.turn.filter(|_| state == PodState::Paused && control.state == PodState::Paused);
+        let turn = turn.or(paused);
         let children = self.registry.children();
         let lines = children.iter().rev().take(protocol::STATUS_CHILDREN_MAX).map(|child| protocol::ChildStatus {
             pod: child.pod.clone(),

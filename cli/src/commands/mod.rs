@@ -1,9 +1,12 @@
 //! One file for each command, and what they have in common: finding the roots and a pod below them.
 
+mod compact;
+mod control;
 mod demo;
 mod frames;
 mod log;
 mod ls;
+mod rewind;
 mod run;
 mod send;
 mod stop;
@@ -11,9 +14,11 @@ mod stop;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pod::Method;
 use pod::id::PodName;
 use pod::life_lock::{self, Holder, Life};
 use pod::runtime_dir::{PodPaths, ROOT_VARIABLE, Roots};
+use rpc::Client;
 
 use crate::args::{Cli, Command, Global};
 use crate::exit::Exit;
@@ -32,6 +37,11 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Log(args) => log::log(args, global, output),
         Command::Ls => ls::ls(global, output).await,
         Command::Send(args) => send::send(args, global, output).await,
+        Command::Pause(args) => control::end_turn(control::Wish::Pause, args, global, output).await,
+        Command::Resume(args) => control::resume(args, global, output).await,
+        Command::Cancel(args) => control::end_turn(control::Wish::Cancel, args, global, output).await,
+        Command::Compact(args) => compact::compact(args, global, output).await,
+        Command::Rewind(args) => rewind::rewind(args, global, output).await,
         Command::Stop(args) => stop::stop(args, global, output).await,
         Command::Frames(args) => frames::frames(args, output).await,
     }
@@ -93,6 +103,13 @@ fn running(paths: &PodPaths) -> Result<Holder, Failure> {
             ),
         )),
     }
+}
+
+/// A client of a pod that lives.
+fn running_client(global: &Global, name: &PodName) -> Result<Client<Method>, Failure> {
+    let (_, paths) = existing_pod(global, name)?;
+    running(&paths)?;
+    Ok(Client::new(&rpc::Address::unix(paths.socket())))
 }
 
 fn life_of(paths: &PodPaths) -> Result<Life, Failure> {

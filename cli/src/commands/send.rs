@@ -1,17 +1,15 @@
 //! `pod send`: one message to a pod that runs, and what became of it.
 //!
-//! Each of the four answers of a call has an exit code of its own. A doubt is asked about once; what then remains
-//! unknown may be sent again under its key, which does it once.
+//! Each of the four answers of a call has an exit code of its own. What remains unknown may be sent again under its key,
+//! which does it once.
 
 use std::fmt::Display;
-use std::time::Duration;
 
-use pod::Method;
 use pod::protocol::{NOTE_BYTES_MAX, Notify, RUN_INPUT_BYTES_MAX, Run};
-use rpc::{CallError, Client, Has, NotDelivered, Request};
 
 use crate::args::{Global, SendArgs};
-use crate::commands::{existing_pod, running};
+use crate::ask::ask;
+use crate::commands::running_client;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -19,9 +17,7 @@ use crate::output::Output;
 pub(crate) async fn send(args: &SendArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
     let (name, message) = (&args.name, &args.message);
     check_message(args)?;
-    let (_, paths) = existing_pod(global, name)?;
-    running(&paths)?;
-    let client = Client::<Method>::new(&rpc::Address::unix(paths.socket()));
+    let client = running_client(global, name)?;
     if args.notify {
         let key = args.note();
         let request = Notify { key, message: message.as_str().into(), auto_run: true };
@@ -55,51 +51,8 @@ fn check_message(args: &SendArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The command that sends the same message again, without doing it twice.
+/// How to send the same message again without doing it twice.
 fn again(args: &SendArgs, key: &impl Display) -> String {
     let notify = if args.notify { " --notify" } else { "" };
-    format!("pod send {} ... --key {key}{notify}", args.name)
-}
-
-async fn ask<R: Request>(
-    client: &Client<Method>,
-    request: R,
-    timeout: Duration,
-    again: &str,
-    said: impl FnOnce(&R::Rejection) -> String,
-) -> Result<R::Ack, Failure>
-where
-    Method: Has<R>,
-{
-    let until = tokio::time::Instant::now() + timeout;
-    let first = client.call(request).deadline(timeout).await;
-    let answer = match first {
-        // Asked again only while there is time left: the person was promised an answer by then.
-        Err(CallError::Unknown(doubt)) if tokio::time::Instant::now() < until => {
-            let told = format!("{doubt}");
-            match tokio::time::timeout_at(until, doubt.resolve()).await {
-                Ok(answer) => answer,
-                Err(_) => return Err(unknown(&told, again)),
-            }
-        }
-        answer => answer,
-    };
-    match answer {
-        Ok(ack) => Ok(ack),
-        Err(CallError::Rejected(rejection)) => {
-            Err(Failure::new(Exit::Rejected, format!("rejected, nothing was applied: {}", said(&rejection))))
-        }
-        Err(CallError::NotDelivered(why)) => Err(not_delivered(why)),
-        Err(CallError::Unknown(doubt)) => Err(unknown(&doubt.to_string(), again)),
-    }
-}
-
-fn unknown(why: &str, again: &str) -> Failure {
-    let message = format!("unknown whether it was applied: {why}; `{again}` does it once, whatever became of this one");
-    Failure::new(Exit::Unknown, message)
-}
-
-fn not_delivered(why: NotDelivered) -> Failure {
-    let message = format!("not delivered, nobody saw it and nobody will: {why}; it is safe to send it again");
-    Failure::new(Exit::NotDelivered, message)
+    format!("`pod send {} ... --key {key}{notify}` does it once, whatever became of this one", args.name)
 }

@@ -135,7 +135,7 @@ async fn help_and_version_are_no_errors() {
     for words in ["run", "demo", "Exit codes:", "not delivered", "PODS_ROOT"] {
         assert!(help.stdout.contains(words), "{help:?}");
     }
-    for command in ["run", "demo", "log", "ls", "send", "stop"] {
+    for command in ["run", "demo", "log", "ls", "send", "pause", "resume", "cancel", "compact", "rewind", "stop"] {
         assert_eq!(world.pod(&[command, "--help"]).await.code, 0, "{command}");
     }
     assert!(!world.root().exists());

@@ -7,5 +7,6 @@ mod demo;
 mod frames;
 mod looking;
 mod running;
+mod steering;
 mod talking;
 mod world;
