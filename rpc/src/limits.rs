@@ -223,7 +223,8 @@ pub(crate) const CALLING_BYTES: usize = 4 << 10;
 /// largest size, kept and queued; its slot, and as many free ones as are kept for it.
 const HANDLER_BYTES: usize = (9 << 10) + (1 + SLOTS_KEPT_PER_HANDLER) * SLOT_BYTES;
 
-/// Bytes of the slot of a handler whose state is small. LIMIT: measured at less than 0.5 KiB.
+/// Bytes of the slot of a handler whose state is small. LIMIT: measured at less than 0.5 KiB; what a service's largest
+/// handler has beyond that, its free slots have, too, and belongs to what its handlers hold.
 const SLOT_BYTES: usize = 512;
 
 /// Free slots that a connection keeps while handlers run. LIMIT: of so many calls at once beside one that waits for long none
@@ -287,7 +288,7 @@ pub(crate) const POOLED_BUFFERS_MAX: usize = 8;
 
 /// Buffers of written large bodies that a thread keeps, and the largest of them. LIMIT: a stream's credit by default, in
 /// chunks of a large value.
-pub(crate) const SPARE_BUFFERS_MAX: usize = 4;
+pub(crate) const SPARE_BUFFERS_MAX: usize = 8;
 pub(crate) const SPARE_BYTES_MAX: usize = 128 << 10;
 
 /// Bytes of stream items that go out in one write; answers wait for no more than these. LIMIT: as much as one
@@ -298,8 +299,8 @@ pub(crate) const BULK_BYTES: usize = 64 << 10;
 /// between them, and what one read takes, so that a chunk is a read of its own and is not copied out of it.
 pub(crate) const CHUNK_FRAME_BYTES: usize = if BULK_BYTES < READ_BYTES { BULK_BYTES } else { READ_BYTES };
 
-/// What a client reads before its callers run. LIMIT: half the credit of a stream by default: its reader gives credit back
-/// while the rest is still on its way.
+/// What a client reads before its callers run. LIMIT: a quarter of the credit of a stream by default: its reader gives
+/// credit back while the rest is still on its way.
 pub(crate) const READ_TURN_BYTES: usize = 128 << 10;
 
 /// Bytes that a peer must take of what we write, within each [`Limits::stall_timeout`], unless it has taken all. LIMIT: one

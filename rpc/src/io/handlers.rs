@@ -221,6 +221,8 @@ impl<F: Future<Output = Answer>> Handlers<F> {
     /// Gives all free slots back. Those that have a handler move together: the last slot of all may be one of them.
     fn give_back(&mut self) {
         let mut running = Vec::with_capacity(self.running());
+        // Freed when the lock that all threads share is given back.
+        let mut surplus = Vec::new();
         let mut pooled = lock(&self.pool.free);
         let mut indices = lock(&self.ready.indices);
         // Written anew, with the indices that hold from here on.
@@ -230,9 +232,8 @@ impl<F: Future<Output = Answer>> Handlers<F> {
             if slot.context.is_none() {
                 *home = None;
                 drop(home);
-                if pooled.slots.len() < POOL_MAX {
-                    pooled.slots.push(slot);
-                }
+                let into = if pooled.slots.len() < POOL_MAX { &mut pooled.slots } else { &mut surplus };
+                into.push(slot);
                 continue;
             }
             let index = running.len();

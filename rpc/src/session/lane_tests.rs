@@ -605,6 +605,68 @@ fn next_request_says_that_a_large_answer_was_taken_and_if_it_is_taken_back_the_c
     }
 }
 
+#[test]
+fn large_answers_behind_a_call_that_takes_long_are_let_go_before_the_server_has_no_room_for_more() {
+    let limits = Limits { answer_bytes_max: 16 * LARGE_BODY_BYTES, ..Limits::default() };
+    let mut play = Play::within(limits.clone(), limits);
+    play.connects();
+    let slow = play.calls(false, SECOND);
+    assert_eq!(play.client_writes(), [slow]);
+    for n in 0..100 {
+        let id = play.calls(false, SECOND);
+        assert_eq!(play.client_writes(), [id], "call {n} is taken up");
+        play.server.answer(id, Reply::Ack(Payload::copy(&[7; LARGE_BODY_BYTES])));
+        play.server_writes();
+        assert!(matches!(play.outcome(id), Some(Outcome::Ack(_))));
+        assert!(play.server.held_bytes() < 8 * LARGE_BODY_BYTES, "{} after {n}", play.server.held_bytes());
+    }
+    play.applies(slow);
+    play.server_writes();
+    assert!(matches!(play.outcome(slow), Some(Outcome::Ack(_))), "it was parked, and is answered as ever");
+    play.client_writes();
+    assert!(play.server.held_bytes() < LARGE_BODY_BYTES);
+}
+
+#[test]
+fn large_answer_behind_a_slower_call_is_let_go_when_that_one_ends() {
+    let mut play = Play::within(Limits::default(), Limits::default());
+    play.connects();
+    let (slow, large) = (play.calls(false, SECOND), play.calls(false, SECOND));
+    play.client_writes();
+    play.server.answer(large, Reply::Ack(Payload::copy(&[7; LARGE_BODY_BYTES])));
+    play.server_writes();
+    assert!(matches!(play.outcome(large), Some(Outcome::Ack(_))));
+    assert_eq!(told(&play.client_writes_into_the_void()), [], "it would say nothing that frees it");
+    play.applies(slow);
+    play.server_writes();
+    assert!(matches!(play.outcome(slow), Some(Outcome::Ack(_))));
+    let frames = play.client_writes_into_the_void();
+    assert_eq!(told(&frames), [(Kind::Park, large + 1)]);
+    play.server_reads(&frames);
+    assert!(play.server.held_bytes() < LARGE_BODY_BYTES);
+}
+
+#[test]
+fn large_answer_whose_caller_has_gone_is_let_go_wherever_it_was_then() {
+    for here in [true, false] {
+        let mut play = Play::within(Limits::default(), Limits::default());
+        play.connects();
+        let id = play.calls(false, SECOND);
+        play.client_writes();
+        play.server.answer(id, Reply::Ack(Payload::copy(&[7; LARGE_BODY_BYTES])));
+        if here {
+            play.server_writes();
+            play.client.abandon(id);
+        } else {
+            play.client.abandon(id);
+            play.client_writes();
+            play.server_writes();
+        }
+        play.client_writes();
+        assert!(play.server.held_bytes() < LARGE_BODY_BYTES, "here: {here}");
+    }
+}
+
 /// The frames of a claim, by kind and id.
 fn told(frames: &[Vec<u8>]) -> Vec<(Kind, u64)> {
     frames.iter().map(|frame| crate::wire::header::parse(frame).unwrap().unwrap()).map(|f| (f.kind, f.id)).collect()

@@ -153,7 +153,10 @@ pub(crate) fn encode_in_scratch<T: Serialize + ?Sized, U>(
 /// at most twice as much memory as it has bytes.
 pub(crate) fn keep_encoded(bytes: &mut BytesMut) -> Bytes {
     if bytes.len() < bytes.capacity() / 2 {
-        return Bytes::copy_from_slice(bytes);
+        let kept = Bytes::copy_from_slice(bytes);
+        // Too large for what is encoded here now: the next one of this size is to fit, and not to be copied.
+        outgoing::keep_spare(std::mem::take(bytes));
+        return kept;
     }
     std::mem::replace(bytes, outgoing::spare()).freeze()
 }

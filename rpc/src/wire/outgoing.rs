@@ -34,8 +34,10 @@ pub(crate) fn keep_spare(mut buffer: BytesMut) {
         let mut spare = spare.borrow_mut();
         let Some(spare) = spare.as_mut().filter(|spare| spare.len() < SPARE_BUFFERS_MAX) else { return };
         buffer.clear();
-        // Asked of the allocation: the capacity is only what lies behind the piece of it that the buffer is.
-        if buffer.try_reclaim(LARGE_FRAME_BYTES) && !buffer.try_reclaim(SPARE_BYTES_MAX.saturating_add(1)) {
+        // The capacity is only what lies behind the piece of its allocation that the buffer is: more than that is to be
+        // had where there is more, and then the buffer has all of it.
+        let _ = buffer.try_reclaim(buffer.capacity().saturating_add(1));
+        if (LARGE_FRAME_BYTES..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
             spare.push(buffer);
         }
     });
@@ -369,6 +371,16 @@ mod tests {
         let rest = 2 * LARGE_FRAME_BYTES;
         assert_eq!(spares_after(|| drop((spare(), writes_the_front(rest, SPARE_BYTES_MAX)))), 1);
         assert_eq!(spares_after(|| drop((spare(), writes_the_front(rest, 8 * SPARE_BYTES_MAX)))), 0);
+    }
+
+    #[test]
+    fn spare_has_all_of_its_allocation() {
+        let capacity = std::thread::spawn(|| {
+            drop(spare());
+            writes_the_front(2 * LARGE_FRAME_BYTES, SPARE_BYTES_MAX);
+            spare().capacity()
+        });
+        assert_eq!(capacity.join().unwrap(), SPARE_BYTES_MAX);
     }
 
     #[test]

@@ -309,12 +309,13 @@ fn read_items(env: &mut Env, lane: &mut ClientLane, call: &mut Call) {
     }
 }
 
-/// Nobody waits for room in a lane that holds nothing, neither ids nor bytes.
+/// Nobody waits for room in a lane that holds nothing, neither ids nor bytes; unless it waits for its first Welcome.
 pub(super) fn check_room(env: &mut Env, lane: &mut ClientLane, calls: &[Call]) {
     let forgotten = calls.iter().find(|call| call.state == State::Blocked && !call.woken.is_set());
     if let Some(call) = forgotten
         && !lane.has_open()
         && !lane.wants_connection()
+        && !lane.waits_for_welcome()
     {
         let text = format!("call {} waits for room, and nobody has told it that there is some", call.token);
         env.ledger.violate(env.now, "P1 answered", text);

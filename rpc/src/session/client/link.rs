@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::{Claim, ClientLane, Link, Outcome, Progress, Role, State, StreamEnd, put_frame_with, remaining_ms, to_u64};
+use super::{
+    Claim, ClientLane, Link, Outcome, Progress, Role, State, StreamEnd, Untold, put_frame_with, remaining_ms, to_u64,
+};
 use crate::limits::{RELAX_AFTER, TICK, WAKERS_KEPT};
 use crate::outcome::{Cause, NotDelivered, Stage};
 use crate::session::planted::Bug;
@@ -262,7 +264,11 @@ impl ClientLane {
     }
 
     pub(super) fn put_park(&mut self) {
-        (self.park_dirty, self.floor_dirty) = (false, false);
+        while self.parks_for_untold() && self.window.park_front(self.limits.parked_max) {}
+        if self.window.floor() > self.untold.last {
+            self.untold = Untold::default();
+        }
+        self.park_dirty = false;
         let mut body = BytesMut::new();
         for (id, entry) in self.window.parked() {
             if !matches!(entry.state, State::Lost(_)) {
@@ -273,7 +279,9 @@ impl ClientLane {
     }
 
     fn park_is_due(&self) -> bool {
-        (self.park_dirty || self.floor_dirty) && self.link == Link::Up
+        // An idle client makes no request that would say it.
+        let untold = self.untold.bytes > 0 && (self.window.floor() > self.untold.last || self.parks_for_untold());
+        (self.park_dirty || untold) && self.link == Link::Up
     }
 
     fn may_send(&self) -> bool {

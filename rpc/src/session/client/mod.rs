@@ -100,6 +100,31 @@ pub struct LaneCounters {
     pub forgotten: u64,
 }
 
+/// Large answers that a server keeps although nobody wants them any more. It learns that from the floor of a request or a Park,
+/// which must be above them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Untold {
+    /// The id of the last of them.
+    last: u64,
+    /// Of all of them together; some may have been told since the last was added.
+    bytes: usize,
+}
+
+impl Untold {
+    /// The next request says it; for small ones nothing else does.
+    fn add(&mut self, id: u64, outcome: &Outcome) {
+        if let Outcome::Ack(payload) | Outcome::Rejected(payload) = outcome
+            && payload.as_slice().len() >= LARGE_BODY_BYTES
+        {
+            self.join(Self { last: id, bytes: payload.as_slice().len() });
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        (self.last, self.bytes) = (self.last.max(other.last), self.bytes.saturating_add(other.bytes));
+    }
+}
+
 /// The client's half of a lane.
 #[derive(Debug)]
 pub struct ClientLane {
@@ -158,10 +183,10 @@ pub struct ClientLane {
     wakers: Vec<Waker>,
     /// The list of parked ids has changed since the server was told.
     park_dirty: bool,
-    /// A large answer was taken, and the server, which keeps it until then, has not been told.
-    floor_dirty: bool,
-    /// The request that tells it.
-    floor_teller: u64,
+    /// Large answers that are let go here, and that the server keeps until it is told.
+    untold: Untold,
+    /// The last request that told it of some, and of which.
+    teller: (u64, Untold),
     closed: bool,
     counters: LaneCounters,
     planted: Planted,
@@ -317,8 +342,8 @@ impl ClientLane {
             blocked: VecDeque::new(),
             wakers: Vec::new(),
             park_dirty: false,
-            floor_dirty: false,
-            floor_teller: 0,
+            untold: Untold::default(),
+            teller: (0, Untold::default()),
             closed: false,
             counters: LaneCounters::default(),
             planted: Planted::default(),
@@ -394,8 +419,8 @@ impl ClientLane {
         self.queued = self.queued.saturating_add(1);
         self.expect_by(request.deadline);
         let id = self.next_id;
-        if std::mem::take(&mut self.floor_dirty) {
-            self.floor_teller = id;
+        if self.untold.bytes > 0 && self.window.floor() > self.untold.last {
+            self.teller = (id, std::mem::take(&mut self.untold));
         }
         self.next_id = self.next_id.saturating_add(1);
         Ok(id)
@@ -418,11 +443,7 @@ impl ClientLane {
         let State::Done(outcome) = std::mem::replace(&mut entry.state, State::Doubt(None)) else {
             return Poll::Pending;
         };
-        if let Outcome::Ack(payload) | Outcome::Rejected(payload) = &outcome {
-            // The server keeps the answer until it learns that it is here. The next request says so; an idle client makes
-            // none.
-            self.floor_dirty |= payload.as_slice().len() >= LARGE_BODY_BYTES;
-        }
+        self.untold.add(id, &outcome);
         match &outcome {
             Outcome::Unknown(_, cause @ (Cause::PeerRestarted | Cause::Forgotten)) => entry.state = State::Lost(*cause),
             // Its memory ended while the outcome waited for its caller.
@@ -490,6 +511,7 @@ impl ClientLane {
             State::Sent | State::InDoubt | State::Doubt(None) => self.put_control(Kind::Cancel, 0, id, &[]),
             State::Done(_) | State::Doubt(Some(_)) | State::Lost(_) => self.drop_stream(id),
         }
+        self.let_go(id);
         self.streams.remove(&id);
         if !leaks {
             self.close(id);
@@ -524,6 +546,7 @@ impl ClientLane {
     /// nobody could read that.
     pub fn release(&mut self, id: u64) {
         self.drop_stream(id);
+        self.let_go(id);
         self.close(id);
     }
 
@@ -646,6 +669,12 @@ impl ClientLane {
         self.born == 0 && matches!(self.role, Role::Connecting { .. })
     }
 
+    /// Whether nothing more is queued before the first Welcome: it has as many ids as every server takes behind a Hello.
+    #[cfg(feature = "testing")]
+    pub fn waits_for_welcome(&self) -> bool {
+        self.is_new() && !self.is_among_first(self.next_id)
+    }
+
     /// Whether every server takes `id` behind the first Hello, whatever its window.
     pub(super) fn is_among_first(&self, id: u64) -> bool {
         self.first_floor.is_none_or(|floor| id < floor.saturating_add(u64::from(FIRST_IDS_MAX)))
@@ -675,6 +704,23 @@ impl ClientLane {
             }
         }
         Err(SubmitError::Full)
+    }
+
+    /// Nobody takes the answer of `id` any more; it may be here already.
+    fn let_go(&mut self, id: u64) {
+        if let Some(State::Done(outcome) | State::Doubt(Some(outcome))) = self.window.get(id).map(|entry| &entry.state)
+        {
+            self.untold.add(id, outcome);
+        }
+    }
+
+    /// Whether open ids are to be parked so that the server is told of large answers behind them: while it is not, a
+    /// call that takes long would have it keep all that end after it.
+    fn parks_for_untold(&self) -> bool {
+        self.untold.bytes >= self.limits.answer_bytes_max / 4
+            && self.window.floor() <= self.untold.last
+            && self.window.floor() < self.first_queued
+            && self.window.parked().count() < self.limits.parked_max
     }
 
     fn close(&mut self, id: u64) {
@@ -728,7 +774,9 @@ impl ClientLane {
 
     /// Takes a frame back that no writer has claimed: the peer will skip it.
     fn void(&mut self, id: u64) {
-        self.floor_dirty |= id == self.floor_teller;
+        if id == self.teller.0 {
+            self.untold.join(std::mem::take(&mut self.teller.1));
+        }
         let Some(entry) = self.window.get(id) else { return };
         debug_assert!(entry.start >= self.small_base, "a claimed frame cannot be voided");
         let at = usize::try_from(entry.start.saturating_sub(self.small_base)).unwrap_or(usize::MAX);

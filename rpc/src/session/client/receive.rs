@@ -192,6 +192,10 @@ impl ClientLane {
         if self.window.get(id).is_some_and(|entry| matches!(entry.state, State::Queued)) {
             self.counters.late_answers = self.counters.late_answers.saturating_add(1);
         } else {
+            if id < self.next_id && self.window.get(id).is_none() {
+                // Its caller has gone while it was on its way.
+                self.untold.add(id, &outcome);
+            }
             self.finish(id, outcome);
         }
     }
