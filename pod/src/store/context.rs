@@ -366,7 +366,7 @@ impl Tx<'_> {
     /// A use of a tool begins: it is in history before the tool does anything.
     ///
     /// # Errors
-    /// `TooLarge` for arguments that fit no history entry; else if it cannot be written.
+    /// `Contradiction` if the turn is over, `TooLarge` for arguments that fit no history entry; else if it cannot be written.
     pub fn begin_call(
         &self,
         turn: TurnId,
@@ -375,6 +375,7 @@ impl Tx<'_> {
         tool: &str,
         arguments: &serde_json::Value,
     ) -> Result<(), StoreError> {
+        self.running(turn)?;
         let item = HistoryItem::ToolCall { call, tool: tool.to_owned(), arguments: arguments.clone() };
         self.append(Some(turn), work, &item)?;
         self.run("INSERT INTO calls (turn, call) VALUES (?1, ?2)", (turn, call))?;

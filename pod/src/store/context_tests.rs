@@ -307,5 +307,7 @@ fn use_of_a_tool_has_one_result_whatever_becomes_of_its_turn() {
         })
         .collect();
     assert_eq!(ends, [(2, ToolEnd::Done), (1, ToolEnd::Abandoned), (3, ToolEnd::Abandoned)]);
+    let late = store.try_with(|tx| tx.begin_call(open, None, CallId(4), "look", &serde_json::json!({})));
+    assert!(matches!(late, Err(StoreError::Contradiction(_))), "a use that nobody would end: {late:?}");
     assert!(matches!(store.try_with(|tx| tx.append_in(open, None, &said(1))), Err(StoreError::Contradiction(_))));
 }

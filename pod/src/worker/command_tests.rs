@@ -123,6 +123,24 @@ async fn command_gets_its_input_and_nothing_of_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn line_that_is_not_complete_is_shown_and_not_kept_yet() {
+    let commands = Commands::shell(r"printf '\342\202'; printf '\254 half'; exec sleep 600", 100).await;
+    let work = commands.run().await;
+    let (mut seen, mut live) = commands.pod.live();
+    within("what is shown", async {
+        while seen.pieces.first().is_none_or(|piece| piece.text != "\u{20ac} half") {
+            assert!(live.next().await.is_some());
+            (seen, live) = commands.pod.live();
+        }
+    })
+    .await;
+    assert_eq!(commands.output(OutputKind::Text).await, "", "kept before its line was complete");
+    rpc::Client::<Method>::new(&commands.pod.address()).call(Cancel).await.unwrap();
+    within("the end", work.ended()).await;
+    assert!(commands.pod.live().0.pieces.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_beyond_its_bound_is_read_counted_and_left_out() {
     let commands = Commands::shell("head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2; exit 2", 2_000).await;
     let end = WorkEnd::Errored { message: "the command exited with code 2: end".into() };

@@ -74,11 +74,14 @@ impl TurnContext {
     }
 
     /// What the agent has yet to be told, for its next request: committed to the history as system items, each told
-    /// once unless the turn fails before [`response_received`](Self::response_received).
+    /// once unless the turn fails before [`response_received`](Self::response_received). In a compaction it is nothing.
     ///
     /// # Errors
     /// It could not be committed.
     pub async fn next_request(&mut self) -> Result<Vec<SystemItem>, WorkerError> {
+        if self.started.cause == TurnCause::Compact {
+            return Ok(Vec::new());
+        }
         let mut reports = std::mem::take(&mut self.fresh);
         let turn = self.started.turn;
         let room = REPORTS_PER_REQUEST.saturating_sub(u32::try_from(reports.len()).unwrap_or(u32::MAX));
