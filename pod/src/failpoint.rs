@@ -152,5 +152,25 @@ mod tests {
             let text = String::from_utf8_lossy(&ended.stdout);
             assert_eq!((text.matches("passed ").count(), ended.status.signal()), (passed, signal), "{failpoint} {pod}");
         }
+        halts_and_goes_on();
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test starts itself again, to be halted")]
+    fn halts_and_goes_on() {
+        let test = "failpoint::tests::process_dies_at_the_named_place_the_named_time_and_as_the_named_pod";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .envs([("POD_TEST_FAILPOINT", "1"), ("POD_FAILPOINT", "here:2"), ("POD_FAILPOINT_DO", "halt")])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let halted = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).unwrap().unwrap();
+        assert_eq!(halted.1.stopping_signal(), Some(rustix::process::Signal::STOP.as_raw()));
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(text.matches("passed ").count(), 3, "it went on where it had halted");
     }
 }

@@ -12,6 +12,7 @@ mod scope_events;
 mod shutdown;
 mod simulator;
 mod snapshot;
+mod soak;
 mod tidy;
 mod wake;
 

@@ -100,9 +100,8 @@ fn why_not_lost(
     if recording.killed.contains(life) {
         return None;
     }
-    let ready =
-        parent.history.iter().any(|row| matches!(&row.item, HistoryItem::ChildReady { child } if child == life));
-    let lives = parent.history.iter().filter(|row| matches!(row.item, HistoryItem::LifeStarted { .. })).count();
-    // One that was not ready yet gives up when its parent dies.
-    (ready || lives <= 1).then(|| "nobody had killed it".to_owned())
+    let mut ready = parent.history.iter();
+    // One that was not ready yet may have given up: its parent died, or was about to stop.
+    let ready = ready.any(|row| matches!(&row.item, HistoryItem::ChildReady { child } if child == life));
+    ready.then(|| "nobody had killed it".to_owned())
 }

@@ -4,17 +4,21 @@
 //! is looked for again, not replayed to the instruction. Touches nothing but the processes of its own tree, and these
 //! by pidfd.
 //!
-//! `tree` is the tree and what can be done to it, `matrix` one run for each place at which something can die, `figures`
-//! what is printed of it. Used by the binary `kills` and by `it`.
+//! `tree` is the tree and what can be done to it, `matrix` one run for each place at which something can die, `plan` and
+//! `soak` random faults for a while, `figures` what is printed. Used by the binaries `kills` and `soak` and by `it`.
 
 use std::path::PathBuf;
 
 mod figures;
 mod matrix;
+mod plan;
+mod soak;
 mod tree;
 
 pub use self::figures::Figures;
 pub use self::matrix::{Cell, How, Outcome, PLACES, Place, Side, Who, cells, run};
+pub use self::plan::{Action, Plan, Shape};
+pub use self::soak::{Done, Soak, soak};
 pub use self::tree::{Armed, ROOT, Rest, Tree};
 
 /// The program that pods are started from: `host_pod`, beside the one that runs.

@@ -112,26 +112,44 @@ impl Tree {
     /// # Errors
     /// Why it has not taken it, or is not known to.
     pub async fn ask(&mut self, pod: &str, steps: &[Step], patience: Duration) -> Result<WorkId, String> {
-        let name = named(pod);
-        let work = WorkId::random();
-        let input = serde_json::to_string(steps).map_err(|error| error.to_string())?;
-        let client = self.world.client(pod);
-        let until = Instant::now() + patience;
-        loop {
-            let refused = match client.call(Run { work, input: input.clone().into() }).deadline(CALL).await {
-                Ok(accepted) => {
-                    self.accepted.insert((name, accepted.work));
-                    return Ok(accepted.work);
+        let (pod, work) = self.asking(pod, steps, patience).await?;
+        self.was_accepted(pod, work);
+        Ok(work)
+    }
+
+    /// The same, for whoever does something else meanwhile; what was accepted is to be told with
+    /// [`was_accepted`](Self::was_accepted).
+    ///
+    /// # Errors
+    /// Why it has not taken it, or is not known to.
+    pub fn asking(
+        &self,
+        pod: &str,
+        steps: &[Step],
+        patience: Duration,
+    ) -> impl Future<Output = Result<(PodName, WorkId), String>> + use<> {
+        let (name, client) = (named(pod), self.world.client(pod));
+        let (work, input) = (WorkId::random(), serde_json::to_string(steps).unwrap_or_default());
+        async move {
+            let until = Instant::now() + patience;
+            loop {
+                let refused = match client.call(Run { work, input: input.clone().into() }).deadline(CALL).await {
+                    Ok(accepted) => return Ok((name, accepted.work)),
+                    Err(CallError::Rejected(RunRejection::AlreadyRunning { .. })) => "it is busy".to_owned(),
+                    Err(CallError::Rejected(other)) => return Err(other.to_string()),
+                    Err(error) => error.to_string(),
+                };
+                if Instant::now() >= until {
+                    return Err(refused);
                 }
-                Err(CallError::Rejected(RunRejection::AlreadyRunning { .. })) => "it is busy".to_owned(),
-                Err(CallError::Rejected(other)) => return Err(other.to_string()),
-                Err(error) => error.to_string(),
-            };
-            if Instant::now() >= until {
-                return Err(refused);
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Keeps in mind that `pod` has accepted `work`.
+    pub fn was_accepted(&mut self, pod: PodName, work: WorkId) {
+        self.accepted.insert((pod, work));
     }
 
     /// Kills `pod`, as `kill -9` does, and waits until it is dead. False if it does not live.
