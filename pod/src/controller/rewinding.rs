@@ -21,7 +21,7 @@ use crate::store::{Rewind, RewindOutcome};
 use crate::worker::RewoundTo;
 
 /// How long a child may take to end by itself.
-const CHILD_GRACE: Duration = Duration::from_secs(20);
+const CHILD_GRACE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(20) };
 /// LIMIT: how often children that live are stopped for one rewind. No turn starts any meanwhile; only the program that
 /// hosts the pod could.
 const ROUNDS_MAX: u32 = 3;

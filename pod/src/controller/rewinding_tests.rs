@@ -30,10 +30,15 @@ impl World {
     }
 
     async fn at(dir: TempDir, spec: WorkerSpec) -> Self {
+        Self::starting(dir, spec, "/bin/false").await
+    }
+
+    /// `program` is what its children are started from.
+    async fn starting(dir: TempDir, spec: WorkerSpec, program: impl Into<std::path::PathBuf>) -> Self {
         let options = PodOptions::new("scripted".parse().unwrap(), spec.clone())
             .workers(Workers::builtin())
             .roots(Roots::at(&dir.path().join("pods")).unwrap())
-            .program("/bin/false");
+            .program(program);
         let pod = PodController::spawn(options).await.unwrap();
         Self { client: rpc::Client::new(&pod.address()), pod, dir, spec }
     }
@@ -296,4 +301,42 @@ async fn tool_that_is_used_when_its_turn_is_cancelled_has_its_one_result() {
     let results: Vec<_> = world.history().await.into_iter().filter(|item| item.kind() == "tool_result").collect();
     assert!(matches!(&results[..], [HistoryItem::ToolResult { how: ToolEnd::Abandoned, .. }]), "{results:?}");
     assert!(world.pod.live().0.calls.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_answers_and_starts_no_turn_while_children_are_stopped_for_a_rewind() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let program = dir.path().join("stubborn");
+    std::fs::write(&program, "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.05; done\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let spec = WorkerSpec::scripted("runs = [[{ say = 'a' }]]", "the script").unwrap();
+    let world = World::starting(dir, spec, program).await;
+    world.run().await;
+    let pod = world.pod.clone();
+    let spawn = crate::SpawnPod::new("child".parse().unwrap(), WorkerSpec::ledger());
+    let spawning = tokio::spawn(async move { pod.spawn_pod(spawn).await });
+    let mut lines = world.pod.watch();
+    within("the child", lines.wait_for(|lines| lines.iter().any(|line| line.pid.is_some()))).await.unwrap();
+    let seen = world.targets().await;
+    assert_eq!(seen.targets[0].children, 1);
+    let (client, target) = (world.client.clone(), seen.targets[0].turn);
+    let request = RewindTo { target, expected_head: seen.head, children: RewindChildren::Stop };
+    let rewinding = tokio::spawn(async move { client.call(request).await });
+    let stopping = |lines: &Vec<crate::ChildStatus>| lines.iter().any(|line| line.phase == crate::ChildPhase::Stopping);
+    within("the stop", lines.wait_for(stopping)).await.unwrap();
+    assert_eq!(world.client.call(Status).await.unwrap().state, PodState::Idle);
+    let run = world.client.call(Run { work: crate::id::WorkId(7), input: "x".into() }).await;
+    let Err(CallError::Rejected(RunRejection::AlreadyRunning { turn: TurnId(0) })) = run else { panic!("{run:?}") };
+    assert!(!world.pod.notify("kept").await.unwrap().woke, "told in the middle of a rewind");
+    let rewound = within("the rewind", rewinding).await.unwrap().unwrap();
+    assert_eq!((rewound.children_stopped, rewound.turns), (1, 1));
+    assert!(within("the child's end", spawning).await.unwrap().is_err());
+    let mut head = world.pod.store().history_head();
+    within("what was kept", async {
+        while !world.said().await.iter().any(|text| text == "kept") {
+            head.changed().await.unwrap();
+        }
+    })
+    .await;
 }

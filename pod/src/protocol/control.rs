@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::TurnId;
+use crate::protocol::work::busy;
 use crate::protocol::{PodState, Text};
 
 /// Stop the turn that is running. Its end is reported as cancelled.
@@ -42,10 +43,10 @@ pub enum ControlRejection {
     /// No turn is running.
     #[error("no turn is running")]
     NotRunning,
-    /// A turn is running.
-    #[error("turn {turn} is running")]
+    /// A turn is running, or something else that needs the worker for itself is about to.
+    #[error("{}", busy(*turn))]
     AlreadyRunning {
-        /// Which.
+        /// Which; 0 if none is, yet.
         turn: TurnId,
     },
     /// The pod is stopping.

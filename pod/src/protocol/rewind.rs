@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PodName, TurnId};
+use crate::protocol::work::busy;
 use crate::protocol::{ControlRejection, RUN_INPUT_BYTES_MAX, Text};
 
 /// LIMIT: targets in one answer, the newest ones. Nobody chooses among more.
@@ -104,9 +105,9 @@ pub struct Rewound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
 pub enum RewindRejection {
     /// The worker is busy: with a turn, or about to be.
-    #[error("turn {turn} is running; wait for its end, or cancel it")]
+    #[error("{}; wait for its end, or cancel it", busy(*turn))]
     AlreadyRunning {
-        /// Which.
+        /// Which; 0 if none is, yet.
         turn: TurnId,
     },
     /// Something was added since the sender has looked.

@@ -37,10 +37,10 @@ pub struct Accepted {
 /// Why a run was not taken. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
 pub enum RunRejection {
-    /// A turn is running.
-    #[error("turn {turn} is running; wait for its end, cancel it, or notify the pod instead")]
+    /// A turn is running, or something else that needs the worker for itself is about to.
+    #[error("{}; wait for its end, cancel it, or notify the pod instead", busy(*turn))]
     AlreadyRunning {
-        /// Which.
+        /// Which; 0 if none is, yet.
         turn: TurnId,
     },
     /// The input is of no use to the worker.
@@ -58,6 +58,14 @@ pub enum RunRejection {
         /// Why.
         reason: Text<256>,
     },
+}
+
+/// What keeps the worker busy.
+pub(super) fn busy(turn: TurnId) -> String {
+    match turn {
+        TurnId(0) => "a turn is about to run, or what the agent knows is being changed".to_owned(),
+        turn => format!("turn {turn} is running"),
+    }
 }
 
 /// Know this. Acked when it is committed in the inbox.
