@@ -45,17 +45,13 @@ pub(crate) async fn end_turn(
         Wish::Pause => ask(&client, Pause, left, &unsure, said).await?,
         Wish::Cancel => ask(&client, Cancel, left, &unsure, said).await?,
     };
-    // One that has begun in between.
-    let turn = match before.turn {
-        Some(turn) => Some(turn),
-        None => status(&client, name, until).await?.turn,
-    };
+    let turn = before.turn;
     if args.no_wait {
         output.line(format!("asked: {} of `{name}` is told to end", in_turn(turn)))?;
         output.record(&record("asked", name, turn, ack.state))?;
         return Ok(Exit::Ok);
     }
-    let state = over(&client, wish, args, turn, until).await?;
+    let (turn, state) = over(&client, wish, args, turn, until).await?;
     match wish {
         Wish::Pause if state != PodState::Paused => Err(Failure::new(
             Exit::Rejected,
@@ -87,22 +83,32 @@ pub(crate) async fn resume(args: &ResumeArgs, global: &Global, output: &mut Outp
     Ok(Exit::Ok)
 }
 
-/// Waits until the turn is over, or paused if that was the wish. Returns what the pod does then.
+/// Waits until the turn is over, or paused if that was the wish. Returns which it was, and what the pod does then.
 async fn over(
     client: &Client<Method>,
     wish: Wish,
     args: &ControlArgs,
-    turn: Option<TurnId>,
+    mut turn: Option<TurnId>,
     until: Instant,
-) -> Result<PodState, Failure> {
+) -> Result<(Option<TurnId>, PodState), Failure> {
     let name = &args.name;
     let mut ticks = interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
         let now = status(client, name, until).await?;
-        let paused = wish == Wish::Pause && now.state == PodState::Paused;
-        if paused || now.turn.is_none() || now.turn != turn {
-            return Ok(now.state);
+        let goes_on = match (now.state, turn) {
+            (PodState::Paused, _) if wish == Wish::Pause => false,
+            // It is being given up.
+            (PodState::Paused, _) => now.turn.is_none() || now.turn == turn,
+            // Its beginning was not committed yet when we looked.
+            (PodState::Running, None) => {
+                turn = now.turn;
+                true
+            }
+            _ => now.turn.is_some() && now.turn == turn,
+        };
+        if !goes_on {
+            return Ok((turn, now.state));
         }
         if Instant::now() >= until {
             return Err(Failure::new(
