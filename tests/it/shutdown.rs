@@ -113,7 +113,7 @@ async fn last_word_to_a_stopped_parent(world: &World) -> (HostProcess, u32) {
     let pid = boss.spawn("a", WorkerSpec::command("true")).await;
     // Its parent's *go* has arrived: before that it answers nobody.
     world.client("a").call(Status).await.unwrap();
-    boss.signal(Signal::STOP);
+    boss.halt().await;
     world.client("a").call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
     until("its last word is committed", || (world.counts("a").outbox_pending == 1).then_some(())).await;
     (boss, pid)

@@ -186,6 +186,26 @@ impl HostProcess {
         }
     }
 
+    /// Halts it, and returns when each of its threads stands still: until one has taken the signal, the others run on.
+    ///
+    /// # Panics
+    /// If it does not halt.
+    pub async fn halt(&self) {
+        self.signal(Signal::STOP);
+        let states = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+            // A thread that has just ended is gone. The name in it may hold anything.
+            let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            stats.map(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        };
+        let halted = async {
+            while !states().all(|halted| halted) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, halted).await.expect("the host halts");
+    }
+
     /// Waits until it has ended.
     ///
     /// # Panics
