@@ -20,6 +20,35 @@ use crate::store::{OutputKind, TurnCause};
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The steps of a pod's turns.
+///
+/// A table of TOML; a key or a step that is not known is refused, with the one that was probably meant.
+///
+/// | key | what |
+/// |---|---|
+/// | `runs` | lists of steps: of the first run, the second, and so on; further runs do as the last one |
+/// | `on_reports` | the steps of a turn that reports started; without any they are noted |
+/// | `reads_reports`, `rewinds` | whether it does; both are true unless said otherwise |
+/// | `summary` | what a compaction leaves; without it there is none |
+/// | `on_compact` | the steps of a compaction before that |
+///
+/// ```
+/// let text = r#"
+/// summary = "asked twice, answered once"
+/// runs = [
+///     [
+///         { delta = "let me " }, { retry = { reason = "overloaded", after_ms = 5 } },
+///         { think = "where is it" }, { tool = { name = "look", arguments = { at = "x" }, progress = ["half"], result = "there" } },
+///         { delta = "it is " }, { say = "it is there" }, { usage = { input_tokens = 9, output_tokens = 4 } },
+///     ],
+///     [{ continue = "cut at a limit" }, { compact = "asked once" }, "recall", { sleep_ms = 5 }, "pause"],
+///     [{ spawn = { name = "b", worker = { kind = "ledger" } } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
+///     [{ read_reports = 1 }, "peek_reports", { fail = "why" }],
+/// ]
+/// on_reports = [{ read_reports = 0 }, "roll_back"]
+/// "#;
+/// pod::worker::Script::from_spec(&pod::WorkerSpec::scripted(text, "an example")?)?;
+/// # Ok::<_, pod::manifest::ManifestError>(())
+/// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
