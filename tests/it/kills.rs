@@ -122,6 +122,24 @@ async fn parent_and_child_killed_lose_nothing_and_tell_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn child_that_is_halted_when_its_parent_dies_ends_in_good_order_and_is_not_lost() {
+    let world = world();
+    let mut boss = HostProcess::start(&world, "boss", None).await.unwrap();
+    let child = boss.spawn("a", WorkerSpec::command("echo hi")).await;
+    let child = Pid::from_raw(child.cast_signed()).unwrap();
+    // It is its parent's to reap until that is dead; afterwards its number is its own as long as it is halted.
+    kill_process(child, Signal::STOP).unwrap();
+    boss.kill().await;
+    // The kernel hangs up a halted process whose parent dies, and continues it.
+    let mut again = HostProcess::start(&world, "boss", None).await.unwrap();
+    world.at_rest("boss").await;
+    assert_eq!(world.history("boss").terminals("a"), [Terminal::ShutDown]);
+    again.ask(tests::world::Ask::Shutdown).await.unwrap();
+    assert!(again.wait().await.success());
+    world.deserted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parent_killed_in_mid_work_finds_its_work_settled_and_its_children_gone() {
     let world = world();
     let mut boss = HostProcess::start(&world, "boss", None).await.unwrap();
