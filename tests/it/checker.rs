@@ -185,8 +185,10 @@ async fn checker_finds_each_planted_fault_and_nothing_without_one() {
     assert!(verdict.is_clean(), "{verdict}\n{:#?}", verdict.findings);
     let counts = verdict.counts;
     assert_eq!((counts.pods, counts.lives, counts.lost), (3, 3, 1), "{counts}");
-    // Of each event it is known what the child had raised, be it from its offer or from what its store still holds.
-    assert!(counts.events >= 9 && counts.compared == counts.events && counts.acks > 0 && counts.works >= 4, "{counts}");
+    assert!(counts.events >= 9 && counts.acks > 0 && counts.works >= 4, "{counts}");
+    // Of each event it is known what the child had raised, from its offer or from what its store still holds; but for the
+    // two that it may have had no time to offer before it was killed: its next life has trimmed what its parent had read.
+    assert!(counts.compared + 2 >= counts.events, "{counts}");
 
     let mut planted = BTreeSet::new();
     for (fault, what, plant) in PLANTS {

@@ -100,8 +100,12 @@ fn why_not_lost(
     if recording.killed.contains(life) {
         return None;
     }
-    let mut ready = parent.history.iter();
-    // One that was not ready yet may have given up: its parent died, or was about to stop.
-    let ready = ready.any(|row| matches!(&row.item, HistoryItem::ChildReady { child } if child == life));
-    ready.then(|| "nobody had killed it".to_owned())
+    // One that was not ready yet may have given up: its parent died, or was about to stop. So may one whose parent died
+    // before it could answer that it is taken up; it has then written nothing but that its life began.
+    let ready = |row: &&HistoryRow| matches!(&row.item, HistoryItem::ChildReady { child } if child == life);
+    let ready = parent.history.iter().find(ready)?.seq;
+    let mut between = parent.history.iter().filter(|row| row.seq > ready && row.seq < end.seq);
+    let parent_died = between.any(|row| matches!(row.item, HistoryItem::LifeStarted { .. }));
+    let was_up = own.is_some_and(|own| rows_of(own, life).count() > 1);
+    (was_up || !parent_died).then(|| "nobody had killed it".to_owned())
 }
