@@ -647,6 +647,47 @@ fn large_answer_behind_a_slower_call_is_let_go_when_that_one_ends() {
 }
 
 #[test]
+fn ping_never_says_a_floor_whose_park_the_server_has_not_read() {
+    for draining in [false, true] {
+        let mut play = Play::new();
+        play.connects();
+        let ids: Vec<u64> = (0..4).map(|_| play.calls(false, 3 * SECOND)).collect();
+        assert_eq!(play.client_writes(), ids);
+        for id in &ids[1..] {
+            play.applies(*id);
+            play.server_writes();
+            assert!(matches!(play.outcome(*id), Some(Outcome::Ack(_))));
+        }
+        // The window is full: the first one is parked for it.
+        play.calls(false, 3 * SECOND);
+        if draining {
+            play.server.drain();
+            play.server_writes();
+        }
+        play.client.ping();
+        play.client_writes();
+        play.applies(ids[0]);
+        play.server_writes();
+        assert!(matches!(play.outcome(ids[0]), Some(Outcome::Ack(_))), "draining: {draining}");
+    }
+}
+
+#[test]
+fn large_answer_that_comes_after_its_deadline_is_let_go_when_its_doubt_is() {
+    let mut play = Play::new();
+    play.connects();
+    let id = play.calls(false, SECOND);
+    play.client_writes();
+    play.server.answer(id, Reply::Ack(Payload::copy(&[7; LARGE_BODY_BYTES])));
+    play.client.handle_timeout(play.now + SECOND);
+    play.server_writes();
+    assert!(matches!(play.outcome(id), Some(Outcome::Unknown(..))));
+    play.client.release(id);
+    play.client_writes();
+    assert!(play.server.held_bytes() < LARGE_BODY_BYTES);
+}
+
+#[test]
 fn large_answer_whose_caller_has_gone_is_let_go_wherever_it_was_then() {
     for here in [true, false] {
         let mut play = Play::within(Limits::default(), Limits::default());

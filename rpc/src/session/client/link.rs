@@ -121,6 +121,10 @@ impl ClientLane {
     /// Asks the server whether it is there. Before the Welcome there is nobody to ask.
     pub fn ping(&mut self) {
         if matches!(self.link, Link::Up | Link::Draining { .. }) {
+            if self.park_dirty {
+                // The floor may have passed what only the Park lists.
+                self.put_park();
+            }
             let floor = self.window.floor();
             let appended = frame::append(self.control.small(), usize::MAX, |out| {
                 header::put_ping(out, 0, floor);

@@ -768,6 +768,8 @@ impl ClientLane {
             }
             State::Done(_) | State::Lost(_) => {
                 self.counters.late_answers = self.counters.late_answers.saturating_add(1);
+                // It is not kept here, and nobody will take it.
+                self.untold.add(id, &outcome);
             }
         }
     }
