@@ -126,12 +126,11 @@ async fn child_that_is_halted_when_its_parent_dies_ends_in_good_order_and_is_not
     let world = world();
     let mut boss = HostProcess::start(&world, "boss", None).await.unwrap();
     let child = boss.spawn("a", WorkerSpec::command("echo hi")).await;
-    let child = Pid::from_raw(child.cast_signed()).unwrap();
     // Whoever has ended a turn has been taken up for certain; until it knows that, a child whose parent dies gives up.
     let work = boss.run("a", "go").await.unwrap();
     boss.ask(tests::world::Ask::Ended { work }).await.unwrap();
     // It is its parent's to reap until that is dead; afterwards its number is its own as long as it is halted.
-    kill_process(child, Signal::STOP).unwrap();
+    tests::world::halt(child).await;
     boss.kill().await;
     // The kernel hangs up a halted process whose parent dies, and continues it.
     let mut again = HostProcess::start(&world, "boss", None).await.unwrap();

@@ -34,7 +34,7 @@ const TURN_PATIENCE: Duration = if cfg!(test) { Duration::from_millis(500) } els
 const CHILD_GRACE: Duration = Duration::from_secs(20);
 /// The wait for the ack of a pod's last event.
 const LAST_EVENT: Duration = Duration::from_secs(5);
-/// Between two attempts at something that the store refused.
+/// Between two attempts at something that the store refused. LIMIT: a full disk is no better in less.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 /// What the controller hears besides calls.

@@ -31,9 +31,10 @@ pub(crate) const CHILD_VARIABLE: &str = "POD_CHILD";
 
 /// Between SIGTERM and SIGKILL. LIMIT: longer than a child may wait for its last ack (5 s).
 const TERM_GRACE: Duration = Duration::from_secs(7);
-/// How often the life lock of a child that is not ours to wait for is looked at.
+/// How often the life lock of a child that is not ours to wait for is looked at. LIMIT: nothing tells when a lock is freed,
+/// short of waiting for it with a thread; a look is one system call.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
-/// Between two attempts at a store that cannot be written.
+/// Between two attempts at a store that cannot be written. LIMIT: a full disk is no better in less.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// LIMIT: how much of its standard error an error quotes, in bytes.
 const QUOTED_BYTES_MAX: u64 = 2_000;

@@ -81,6 +81,7 @@ async fn dead(pid: u32) {
     };
     within("the death of a program", async {
         while !gone() {
+            // No child of ours: nothing tells when it dies.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

@@ -19,6 +19,10 @@ use crate::store::{OutputKind, TurnCause};
 /// LIMIT: how long a script waits for a child or a report.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How often a script that waits for reports asks for them. LIMIT: a report during a turn wakes nobody, by design; a script is
+/// for tests, whose reports come within this.
+const REPORTS_EVERY: Duration = Duration::from_millis(10);
+
 /// The steps of a pod's turns.
 ///
 /// A table of TOML; a key or a step that is not known is refused, with the one that was probably meant.
@@ -319,11 +323,10 @@ async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, Wo
                 if tokio::time::Instant::now() >= deadline {
                     return Err(WorkerError::new(format!("{read} of {count} reports came")));
                 }
-                if let Some(signal) = cx.signal() {
+                if items.is_empty()
+                    && let Some(signal) = cx.rest(REPORTS_EVERY).await
+                {
                     return Ok(Some(told(signal)));
-                }
-                if items.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
         }

@@ -62,23 +62,13 @@ struct Sums {
 }
 
 fn main() -> ExitCode {
-    let arguments = match parse(std::env::args().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(wrong) => {
-            println!("{wrong}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+    let arguments = match tests::drive::arguments(USAGE, parse) {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit,
     };
     let program = match tests::drive::program() {
         Ok(program) => program,
-        Err(missing) => {
-            println!("{missing}");
-            return ExitCode::from(2);
-        }
+        Err(exit) => return exit,
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let start = Instant::now();

@@ -44,16 +44,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = match parse(std::env::args().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(wrong) => {
-            println!("{wrong}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
+    let arguments = match tests::drive::arguments(USAGE, parse) {
+        Ok(arguments) => arguments,
+        Err(exit) => return exit,
     };
     let plan = Plan::new(arguments.shape);
     let Shape { seed, pods, length } = arguments.shape;
@@ -64,10 +57,7 @@ fn main() -> ExitCode {
     }
     let program = match tests::drive::program() {
         Ok(program) => program,
-        Err(missing) => {
-            println!("{missing}");
-            return ExitCode::from(2);
-        }
+        Err(exit) => return exit,
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (began, told) = (Instant::now(), Mutex::new(Instant::now()));

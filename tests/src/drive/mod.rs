@@ -8,6 +8,7 @@
 //! `soak` random faults for a while, `figures` what is printed. Used by the binaries `kills` and `soak` and by `it`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 mod figures;
 mod matrix;
@@ -21,17 +22,39 @@ pub use self::plan::{Action, Plan, Shape};
 pub use self::soak::{Done, Soak, soak};
 pub use self::tree::{Armed, ROOT, Rest, Tree};
 
-/// The program that pods are started from: `host_pod`, beside the one that runs.
+/// The program that pods are started from: `host_pod`, beside the binary that runs.
 ///
 /// # Errors
-/// If it is not there, and how to build it.
-pub fn program() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|error| format!("this program cannot find itself: {error}"))?;
-    let program = own.with_file_name("host_pod");
-    match program.is_file() {
-        true => Ok(program),
-        false => {
-            Err(format!("`{}` is missing; build it with: cargo build --release -p tests --bins", program.display()))
+/// It is not there, and how to build it was printed: what this process is to end with.
+#[allow(clippy::print_stdout, reason = "for binaries, whose answer it is")]
+pub fn program() -> Result<PathBuf, ExitCode> {
+    let own = std::env::current_exe();
+    let program = own.map(|own| own.with_file_name("host_pod")).unwrap_or_else(|_| PathBuf::from("host_pod"));
+    if program.is_file() {
+        return Ok(program);
+    }
+    println!("`{}` is missing; build it with: cargo build --release -p tests --bins", program.display());
+    Err(ExitCode::from(2))
+}
+
+/// What the words of the command line say, as `parse` reads them; `None` of it is a wish for help.
+///
+/// # Errors
+/// The usage was printed, with what is wrong if anything is: what this process is to end with.
+#[allow(clippy::print_stdout, reason = "for binaries, whose answer it is")]
+pub fn arguments<T>(
+    usage: &str,
+    parse: impl FnOnce(std::iter::Skip<std::env::Args>) -> Result<Option<T>, String>,
+) -> Result<T, ExitCode> {
+    match parse(std::env::args().skip(1)) {
+        Ok(Some(arguments)) => Ok(arguments),
+        Ok(None) => {
+            println!("{usage}");
+            Err(ExitCode::SUCCESS)
+        }
+        Err(wrong) => {
+            println!("{wrong}\n\n{usage}");
+            Err(ExitCode::from(2))
         }
     }
 }

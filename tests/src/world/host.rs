@@ -186,24 +186,12 @@ impl HostProcess {
         }
     }
 
-    /// Halts it, and returns when each of its threads stands still: until one has taken the signal, the others run on.
+    /// Halts it, and returns when it stands still.
     ///
     /// # Panics
     /// If it does not halt.
     pub async fn halt(&self) {
-        self.signal(Signal::STOP);
-        let states = || {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
-            // A thread that has just ended is gone. The name in it may hold anything.
-            let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-            stats.map(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
-        };
-        let halted = async {
-            while !states().all(|halted| halted) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(PATIENCE, halted).await.expect("the host halts");
+        halt(self.pid).await;
     }
 
     /// Waits until it has ended.
@@ -222,4 +210,24 @@ impl HostProcess {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Halts the process, and returns when each of its threads stands still: until one has taken the signal, the others run on.
+///
+/// # Panics
+/// If there is none, or it does not halt.
+pub async fn halt(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), Signal::STOP).expect("it can be halted");
+    let states = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        // A thread that has just ended is gone. The name in it may hold anything.
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        stats.map(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+    };
+    let halted = async {
+        while !states().all(|halted| halted) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, halted).await.expect("the process halts");
 }

@@ -15,6 +15,6 @@ mod workers;
 pub use self::gate::{Cue, Gate, Seen, gated};
 pub use self::grove::{GROVE, Step};
 pub use self::history::History;
-pub use self::host::{Ask, HostProcess, Told};
+pub use self::host::{Ask, HostProcess, Told, halt};
 pub use self::place::{InTime, World, until};
 pub use self::workers::workers;
