@@ -10,7 +10,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use pod::id::{NoteKey, PodName, TurnId, WorkId};
 use pod::protocol::RewindChildren;
 
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::man::ManArgs;
 use crate::exit::EXIT_CODES;
+use crate::style::Color;
 
 /// Run trees of pods: processes that delegate work to each other, in which no child's end is ever missed.
 ///
@@ -39,6 +42,11 @@ pub(crate) struct Global {
     /// and stores in $XDG_STATE_HOME/pods (~/.local/state/pods). The directory must be yours alone (mode 700).
     #[arg(long, global = true, display_order = 901, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
+    /// When to use colour
+    ///
+    /// By default on a terminal, unless NO_COLOR is set or TERM is `dumb`; CLICOLOR_FORCE asks for it elsewhere, too.
+    #[arg(long, global = true, display_order = 902, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
 }
 
 /// One command.
@@ -103,6 +111,21 @@ pub(crate) enum Command {
     ///
     /// Example: pod frames --listen /tmp/me/tap.sock --to $XDG_RUNTIME_DIR/pods/run.sock --out talk.rec
     Frames(FramesArgs),
+    /// Print what makes a shell complete commands, options and the names of pods
+    ///
+    /// Names come from the pods that there are, those that live first. To be run by the shell when it starts:
+    ///
+    /// bash: source <(pod completions bash)
+    ///
+    /// zsh: source <(pod completions zsh)
+    ///
+    /// fish: pod completions fish | source
+    #[command(verbatim_doc_comment)]
+    Completions(CompletionsArgs),
+    /// Print the manual page pod(1), or write those of all commands
+    ///
+    /// Example: pod man --out ~/.local/share/man/man1
+    Man(ManArgs),
 }
 
 /// `pod run`.

@@ -5,7 +5,7 @@
 use pod::protocol::{LocalEvent, PodEvent};
 use pod::store::{HistoryItem, Origin, OutputKind, SystemItem, Terminal, ToolEnd, TurnCause, TurnOutcome, UnixMillis};
 
-use crate::output::one_line;
+use crate::output::{Tone, one_line};
 
 /// LIMIT: characters of a pod's text in one line.
 const QUOTE_CHARS_MAX: usize = 160;
@@ -69,6 +69,29 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
         HistoryItem::Blocked { reason } => format!("blocked: {}", quote(reason)),
         HistoryItem::Unblocked => "no longer blocked".to_owned(),
         other => other.kind().replace('_', " "),
+    }
+}
+
+/// How an entry is shown: what failed, what went well, and everything else.
+pub(crate) fn tone(item: &HistoryItem) -> Tone {
+    match item {
+        HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { .. } }
+        | HistoryItem::ChildTerminal { terminal: Terminal::Lost { .. } | Terminal::NeverStarted { .. }, .. }
+        | HistoryItem::ToolResult { how: ToolEnd::Failed, .. }
+        | HistoryItem::Blocked { .. } => Tone::Bad,
+        HistoryItem::WorkSettled { result, .. } if result.is_success() => Tone::Good,
+        HistoryItem::WorkSettled { .. } => Tone::Bad,
+        HistoryItem::SystemItem(SystemItem::Report { event, .. }) | HistoryItem::ControlEvent { event, .. } => {
+            match event {
+                LocalEvent::Lost { .. } | LocalEvent::Reported(PodEvent::Errored { .. } | PodEvent::Gap { .. }) => {
+                    Tone::Bad
+                }
+                LocalEvent::Reported(_) => Tone::Plain,
+            }
+        }
+        HistoryItem::Retrying { .. } => Tone::Doubtful,
+        HistoryItem::LifeStarted { .. } | HistoryItem::Usage(_) => Tone::Faint,
+        _ => Tone::Plain,
     }
 }
 

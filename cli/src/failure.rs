@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io::{self, Write};
 
 use crate::exit::Exit;
+use crate::style::{self, Tone};
 
 /// Why a command ended otherwise than it was asked to.
 #[derive(Debug)]
@@ -88,7 +89,8 @@ impl Failure {
             writeln!(stderr, "{line}")
         } else {
             let causes = self.causes().into_iter().map(|cause| format!("\n  because: {cause}"));
-            writeln!(stderr, "error: {}{}", self.message, causes.collect::<String>())
+            let error = if style::on_stderr() { Tone::Bad.paint("error:") } else { "error:".to_owned() };
+            writeln!(stderr, "{error} {}{}", self.message, causes.collect::<String>())
         };
     }
 }

@@ -9,7 +9,8 @@
 //! | what the process exits with | `exit` |
 //! | one call and its four answers | `ask` |
 //! | errors as people read them | `failure` |
-//! | lines, tables, colour, JSON lines | `output`, `table` |
+//! | lines, tables, colour, JSON lines | `output`, `table`, `style` |
+//! | what a shell offers when Tab is pressed | `complete` |
 //! | history as sentences | `describe` |
 //! | what a parent's history says about its children | `account`, read by `follow`, shown by `live` and `results` |
 //! | driving a parent and its children, and ending them | `tree`, `starting`, `stopping` |
@@ -19,6 +20,7 @@ mod account;
 mod args;
 mod ask;
 mod commands;
+mod complete;
 mod describe;
 mod exit;
 mod failure;
@@ -29,6 +31,7 @@ mod results;
 mod seen;
 mod starting;
 mod stopping;
+mod style;
 mod table;
 mod tree;
 
@@ -49,6 +52,10 @@ where
     T: Into<OsString> + Clone,
 {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    if complete::answered(&args) {
+        return Exit::Ok.into();
+    }
+    style::decide(&args);
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && args.iter().any(|arg| arg == "--json") => {

@@ -1,37 +1,40 @@
 //! Standard output: lines for people, or one JSON object a line for programs.
 //!
-//! Colour and redrawing only on a terminal, never in JSON, never where `NO_COLOR` is set. Text of pods is shown without
-//! its control characters: what a child says must not steer the terminal of whoever looks at it.
+//! Colour where `style` says, redrawing only on a terminal, neither in JSON. Text of pods is shown without its control
+//! characters: what a child says must not steer the terminal of whoever looks at it.
 
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::style;
+pub(crate) use crate::style::Tone;
 
 /// Where a command writes.
 #[derive(Debug)]
 pub(crate) struct Output {
     json: bool,
     colour: bool,
-    terminal: bool,
-}
-
-/// What a piece of text means; a colour on a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tone {
-    Plain,
-    Good,
-    Bad,
-    Faint,
-    Strong,
+    /// The columns of the terminal, if it is one.
+    columns: Option<usize>,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
+        let columns = || {
+            let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+            // A terminal that does not know its width says 0.
+            Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+        };
         let terminal = !json && io::stdout().is_terminal();
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { json, colour, terminal }
+        Self { json, colour: !json && style::on_stdout(), columns: terminal.then(columns).flatten() }
+    }
+
+    /// One for people, on a terminal with so many columns if it is one.
+    #[cfg(test)]
+    pub(crate) fn on_terminal(columns: Option<usize>) -> Self {
+        Self { json: false, colour: false, columns }
     }
 
     /// Whether this is for programs.
@@ -39,14 +42,15 @@ impl Output {
         self.json
     }
 
+    /// The columns that lines may have: those of the terminal. A file or a pipe has no bound.
+    pub(crate) fn columns(&self) -> Option<usize> {
+        self.columns
+    }
+
     /// The columns of the terminal, if lines can be redrawn on it.
     pub(crate) fn terminal_columns(&self) -> Option<usize> {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        if !self.terminal || dumb {
-            return None;
-        }
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
-        Some(usize::from(size.ws_col)).filter(|columns| *columns >= 40)
+        self.columns.filter(|columns| *columns >= 40 && !dumb)
     }
 
     /// One line for people; nothing in JSON.
@@ -72,15 +76,7 @@ impl Output {
 
     /// `text` in its tone.
     pub(crate) fn paint(&self, tone: Tone, text: &str) -> String {
-        let code = match tone {
-            _ if !self.colour => return text.to_owned(),
-            Tone::Plain => return text.to_owned(),
-            Tone::Good => "32",
-            Tone::Bad => "31",
-            Tone::Faint => "2",
-            Tone::Strong => "1",
-        };
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        if self.colour { tone.paint(text) } else { text.to_owned() }
     }
 }
 

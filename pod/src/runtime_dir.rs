@@ -80,10 +80,7 @@ impl Roots {
     /// # Errors
     /// If a directory is not ours alone, or cannot be made.
     pub fn at(dir: &Path) -> Result<Self, DirError> {
-        let dir = std::path::absolute(dir).map_err(|e| io_error("resolve", dir, e))?;
-        make_private(&dir)?;
-        let (runtime, state) = (dir.join("run"), dir.join("state"));
-        Self { runtime, state, moved_to: Some(dir) }.made()
+        Self::below(dir)?.made()
     }
 
     /// The roots that `flag`, or else the environment, says.
@@ -91,15 +88,23 @@ impl Roots {
     /// # Errors
     /// If a directory is not ours alone, or cannot be made.
     pub fn resolve(flag: Option<&Path>) -> Result<Self, DirError> {
-        Self::resolve_from(flag, |variable| std::env::var_os(variable).filter(|value| !value.is_empty()))
+        Self::named(flag)?.made()
     }
 
-    fn resolve_from(
+    /// The same, as they would be: nothing is made and nothing is looked at.
+    ///
+    /// # Errors
+    /// `NoHome` if nothing says where they are.
+    pub fn named(flag: Option<&Path>) -> Result<Self, DirError> {
+        Self::named_from(flag, |variable| std::env::var_os(variable).filter(|value| !value.is_empty()))
+    }
+
+    fn named_from(
         flag: Option<&Path>,
         variable: impl Fn(&str) -> Option<std::ffi::OsString>,
     ) -> Result<Self, DirError> {
         if let Some(dir) = flag.map(Path::to_owned).or_else(|| variable(ROOT_VARIABLE).map(PathBuf::from)) {
-            return Self::at(&dir);
+            return Self::below(&dir);
         }
         // The XDG specification says that relative paths are to be ignored.
         let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -111,14 +116,33 @@ impl Roots {
             Some(runtime) => runtime.join("pods"),
             None => std::env::temp_dir().join(format!("pods-{}", uid())),
         };
-        fs::create_dir_all(&state).map_err(|e| io_error("make", &state, e))?;
-        Self { runtime, state: state.join("pods"), moved_to: None }.made()
+        Ok(Self { runtime, state: state.join("pods"), moved_to: None })
+    }
+
+    fn below(dir: &Path) -> Result<Self, DirError> {
+        let dir = std::path::absolute(dir).map_err(|e| io_error("resolve", dir, e))?;
+        Ok(Self { runtime: dir.join("run"), state: dir.join("state"), moved_to: Some(dir) })
     }
 
     fn made(self) -> Result<Self, DirError> {
+        match (&self.moved_to, self.state.parent()) {
+            (Some(dir), _) => make_private(dir)?,
+            (None, Some(parent)) => fs::create_dir_all(parent).map_err(|e| io_error("make", parent, e))?,
+            (None, None) => {}
+        }
         make_private(&self.runtime)?;
         make_private(&self.state)?;
         Ok(self)
+    }
+
+    /// Below which sockets are, and what else goes with a process.
+    pub fn runtime_root(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// Below which stores are, and what else must be kept.
+    pub fn state_root(&self) -> &Path {
+        &self.state
     }
 
     /// The files of the pod `name`.
@@ -355,10 +379,10 @@ mod tests {
             "HOME" => Some(home.clone().into_os_string()),
             _ => None,
         };
-        let paths = Roots::resolve_from(None, variable).unwrap().pod(&name("a"));
+        let paths = Roots::named_from(None, variable).unwrap().made().unwrap().pod(&name("a"));
         assert_eq!(paths.socket(), run.join("pods/a/pod.sock"));
         assert_eq!(paths.store(), home.join(".local/state/pods/a/store.db"));
-        let error = Roots::resolve_from(None, |_| None).unwrap_err().to_string();
+        let error = Roots::named_from(None, |_| None).unwrap_err().to_string();
         assert!(error.contains("HOME") && error.contains("--root"), "{error}");
     }
 

@@ -2,7 +2,7 @@
 
 use crate::args::{Global, LogArgs};
 use crate::commands::existing_pod;
-use crate::describe::{describe, time};
+use crate::describe::{describe, time, tone};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::follow::Follower;
@@ -28,7 +28,7 @@ pub(crate) fn log(args: &LogArgs, global: &Global, output: &mut Output) -> Resul
         let turn = row.turn.map_or_else(String::new, |turn| format!("turn {turn}"));
         let head = format!("{:>5}  {}  {turn:<8}", row.seq, time(row.at));
         let head = output.paint(Tone::Faint, &head);
-        output.line(format!("{head}  {}", describe(&row.item)))
+        output.line(format!("{head}  {}", output.paint(tone(&row.item), &describe(&row.item))))
     })?;
     Ok(Exit::Ok)
 }

@@ -1,11 +1,13 @@
 //! One file for each command, and what they have in common: finding the roots and a pod below them.
 
 mod compact;
+pub(crate) mod completions;
 mod control;
 mod demo;
 mod frames;
 mod log;
 mod ls;
+pub(crate) mod man;
 mod rewind;
 mod run;
 mod send;
@@ -44,6 +46,8 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Rewind(args) => rewind::rewind(args, global, output).await,
         Command::Stop(args) => stop::stop(args, global, output).await,
         Command::Frames(args) => frames::frames(args, output).await,
+        Command::Completions(args) => completions::completions(args, output),
+        Command::Man(args) => man::man(args, output),
     }
 }
 

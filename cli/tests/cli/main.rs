@@ -5,6 +5,7 @@
 mod bad_input;
 mod demo;
 mod frames;
+mod help;
 mod looking;
 mod running;
 mod steering;

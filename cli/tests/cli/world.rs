@@ -61,15 +61,23 @@ impl World {
         self.pod_below(&self.root(), args).await
     }
 
+    /// Runs `pod` with `args` and nothing else, in this environment, to its end.
+    pub(crate) async fn bare(&self, args: &[&str], variables: &[(&str, &str)]) -> Done {
+        let mut command = self.program(env!("CARGO_BIN_EXE_pod"));
+        command.args(args).envs(variables.iter().copied());
+        ended(command).await
+    }
+
+    /// Runs `line` in a shell that knows the program as `$POD` and its root, to its end.
+    pub(crate) async fn shell(&self, shell: &str, line: &str) -> Done {
+        let mut command = self.program(shell);
+        command.arg("-c").arg(line).env("POD", env!("CARGO_BIN_EXE_pod")).env("PODS_ROOT", self.root());
+        ended(command).await
+    }
+
     /// The same below another root.
     pub(crate) async fn pod_below(&self, root: &Path, args: &[&str]) -> Done {
-        let output = timeout(PATIENCE, self.command(root, args).output()).await;
-        let output = output.unwrap_or_else(|_| panic!("`pod {args:?}` did not end")).unwrap();
-        Done {
-            code: code(output.status),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        ended(self.command(root, args)).await
     }
 
     /// Starts `pod` with `args` and lets it run.
@@ -104,20 +112,31 @@ impl World {
         assert!(seen.await.is_ok(), "it did not come to be that {what}");
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the program under test")]
     fn command(&self, root: &Path, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pod"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_pod"));
+        command.args(args).arg("--root").arg(root);
         command
-            .args(args)
-            .arg("--root")
-            .arg(root)
-            .env_remove("PODS_ROOT")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for variable in ["PODS_ROOT", "RUST_LOG", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "POD_COMPLETE"] {
+            command.env_remove(variable);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
+    }
+}
+
+/// Runs it to its end.
+async fn ended(mut command: Command) -> Done {
+    let output = timeout(PATIENCE, command.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("`{command:?}` did not end")).unwrap();
+    Done {
+        code: code(output.status),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
