@@ -37,6 +37,9 @@ const LAST_EVENT: Duration = Duration::from_secs(5);
 /// Between two attempts at something that the store refused. LIMIT: a full disk is no better in less.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
+/// How long a pod that stops tries to commit the end of its turn. LIMIT: a child's parent waits 20 s before it signals.
+const STOP_PATIENCE: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(10) };
+
 /// What the controller hears besides calls.
 pub(crate) enum Msg {
     /// Something was committed elsewhere in this pod.
@@ -85,6 +88,8 @@ pub(crate) struct Actor {
     pub(super) compacting: Option<Responder<Compact>>,
     /// What the worker has still to forget.
     pub(super) rewound: Option<RewoundTo>,
+    /// Since when a pod that stops cannot commit.
+    store_dead_since: Option<Instant>,
 }
 
 impl Actor {
@@ -116,6 +121,7 @@ impl Actor {
             verdict: None,
             compacting: None,
             rewound: None,
+            store_dead_since: None,
         };
         actor.shared.phase.send_replace(actor.state.phase());
         actor.perform(step);
@@ -441,11 +447,28 @@ impl Actor {
                 Err(error) => {
                     // It still runs for the store: nothing is told, and nothing else starts, until this is committed.
                     actor.complain("commit the end of a turn", &error);
+                    if actor.stops_without_its_store() {
+                        return actor.leave_turn(turn);
+                    }
                     actor.verdict = Some((verdict, said));
                     actor.after(RETRY_EVERY, move |actor| actor.commit_turn(verdict));
                 }
             },
         );
+    }
+
+    /// Whether the pod has tried for long enough to commit the last of what it has to, now that it stops.
+    fn stops_without_its_store(&mut self) -> bool {
+        self.phase() == crate::protocol::PodState::Stopping
+            && self.store_dead_since.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE
+    }
+
+    /// The end of the turn cannot be committed and the pod stops: for the store it runs, and the next life ends it.
+    fn leave_turn(&mut self, turn: crate::id::TurnId) {
+        tracing::error!(pod = %self.shared.id, %turn, "the end of a turn is left to the next life, which ends it as interrupted");
+        self.in_flight = None;
+        let facts = self.latest.facts;
+        self.step(Input::TurnCommitted { facts, blocked: false });
     }
 
     fn turn_committed(&mut self, end: &EndTurn, ended: &EndedTurn, ordered: Ordered) {
@@ -474,6 +497,11 @@ impl Actor {
                 }
                 Err(error) => {
                     actor.complain("give the paused turn up", &error);
+                    if actor.stops_without_its_store() {
+                        let facts = actor.latest.facts;
+                        actor.step(Input::AbandonCommitted(facts));
+                        return;
+                    }
                     actor.after(RETRY_EVERY, Self::abandon_paused);
                 }
             },

@@ -53,8 +53,8 @@ enum Left {
 /// Ends the life of a child whose process is proven dead: applies what it left, then sets its terminal event.
 ///
 /// # Errors
-/// If our own store cannot be read or written; to be called again. A child's store that cannot be read is no error: it
-/// stands beside the terminal event.
+/// If our own store cannot be read or written, or `NotYet` if the child's cannot be read now; to be called again. A child's
+/// store that nobody can ever read, a damaged one, say, is no error: it stands beside the terminal event.
 ///
 /// # Cancel safety
 /// Dropped early, it may be called again.
@@ -130,7 +130,9 @@ fn left_by(reads: &Reads<'_>, pod: &PodId) -> Result<Left, StoreError> {
         // It died before it had written anything.
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Left::Nothing),
         Err(StoreError::Empty { .. }) => Ok(Left::Nothing),
-        Err(error) => Ok(Left::Unreadable(error.chain())),
+        Err(error) if error.is_lasting() => Ok(Left::Unreadable(error.chain())),
+        // A newer version's, out of descriptors, no space for the log's index: it is there, and will be read.
+        Err(error) => Err(StoreError::NotYet { pod: pod.clone(), source: Box::new(error) }),
     }
 }
 

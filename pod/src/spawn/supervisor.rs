@@ -36,6 +36,10 @@ const TERM_GRACE: Duration = Duration::from_secs(7);
 const PROBE_EVERY: Duration = Duration::from_millis(50);
 /// Between two attempts at a store that cannot be written. LIMIT: a full disk is no better in less.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
+/// LIMIT: the longest pause between two attempts: what has become possible is noticed within it.
+const RETRY_MAX: Duration = Duration::from_secs(4);
+/// How long a pod that stops tries to commit the end of a child. Its next life finds the child dead, and tries again.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// LIMIT: how much of its standard error an error quotes, in bytes.
 const QUOTED_BYTES_MAX: u64 = 2_000;
 
@@ -227,13 +231,21 @@ async fn end_programs(pod: &PodId) {
 
 /// Applies what the dead child had committed, then sets its terminal event; does not give up.
 async fn bury(shared: &Shared, pod: &PodId, reason: LostReason) {
+    let (mut pause, mut stopping_since) = (RETRY_EVERY, None);
     let end = loop {
         match settle_dead_child(&shared.store, pod, EndOfLife::Dead(reason)).await {
             Ok(end) => break end,
             Err(crate::store::StoreError::Closed) => return,
             Err(error) => {
+                let stopping = *shared.phase.borrow() == PodState::Stopping;
+                if stopping && stopping_since.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE {
+                    tracing::error!(%pod, error = error.chain(), "the end of a child cannot be committed, and is left to the next life of its parent");
+                    shared.registry.leave(pod);
+                    return shared.child_ended().await;
+                }
                 tracing::error!(%pod, error = error.chain(), "the end of a child could not be committed; trying again");
-                tokio::time::sleep(RETRY_EVERY).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
             }
         }
     };

@@ -22,7 +22,7 @@ pub const SUMMARY_BYTES_MAX: usize = crate::protocol::RUN_INPUT_BYTES_MAX;
 /// LIMIT: children that a compaction names; with the longest names they take 40 KiB.
 const CHILDREN_NAMED: usize = 256;
 /// Whether the entry `h.seq` counts. Ranges do not overlap, so that the last one that begins before it tells.
-const COUNTS: &str =
+pub(crate) const COUNTS: &str =
     "coalesce((SELECT last FROM left_out WHERE first <= h.seq ORDER BY first DESC LIMIT 1), 0) < h.seq";
 
 /// A shorter context.
@@ -266,8 +266,16 @@ impl Tx<'_> {
         let turns = self.number(&sql, [int(to)])?;
         // Before the paused turn ends: no work is settled while a report of it is to be told again.
         let returned = self.return_told(to)?;
-        let settled = self.abandon_paused()?;
+        let mut settled = self.abandon_paused()?;
         let head = self.leave_out(to, &HistoryItem::Rewound { to, target, by: Some(rewind.by.clone()), returned })?;
+        // What was told for a work whose run does not count any more is told again for its own sake: nobody finishes it.
+        self.run(
+            "DELETE FROM inbox_works WHERE work IN
+                 (SELECT w.work FROM works w JOIN turns t ON t.turn = w.turn
+                  WHERE w.direction = 'received' AND w.state = 'open' AND t.history >= ?1)",
+            [int(to)],
+        )?;
+        settled.extend(self.settle_works()?);
         Ok(RewindOutcome::Done(Rewound { target, to, head, turns, input, returned, settled }))
     }
 
@@ -315,14 +323,29 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A turn that makes the context shorter is no part of it, however it ended. Whether this was one.
-    pub(crate) fn leave_compaction_out(&self, turn: TurnId, last: u64) -> Result<bool, StoreError> {
+    /// A turn that makes the context shorter is no part of it, however it ended; unless it came to its end as it was
+    /// `meant`, neither are the summaries that it had made on its way. Whether this was one.
+    pub(crate) fn leave_compaction_out(&self, turn: TurnId, last: u64, meant: bool) -> Result<bool, StoreError> {
         let sql = "INSERT INTO left_out (first, last)
                    SELECT history, ?2 FROM turns WHERE turn = ?1 AND cause = 'compact' AND history IS NOT NULL";
-        Ok(self.run(sql, (turn, int(last)))? > 0)
+        let compacting = self.run(sql, (turn, int(last)))? > 0;
+        if let (true, false, Some(first)) = (compacting, meant, self.began_at(turn)?) {
+            self.run("DELETE FROM compactions WHERE seq >= ?1", [int(first)])?;
+        }
+        Ok(compacting)
     }
 
-    fn began_at(&self, turn: TurnId) -> Result<Option<u64>, StoreError> {
+    /// Where the inbox entry `id` stands in what the agent still knows, if it does: at `history`, or where it was told
+    /// before a summary that does not stand any more.
+    pub(crate) fn place_in_context(&self, id: i64, history: Option<i64>) -> Result<Option<u64>, StoreError> {
+        let sql = format!(
+            "SELECT max(h.seq) FROM (SELECT ?2 AS seq UNION ALL SELECT history FROM told WHERE inbox = ?1) h
+             WHERE h.seq > coalesce((SELECT upto FROM compactions ORDER BY seq DESC LIMIT 1), 0) AND {COUNTS}"
+        );
+        Ok(self.one(&sql, (id, history), |row| row.get::<_, Option<i64>>(0))?.flatten().map(count))
+    }
+
+    pub(crate) fn began_at(&self, turn: TurnId) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT history FROM turns WHERE turn = ?1 AND history IS NOT NULL";
         Ok(self.one(sql, [turn], |row| row.get::<_, i64>(0))?.map(count))
     }
@@ -350,9 +373,14 @@ impl Tx<'_> {
         let staged = "SELECT min(history) FROM inbox WHERE state = 'staged' AND history IS NOT NULL";
         let staged: Option<i64> = self.one(staged, [], |row| row.get(0))?.flatten();
         let seen = staged.map_or(head, |first| count(first).saturating_sub(1));
-        let upto = compaction.upto.unwrap_or(head).min(head).min(seen);
-        // What was given back unseen is written again when it is told again: behind the summary.
-        self.run("UPDATE inbox SET history = NULL WHERE state = 'unseen' AND history <= ?1", [int(upto)])?;
+        let upto = self.before_open_calls(compaction.upto.unwrap_or(head).min(head).min(seen))?;
+        // What was given back unseen is written again when it is told again: behind the summary. Where it stands before it
+        // is kept: a rewind may bring that back.
+        let given_back = "state = 'unseen' AND history <= ?1";
+        let sql =
+            format!("INSERT OR IGNORE INTO told (inbox, history) SELECT id, history FROM inbox WHERE {given_back}");
+        self.run(&sql, [int(upto)])?;
+        self.run(&format!("UPDATE inbox SET history = NULL WHERE {given_back}"), [int(upto)])?;
         let live = self.live_children()?;
         let children_total = live.len() as u64;
         let children: Vec<PodId> = live.into_iter().rev().take(CHILDREN_NAMED).map(|row| row.pod).collect();
@@ -361,6 +389,37 @@ impl Tx<'_> {
         let seq = self.append(Some(turn), None, &item)?;
         self.run("INSERT INTO compactions (seq, upto) VALUES (?1, ?2)", (int(seq), int(upto)))?;
         Ok(seq)
+    }
+
+    /// The last entry up to `upto` behind which no result stands whose use of a tool stands before it: a summary that ended
+    /// between the two would tear them apart.
+    fn before_open_calls(&self, upto: u64) -> Result<u64, StoreError> {
+        let sql = "SELECT turn FROM history WHERE seq <= ?1 AND turn IS NOT NULL ORDER BY seq DESC LIMIT 1";
+        let Some(turn) = self.one(sql, [int(upto)], |row| row.get::<_, TurnId>(0))? else { return Ok(upto) };
+        let began = self.began_at(turn)?;
+        // A use and its result stand in one turn, so that those of the turn in which the summary ends tell.
+        let sql = "SELECT seq, body FROM history
+                   WHERE seq BETWEEN ?1 AND ?2 AND turn = ?3 AND kind IN ('tool_call', 'tool_result') ORDER BY seq";
+        let rows = self.all(sql, (int(began.unwrap_or(1)), int(upto), turn), |row| {
+            Ok((count(row.get(0)?), row.get::<_, String>(1)?))
+        })?;
+        let (mut first_open, mut uses) = (u64::MAX, Vec::new());
+        for (seq, body) in rows {
+            match from_json("a history entry", &body)? {
+                HistoryItem::ToolCall { call, .. } => uses.push((call, seq, u64::MAX)),
+                HistoryItem::ToolResult { call, .. } => {
+                    uses.iter_mut().filter(|(used, ..)| *used == call).for_each(|(.., result)| *result = seq);
+                }
+                _ => {}
+            }
+        }
+        // Backwards: what is not taken in leaves out every use whose result stands behind it.
+        for (_, used, result) in uses.into_iter().rev() {
+            if result >= first_open || result == u64::MAX {
+                first_open = used;
+            }
+        }
+        Ok(upto.min(first_open.saturating_sub(1)))
     }
 
     /// A use of a tool begins: it is in history before the tool does anything.

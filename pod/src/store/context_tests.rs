@@ -311,3 +311,152 @@ fn use_of_a_tool_has_one_result_whatever_becomes_of_its_turn() {
     assert!(matches!(late, Err(StoreError::Contradiction(_))), "a use that nobody would end: {late:?}");
     assert!(matches!(store.try_with(|tx| tx.append_in(open, None, &said(1))), Err(StoreError::Contradiction(_))));
 }
+
+fn failed(tx: &Tx<'_>, turn: TurnId) -> Result<(), StoreError> {
+    let outcome = TurnOutcome::Errored { message: "no".into() };
+    tx.end_turn(&EndTurn { turn, outcome, compaction: None }).map(|_| ())
+}
+
+#[test]
+fn report_that_was_told_before_the_turn_that_is_rolled_back_stands_in_the_context_once() {
+    let store = fixture::memory("a");
+    store.with(|tx| {
+        tx.push_report(&report(1))?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn;
+        failed(tx, turn)
+    });
+    assert_eq!(context(&store), ["report 1"]);
+    store.advance(10_000);
+    turn(&store, 2, TurnResult::RolledBack);
+    assert_eq!(context(&store), ["report 1"]);
+    store.advance(10_000);
+    assert_eq!(turn(&store, 3, TurnResult::Finished).reports.len(), 1);
+    assert_eq!(context(&store), ["report 1", "said 3"]);
+}
+
+#[test]
+fn report_whose_place_a_rewind_brings_back_is_not_written_again() {
+    let store = fixture::memory("a");
+    store.with(|tx| {
+        tx.push_report(&report(1))?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn;
+        failed(tx, turn)
+    });
+    let second = turn(&store, 2, TurnResult::Finished);
+    store.with(|tx| {
+        let turn = tx.start_compaction()?.turn;
+        let outcome = TurnOutcome::Ended { result: TurnResult::Finished };
+        tx.end_turn(&EndTurn { turn, outcome, compaction: Some(compaction("short", None)) })
+    });
+    // Behind the summary it is written anew.
+    store.advance(10_000);
+    turn(&store, 3, TurnResult::Finished);
+    assert_eq!(context(&store), ["report 1", "said 3"]);
+    // Without the summary the first place counts again, and is the only one.
+    rewound(&store, second.turn);
+    assert_eq!(context(&store), ["report 1"]);
+    store.advance(10_000);
+    assert_eq!(turn(&store, 4, TurnResult::Finished).reports.len(), 1);
+    assert_eq!(context(&store), ["report 1", "said 4"]);
+}
+
+#[test]
+fn summary_that_a_compaction_made_before_it_failed_does_not_stand() {
+    let store = fixture::memory("a");
+    turn(&store, 1, TurnResult::Finished);
+    store.with(|tx| {
+        let turn = tx.start_compaction()?.turn;
+        tx.compact(turn, &compaction("half way", None))?;
+        failed(tx, turn)
+    });
+    assert_eq!(store.with(|tx| tx.context_summary()), None);
+    assert_eq!(context(&store), ["said 1"]);
+}
+
+#[test]
+fn summary_ends_before_a_use_of_a_tool_whose_result_stands_behind_it() {
+    let use_tool = |tx: &Tx<'_>, turn, call| tx.begin_call(turn, None, CallId(call), "look", &serde_json::json!({}));
+    let result = |tx: &Tx<'_>, turn, call| tx.end_call(turn, None, CallId(call), ToolEnd::Done, "seen");
+    let store = fixture::memory("a");
+    let (turn, places) = store.with(|tx| {
+        tx.stage_run(&NewRun { work: WorkId(1), origin: Origin::Host, input: "x".into() })?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn;
+        let mut places = Vec::new();
+        // used 1, used 2, result 1, said, result 2, used 3, said
+        for step in 0..7 {
+            match step {
+                0 => use_tool(tx, turn, 1)?,
+                1 => use_tool(tx, turn, 2)?,
+                2 => result(tx, turn, 1)?,
+                4 => result(tx, turn, 2)?,
+                5 => use_tool(tx, turn, 3)?,
+                _ => _ = tx.append_in(turn, None, &said(step))?,
+            }
+            places.push(tx.history_head()?);
+        }
+        Ok((turn, places))
+    });
+    let before = places[0] - 1;
+    let ends = [(0, before), (1, before), (2, before), (3, before), (4, places[4]), (5, places[4]), (6, places[4])];
+    for (wanted, expected) in ends {
+        let summary = compaction("short", Some(places[wanted]));
+        let upto = store.with(|tx| {
+            tx.compact(turn, &summary)?;
+            Ok(tx.context_summary()?.unwrap().upto)
+        });
+        assert_eq!(upto, expected, "asked to end at step {wanted}");
+    }
+    // All that there is: the open use stays.
+    store.with(|tx| tx.compact(turn, &compaction("short", None)).map(|_| ()));
+    assert_eq!(store.with(|tx| tx.context_summary()).unwrap().upto, places[4]);
+}
+
+#[test]
+fn work_whose_run_is_rewound_is_not_finished_by_what_is_told_of_it_afterwards() {
+    let store = fixture::memory("a");
+    // An old child, so that the rewind is not refused; the work's only open condition is what that child does for it.
+    store.with(|tx| tx.reserve_child(&new_child(&pod("b", 1))).map(|_| ()));
+    let first = turn(&store, 1, TurnResult::Finished);
+    let delegating = store.with(|tx| {
+        tx.stage_run(&NewRun { work: WorkId(2), origin: Origin::Host, input: "x".into() })?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn;
+        tx.delegate(WorkId(50), &pod("b", 1), Some(WorkId(2)), "part")?;
+        end(tx, turn, TurnResult::Finished)?;
+        let mut told = report(1);
+        told.works = vec![WorkId(2)];
+        tx.push_report(&told)?;
+        Ok(turn)
+    });
+    assert_eq!(rewound(&store, delegating).settled, [], "its child still works for it");
+    store.advance(10_000);
+    let told = store.with(|tx| {
+        let turn = started(tx.start_turn(StartCause::Wake)?);
+        tx.mark_seen(turn.turn, &turn.reports.iter().map(|report| report.id).collect::<Vec<_>>())?;
+        end(tx, turn.turn, TurnResult::Finished)?;
+        Ok(turn)
+    });
+    assert_eq!((told.reports.len(), &told.works[..]), (1, &[][..]), "it is told for its own sake");
+    let settled = store.with(|tx| {
+        let mut told = report(2);
+        told.works = vec![WorkId(2)];
+        tx.push_report(&told)?;
+        tx.settle_delegated(WorkId(50), &pod("b", 1).name, WorkResult::Finished)?;
+        let turn = started(tx.start_turn(StartCause::Wake)?);
+        tx.mark_seen(turn.turn, &turn.reports.iter().map(|report| report.id).collect::<Vec<_>>())?;
+        let outcome = TurnOutcome::Ended { result: TurnResult::Finished };
+        Ok(tx.end_turn(&EndTurn { turn: turn.turn, outcome, compaction: None })?.settled)
+    });
+    assert_eq!(settled, [(WorkId(2), WorkResult::Cancelled)]);
+    // And with nothing open, the rewind itself settles it.
+    let reported = store.with(|tx| {
+        tx.stage_run(&NewRun { work: WorkId(3), origin: Origin::Host, input: "x".into() })?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn;
+        let mut told = report(3);
+        told.works = vec![WorkId(3)];
+        tx.push_report(&told)?;
+        end(tx, turn, TurnResult::Finished)?;
+        Ok(turn)
+    });
+    assert_eq!(rewound(&store, reported).settled, [(WorkId(3), WorkResult::Cancelled)]);
+    rewound(&store, first.turn);
+}

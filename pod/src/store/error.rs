@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
+use crate::id::PodId;
+
 /// Why the store did not do what it was asked to. Unless it says otherwise, nothing was changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,7 +54,8 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file was written by a newer version of this program.
-    #[error("store `{}` has schema {found}, this program knows up to {known}; use the newer program", path.display())]
+    #[error("store `{}` has schema {found}, this program knows up to {known}; use the newer program, which \
+             reads both", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -60,6 +63,15 @@ pub enum StoreError {
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// What a dead child has left cannot be read yet. Its life is not over before it is read.
+    #[error("what pod {pod} had committed before it died cannot be read yet, and its end is not told before that")]
+    NotYet {
+        /// The child.
+        pod: PodId,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
     },
     /// The file is damaged.
     #[error(
@@ -132,6 +144,33 @@ impl StoreError {
 
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { doing, path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    /// Whether it is about what stands in the file, so that a later attempt finds the same. A file of a newer version is
+    /// none of these: the newer program can read it.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Foreign { .. }
+            | Self::Empty { .. }
+            | Self::Damaged { .. }
+            | Self::OtherPod { .. }
+            | Self::Unreadable { .. } => true,
+            // A row that does not hold what its column promises.
+            Self::Sqlite { source, .. } => match source.sqlite_error_code() {
+                Some(code) => matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase),
+                None => true,
+            },
+            Self::Io { .. }
+            | Self::DiskFull
+            | Self::Newer { .. }
+            | Self::NotYet { .. }
+            | Self::TooLarge { .. }
+            | Self::OutboxFull { .. }
+            | Self::Contradiction(_)
+            | Self::Overloaded { .. }
+            | Self::Closed
+            | Self::Panicked(_) => false,
+        }
     }
 
     /// The error and its causes in one line, for a rejection or a log.

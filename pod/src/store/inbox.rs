@@ -64,11 +64,11 @@ pub(crate) enum Return {
     /// The process ended in the turn: one attempt more, for it may have been their doing; the first time without a
     /// pause, for most often it was not.
     Interrupted,
-    /// The turn was cancelled: a short pause, or it would begin again at once.
+    /// The turn was cancelled: one attempt more, for a worker may cancel its turn itself, each time that it is told.
     Cancelled,
     /// The turn was paused: the one that resumes it is told at once.
     Paused,
-    /// What the turn did does not count; also what its worker saw is to be told again.
+    /// What the turn did does not count; also what its worker saw is to be told again, with an attempt more.
     RolledBack,
 }
 
@@ -192,8 +192,8 @@ impl Tx<'_> {
                 (turn, id),
             )?;
             // An entry that was returned is in history already: it is told again, but it happened once.
-            let history_seq = match history {
-                Some(seq) => count(seq),
+            let history_seq = match self.place_in_context(id, history)? {
+                Some(seq) => seq,
                 None => self.append(Some(turn), self.first_work(id)?, &HistoryItem::SystemItem(item.clone()))?,
             };
             let sql = "UPDATE inbox SET state = 'staged', turn = ?2, history = ?3 WHERE id = ?1";
@@ -225,7 +225,7 @@ impl Tx<'_> {
         let rows = self.all(&sql, [turn], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?)))?;
         let mut most = 0;
         for (id, attempts) in &rows {
-            let more = matches!(how, Return::Attempted | Return::Interrupted);
+            let more = how != Return::Paused;
             let attempts = attempts.saturating_add(u32::from(more));
             most = most.max(attempts);
             let pause = match how {
@@ -234,13 +234,13 @@ impl Tx<'_> {
                 _ => self.pause_after(attempts.max(1)),
             };
             let not_before = self.now().plus(pause);
-            // What a rollback took out of the agent's context is written to history again when it is told again.
-            let history = if how == Return::RolledBack { "NULL" } else { "history" };
-            let sql = format!(
-                "UPDATE inbox SET state = 'unseen', turn = NULL, attempts = ?2, not_before = ?3, history = {history}
-                 WHERE id = ?1"
-            );
-            self.run(&sql, (id, attempts, not_before))?;
+            let sql = "UPDATE inbox SET state = 'unseen', turn = NULL, attempts = ?2, not_before = ?3 WHERE id = ?1";
+            self.run(sql, (id, attempts, not_before))?;
+        }
+        if let (Return::RolledBack, Some(began)) = (how, self.began_at(turn)?) {
+            // What a rollback takes out of the agent's context is written to history again when it is told again. What an
+            // earlier turn was told already stays where it stands.
+            self.run("UPDATE inbox SET history = NULL WHERE state = 'unseen' AND history >= ?1", [int(began)])?;
         }
         Ok((rows.len() as u64, most))
     }
@@ -366,7 +366,7 @@ mod tests {
         });
         store.advance(1_000);
         store.with(|tx| {
-            assert_eq!(tx.stage_reports(TurnId(2), 10)?[0].history_seq, 2);
+            assert_eq!(tx.stage_reports(TurnId(2), 10)?[0].attempts, 1);
             Ok(())
         });
     }

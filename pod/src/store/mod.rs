@@ -13,6 +13,7 @@ mod error;
 mod history;
 mod inbox;
 mod intents;
+mod older;
 mod open;
 mod outbox;
 mod reader;

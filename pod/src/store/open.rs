@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{PodName, StreamId};
 use crate::store::clock::{Clock, UnixMillis};
 use crate::store::error::StoreError;
+use crate::store::older;
 use crate::store::schema::{self, APPLICATION_ID};
 use crate::store::tx::Own;
 
@@ -119,16 +120,14 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
     create_private(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = connect(path, flags)?;
-    match version(path, &conn)? {
-        schema::VERSION => {}
-        older => {
-            // Before the first table: the journal's mode cannot be changed inside a transaction.
-            write_ahead(path, &conn)?;
-            schema::migrate(&mut conn, older)?;
-        }
-    }
+    let found = version(path, &conn)?;
+    // Before anything is written, a migration included.
     check(path, &conn)?;
+    // Before the first table: the journal's mode cannot be changed inside a transaction.
     write_ahead(path, &conn)?;
+    if found < schema::VERSION {
+        schema::migrate(&mut conn, found)?;
+    }
     let synchronous = match options.durability {
         Durability::Process => "NORMAL",
         Durability::Power => "FULL",
@@ -138,7 +137,8 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
     Ok((conn, identity))
 }
 
-/// A connection that only reads: of the owner beside its writer, or of anyone, also of a dead pod's store.
+/// A connection that only reads: of the owner beside its writer, or of anyone, also of a dead pod's store, and also of one
+/// that an older version of this program has left.
 pub(crate) fn open_reader(path: &Path) -> Result<(Connection, Identity), StoreError> {
     refuse_special(path)?;
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -147,8 +147,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<(Connection, Identity), StoreEr
         return Err(StoreError::Empty { path: path.to_owned() });
     }
     if found < schema::VERSION {
-        let reason = format!("its schema {found} is older than ours, {}; start the pod once", schema::VERSION);
-        return Err(StoreError::Foreign { path: path.to_owned(), reason });
+        older::bridge(&conn)?;
     }
     let identity = identity(path, &conn)?.ok_or_else(|| StoreError::Empty { path: path.to_owned() })?;
     Ok((conn, identity))

@@ -1,6 +1,6 @@
 //! Looking into a store without being its owner.
 //!
-//! Read only: works beside a pod that is alive, and on what a dead one has left, write-ahead log included. Never makes
+//! Reads every version that was ever shipped, without changing it. Read only: works beside a pod that is alive, and on what a dead one has left, write-ahead log included. Never makes
 //! a file and never changes a row.
 //!
 //! Used by `pod log` and `pod ls`, and by a parent for the events of a child that has died.

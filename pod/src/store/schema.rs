@@ -13,7 +13,11 @@ use crate::store::error::StoreError;
 pub(crate) const APPLICATION_ID: i64 = 0x706f_6473;
 
 /// What turns version `n` into `n + 1`, for each `n` from 0.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&[&str]; 3] = [&[V1], &[LOOK_UP_TURNS, V2, LOOKED_UP], &[V3]];
+
+/// The second version looks up the beginning of each turn: without an index, it would read the whole history for each.
+const LOOK_UP_TURNS: &str = "CREATE INDEX migrating ON history (turn) WHERE kind = 'turn_started';";
+const LOOKED_UP: &str = "DROP INDEX migrating;";
 
 /// The version that this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -159,19 +163,30 @@ CREATE TABLE compactions (seq INTEGER PRIMARY KEY, upto INTEGER NOT NULL);
 CREATE TABLE calls (turn INTEGER NOT NULL, call INTEGER NOT NULL, PRIMARY KEY (turn, call)) WITHOUT ROWID;
 ";
 
+const V3: &str = "
+-- Where an entry of the inbox stands before a summary, and is told again behind it. A rewind may bring that place back.
+CREATE TABLE told (inbox INTEGER NOT NULL, history INTEGER NOT NULL, PRIMARY KEY (inbox, history)) WITHOUT ROWID;
+";
+
 /// Brings a file of version `from` to [`VERSION`], in one transaction.
 pub(crate) fn migrate(conn: &mut Connection, from: i64) -> Result<(), StoreError> {
     migrate_to(conn, from, &MIGRATIONS)
 }
 
-fn migrate_to(conn: &mut Connection, from: i64, migrations: &[&str]) -> Result<(), StoreError> {
+/// Makes an empty file one of the version `version`, as it was shipped.
+#[cfg(test)]
+pub(crate) fn make_old(conn: &mut Connection, version: usize) {
+    migrate_to(conn, 0, &MIGRATIONS[..version]).unwrap();
+}
+
+fn migrate_to(conn: &mut Connection, from: i64, migrations: &[&[&str]]) -> Result<(), StoreError> {
     let doing = "migrate";
     let error = |source| StoreError::sqlite(doing, source);
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).map_err(error)?;
     // Another process may have been faster.
     let from = tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(error)?.max(from);
     let done = usize::try_from(from).unwrap_or(usize::MAX);
-    for step in migrations.iter().skip(done) {
+    for step in migrations.iter().skip(done).copied().flatten() {
         tx.execute_batch(step).map_err(error)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(error)?;
@@ -186,8 +201,8 @@ mod tests {
     #[test]
     fn migration_keeps_rows_and_raises_the_version() {
         let mut conn = Connection::open_in_memory().unwrap();
-        migrate_to(&mut conn, 0, &["CREATE TABLE a (x); INSERT INTO a VALUES (7);"]).unwrap();
-        migrate_to(&mut conn, 1, &["CREATE TABLE a (x);", "ALTER TABLE a ADD COLUMN y DEFAULT 8;"]).unwrap();
+        migrate_to(&mut conn, 0, &[&["CREATE TABLE a (x); INSERT INTO a VALUES (7);"]]).unwrap();
+        migrate_to(&mut conn, 1, &[&["CREATE TABLE a (x);"], &["ALTER TABLE a ADD COLUMN y DEFAULT 8;"]]).unwrap();
         let row = conn.query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(row, (7, 8));
         let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
@@ -197,8 +212,9 @@ mod tests {
     #[test]
     fn migration_that_fails_leaves_the_old_version_whole() {
         let mut conn = Connection::open_in_memory().unwrap();
-        migrate_to(&mut conn, 0, &["CREATE TABLE a (x);"]).unwrap();
-        let steps = ["CREATE TABLE a (x);", "ALTER TABLE a ADD COLUMN y; ALTER TABLE nowhere ADD COLUMN z;"];
+        migrate_to(&mut conn, 0, &[&["CREATE TABLE a (x);"]]).unwrap();
+        let steps: [&[&str]; 2] =
+            [&["CREATE TABLE a (x);"], &["ALTER TABLE a ADD COLUMN y; ALTER TABLE nowhere ADD COLUMN z;"]];
         assert!(migrate_to(&mut conn, 1, &steps).is_err());
         assert!(conn.prepare("SELECT y FROM a").is_err(), "half a migration was committed");
         let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
@@ -208,7 +224,7 @@ mod tests {
     #[test]
     fn turns_of_a_first_version_know_their_beginning_afterwards() {
         let mut conn = Connection::open_in_memory().unwrap();
-        migrate_to(&mut conn, 0, &[V1]).unwrap();
+        migrate_to(&mut conn, 0, &MIGRATIONS[..1]).unwrap();
         conn.execute_batch(
             r#"INSERT INTO turns (turn, state, started_at) VALUES (1, 'ended', 5), (2, 'paused', 6);
                INSERT INTO history (at, kind, turn, body) VALUES

@@ -215,7 +215,7 @@ impl Tx<'_> {
             self.report_turn(end, work)?;
         }
         let (returned, attempts) = self.return_reports(end.turn, how_to_return(&end.outcome))?;
-        let compacting = self.leave_compaction_out(end.turn, ended_at)?;
+        let compacting = self.leave_compaction_out(end.turn, ended_at, end.compaction.is_some())?;
         if end.outcome == (TurnOutcome::Ended { result: TurnResult::RolledBack }) {
             self.roll_back(end.turn, returned)?;
         }

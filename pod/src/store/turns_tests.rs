@@ -380,3 +380,29 @@ fn turn_without_room_for_its_report_is_not_started() {
         tx.end_turn(&ended(1, TurnResult::Finished))
     });
 }
+
+#[test]
+fn report_on_which_every_turn_is_undone_or_cancelled_ends_in_blocked() {
+    for result in [TurnResult::RolledBack, TurnResult::Cancelled] {
+        let store = fixture::memory("a");
+        store.with(|tx| tx.push_report(&report(1)));
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            assert!(turns < 20, "a report is told for ever, and every turn {result}");
+            let over = store.with(|tx| {
+                let turn = started(tx.start_turn(StartCause::Wake)?);
+                // The worker has answered, or not: a rollback takes that back.
+                let seen: Vec<_> = turn.reports.iter().map(|report| report.id).collect();
+                tx.mark_seen(turn.turn, if result == TurnResult::RolledBack { &seen } else { &[] })?;
+                tx.end_turn(&ended(turn.turn.0, result))
+            });
+            if over.blocked {
+                break;
+            }
+            store.advance(300_000);
+        }
+        assert_eq!(turns, 5, "{result}");
+        assert_eq!(store.with(|tx| tx.inbox_waiting()), 1, "it is kept");
+    }
+}

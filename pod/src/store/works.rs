@@ -11,6 +11,7 @@ use rusqlite::params;
 use crate::id::{PodId, PodName, TurnId, WorkId};
 use crate::protocol::{Accepted, PodEvent, WorkResult, clip};
 use crate::store::clock::UnixMillis;
+use crate::store::context::COUNTS;
 use crate::store::error::StoreError;
 use crate::store::history::{HistoryItem, Origin};
 use crate::store::outbox::Room;
@@ -251,7 +252,12 @@ impl Tx<'_> {
     /// # Errors
     /// If it cannot be written, or if the parent cannot be told.
     pub fn settle_works(&self) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
-        let sql = "SELECT w.work, w.last_result FROM works w
+        // A work whose run was rolled back or rewound is not finished by what is done about its reports afterwards.
+        let sql = format!(
+            "SELECT w.work, w.last_result,
+                    coalesce((SELECT {COUNTS} FROM (SELECT turn, history AS seq FROM turns) h
+                              WHERE h.turn = w.turn AND h.seq IS NOT NULL), 1)
+             FROM works w
              WHERE w.direction = 'received' AND w.state = 'open'
                AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.work = w.work)
                AND NOT EXISTS (SELECT 1 FROM turn_works tw JOIN turns t ON t.turn = tw.turn
@@ -259,12 +265,15 @@ impl Tx<'_> {
                AND NOT EXISTS (SELECT 1 FROM inbox_works iw JOIN inbox i ON i.id = iw.inbox
                                WHERE iw.work = w.work AND i.state <> 'seen')
                AND NOT EXISTS (SELECT 1 FROM works d WHERE d.belongs_to = w.work AND d.state = 'open')
-             ORDER BY w.at, w.work";
-        let due = self.all(sql, [], |row| Ok((row.get::<_, WorkId>(0)?, row.get::<_, Option<String>>(1)?)))?;
+             ORDER BY w.at, w.work"
+        );
+        let due = self.all(&sql, [], |row| {
+            Ok((row.get::<_, WorkId>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, bool>(2)?))
+        })?;
         let mut settled = Vec::with_capacity(due.len());
-        for (work, last) in due {
+        for (work, last, counts) in due {
             let last = last.map(|text| from_json("a work's last result", &text)).transpose()?;
-            let result = last.unwrap_or(WorkResult::Cancelled);
+            let result = last.filter(|_| counts).unwrap_or(WorkResult::Cancelled);
             let sql = "UPDATE works SET state = 'settled', settled_at = ?2, result = ?3 WHERE work = ?1";
             self.run(sql, (work, self.now(), to_json("a result", &result)?))?;
             self.append(None, Some(work), &HistoryItem::WorkSettled { result, child: None })?;

@@ -214,7 +214,8 @@ impl TurnContext {
     }
 
     /// Makes the context shorter in the middle of a turn. What this turn was told and has not confirmed with
-    /// [`response_received`](Self::response_received), and all behind it, stays. Returns what is committed.
+    /// [`response_received`](Self::response_received), and all behind it, stays, and so does a use of a tool
+    /// whose result stands behind the end of what is summed up. Returns what is committed.
     ///
     /// # Errors
     /// The summary is empty or has more than 128 KiB, or it could not be committed.
