@@ -25,8 +25,9 @@ use crate::protocol::{
 };
 use crate::runtime_dir::{PodPaths, Roots};
 use crate::scope::ScopeRule;
+use crate::spawn::parent::Parent;
 use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
-use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, supervisor};
+use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, stderr, supervisor};
 use crate::store::{
     Direction, Durability, EndOfLife, Lifetime, NewChild, Reservation, Store, StoreError, Terminal, Tx, carry_out,
 };
@@ -58,7 +59,8 @@ pub(crate) struct Inner {
     pub(crate) spec: WorkerSpec,
     pub(crate) workers: Workers,
     pub(crate) children_max: u32,
-    pub(crate) parent: Option<(PodId, u32)>,
+    /// To whom it reports.
+    pub(crate) parent: Option<Parent>,
     pub(crate) started_at_ms: u64,
     pub(crate) store: Store,
     pub(crate) reporter: Reporter,
@@ -191,7 +193,7 @@ impl Shared {
         Ok(PodStatus {
             pod: self.id.clone(),
             pid: std::process::id(),
-            parent: self.parent.as_ref().map(|(parent, _)| parent.clone()),
+            parent: self.parent.as_ref().map(|parent| parent.link().pod),
             worker: Text::clipped(&self.spec.kind),
             state,
             turn,
@@ -281,17 +283,17 @@ impl PodHandle {
             Ok(_) => {}
             Err(_) => {
                 self.shared.registry.stop(&row, Stop { now: true, grace: Duration::ZERO });
-                return Err(SpawnError::NotReady { name: row.name, stderr: supervisor::stderr_tail(&stderr) });
+                let stderr = stderr::tail(&stderr, &row);
+                return Err(SpawnError::NotReady { name: row.name, stderr });
             }
         }
         let status = self.shared.registry.children().into_iter().find(|line| line.pod == row);
         match status.and_then(|status| status.terminal) {
             None => Ok(Child { handle: self.clone(), pod: row }),
-            Some(terminal) => Err(SpawnError::DiedEarly {
-                name: row.name,
-                terminal: terminal_in_words(&terminal),
-                stderr: supervisor::stderr_tail(&stderr),
-            }),
+            Some(terminal) => {
+                let (terminal, stderr) = (terminal_in_words(&terminal), stderr::tail(&stderr, &row));
+                Err(SpawnError::DiedEarly { name: row.name, terminal, stderr })
+            }
         }
     }
 

@@ -216,7 +216,8 @@ impl PodPaths {
         self.state.join("life.lock")
     }
 
-    /// What its process last wrote to standard error.
+    /// What its lives have written to standard output and error, each behind a line that names it. At most a little over 1 MiB;
+    /// what stood there before is in `stderr.log.1`.
     pub fn stderr(&self) -> PathBuf {
         self.state.join("stderr.log")
     }

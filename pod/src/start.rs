@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rpc::CallError;
 use tokio::sync::{mpsc, watch};
 
 use crate::controller::actor::Actor;
@@ -19,9 +18,10 @@ use crate::handle::{Inner, PodHandle, Shared, carry_out_intents};
 use crate::id::{Incarnation, PodId, PodName};
 use crate::life_lock::{LifeLock, LifeLockError};
 use crate::manifest::{Limits, ManifestError, WorkerSpec};
-use crate::protocol::{ChildReady, Method, PodState, Text};
+use crate::protocol::{Method, PodState};
 use crate::runtime_dir::{self, DirError, Roots};
 use crate::spawn::SpawnedPodRegistry;
+use crate::spawn::parent::{self, Parent};
 use crate::spawn::supervisor;
 use crate::store::{Durability, Own, Store, StoreError, StoreOptions};
 use crate::worker::live::Live;
@@ -31,8 +31,6 @@ use crate::worker::{ChildEnvironment, Workers};
 const CALLS: usize = 1024;
 /// LIMIT: messages of turns and supervisors that wait for the controller.
 const MESSAGES: usize = 1024;
-/// How long a parent may take to take a child up.
-const READY_CALL: Duration = Duration::from_secs(20);
 /// How long answers may take to be written when the pod ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -228,8 +226,8 @@ impl PodController {
         let (server, calls) = rpc::serve_calls::<Method>(&socket, CALLS)
             .await
             .map_err(|source| StartError::Listen { name: name.clone(), source })?;
-        let edge =
-            child.as_ref().map_or_else(Edge::none, |child| Edge::to(rpc::Address::unix(&child.config.parent_socket)));
+        let parent = child.as_ref().map(|child| Parent::new(&child.config));
+        let edge = parent.as_ref().map_or_else(Edge::none, Parent::edge);
         let (messages, heard) = mpsc::channel(MESSAGES);
         let shared = Shared::new(Inner {
             id: id.clone(),
@@ -239,7 +237,7 @@ impl PodController {
             spec: options.worker,
             workers: options.workers,
             children_max: options.limits.children,
-            parent: child.as_ref().map(|child| (child.config.parent.clone(), child.config.parent_pid)),
+            parent: parent.clone(),
             started_at_ms: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0)),
@@ -261,12 +259,9 @@ impl PodController {
             let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
             tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
         }
-        if let Some(child) = child {
-            if let Err(reason) = report_ready(&shared, &child, &socket).await {
-                return Err(StartError::Parent { name, reason });
-            }
-            shared.reporter.start();
-            watch_parent(handle.clone(), child);
+        if let (Some(child), Some(parent)) = (child, parent) {
+            let begun = parent::begin(&handle, &parent, child.lifetime, child.parent).await;
+            begun.map_err(|reason| StartError::Parent { name, reason })?;
         }
         carry_out_intents(&shared).await;
         let (_, facts) = shared
@@ -315,36 +310,4 @@ impl Drop for Done {
         self.0.registry.forget_works();
         self.0.done.send_replace(true);
     }
-}
-
-/// Tells the parent that we are ready, and waits for its go.
-async fn report_ready(shared: &Shared, child: &ChildEnvironment, socket: &rpc::Address) -> Result<(), String> {
-    let client = rpc::Client::<Method>::new(&rpc::Address::unix(&child.config.parent_socket));
-    let request = ChildReady {
-        pod: shared.id.clone(),
-        stream: shared.store.stream(),
-        pid: std::process::id(),
-        socket: Text::clipped(socket.path().unwrap_or(std::path::Path::new("")).to_string_lossy()),
-    };
-    let go = match client.call(request).deadline(READY_CALL).await {
-        Ok(go) => go,
-        Err(CallError::Rejected(rejection)) => return Err(rejection.to_string()),
-        Err(error) => return Err(error.to_string()),
-    };
-    // What the parent has already need not be offered again.
-    shared.store.write(move |tx| tx.trim_outbox(go.watermark)).await.map_err(|error| error.chain())
-}
-
-/// A tied child ends with its parent.
-fn watch_parent(handle: PodHandle, child: ChildEnvironment) {
-    tokio::spawn(async move {
-        // CANCEL SAFETY: waiting changes nothing.
-        tokio::select! {
-            _ = child.parent.readable() => {
-                tracing::warn!(pod = %handle.id(), parent = %child.config.parent, "the parent has died; so do we, after what we have to tell is kept");
-                handle.request_stop(crate::protocol::ShutdownMode::Now);
-            }
-            () = handle.wait() => {}
-        }
-    });
 }

@@ -20,7 +20,8 @@ use crate::protocol::{
     Stopping, Text,
 };
 use crate::spawn::ChildPhase;
-use crate::store::{ChildReadiness, Direction, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
+use crate::spawn::parent::Parent;
+use crate::store::{ChildReadiness, ChildState, Direction, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
 
 pub(super) fn shutdown_kind(mode: ShutdownMode) -> MethodKind {
     match mode {
@@ -198,9 +199,11 @@ impl Actor {
         let pod = sender.clone();
         self.submit(
             move |tx| {
+                // Said again, after a doubt or to a next life of ours, it is no news for our own parent.
+                let known = tx.child(&pod)?.is_some_and(|row| row.state == ChildState::Ready);
                 let readiness = tx.child_ready(&pod, request.stream)?;
-                let ready = matches!(readiness, ChildReadiness::Ready { .. });
-                if let (true, true, Some(row)) = (ready, has_parent, tx.child(&pod)?) {
+                let news = !known && matches!(readiness, ChildReadiness::Ready { .. });
+                if let (true, true, Some(row)) = (news, has_parent, tx.child(&pod)?) {
                     let scope = row.scope.into_iter().take(crate::protocol::SCOPE_RULES_MAX).collect::<Vec<_>>();
                     let event = PodEvent::ScopeSubDelegated {
                         pod: own.clone(),
@@ -215,6 +218,7 @@ impl Actor {
             },
             move |actor, readiness| match readiness {
                 Ok((ChildReadiness::Ready { watermark }, ordered)) => {
+                    crate::failpoint!("parent_after_ready_before_go");
                     actor.facts(ordered);
                     let parent = actor.shared.id.clone();
                     responder.ack(Go { parent, watermark, config: Text::clipped("") });
@@ -290,9 +294,9 @@ impl Actor {
 
     pub(super) fn origin(&self, context: &CallContext) -> Origin {
         let pid = context.peer.pid();
-        match &self.shared.parent {
-            Some((parent, parent_pid)) if pid == Some(parent_pid.cast_signed()) => {
-                Origin::Parent { pod: parent.clone() }
+        match self.shared.parent.as_ref().map(Parent::link) {
+            Some(parent) if pid.is_some() && pid == parent.pid.map(u32::cast_signed) => {
+                Origin::Parent { pod: parent.pod }
             }
             _ if pid == Some(std::process::id().cast_signed()) => Origin::Host,
             // Pods listen on Unix sockets, whose peers the kernel names; (uid_t)-1 is nobody's.

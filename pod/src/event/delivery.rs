@@ -55,12 +55,14 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut client = None;
     loop {
         head.borrow_and_update();
+        let address = shared.edge.address();
         let connected = match client.take() {
-            Some(client) => Some(client),
-            None => shared.edge.address().map(|address| rpc::Client::<Method>::new(&address)),
+            // Another parent than the last time is another connection.
+            Some((at, client)) if address.as_ref() == Some(&at) => Some((at, client)),
+            _ => address.map(|at| (at.clone(), rpc::Client::<Method>::new(&at))),
         };
         let next = match &connected {
-            Some(client) => tokio::select! {
+            Some((_, client)) => tokio::select! {
                 // CANCEL SAFETY: offers that are dropped are made again, by this life or the next, under the same keys.
                 next = round(&shared, client, from) => next,
                 () = shared.stop.notified() => return,

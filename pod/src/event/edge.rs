@@ -1,6 +1,6 @@
 //! Where a pod's parent is.
 //!
-//! A value that is read again when the parent says that it does not know us; it opens no connection.
+//! A value that is read again before each round of offers; it opens no connection.
 //!
 //! Used by `reporter`.
 
@@ -26,8 +26,7 @@ impl Edge {
         Self::read_by(move || Some(address.clone()))
     }
 
-    /// The parent that `read` names. It is asked at the start and when the parent says that we are not its child; it
-    /// must not block for longer than reading a small file takes.
+    /// The parent that `read` names. It is asked before each round of offers, and must not block.
     pub fn read_by(read: impl Fn() -> Option<Address> + Send + Sync + 'static) -> Self {
         Self { read: Some(Arc::new(read)) }
     }

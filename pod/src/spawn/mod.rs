@@ -5,8 +5,10 @@
 //!
 //! Used by the facade in `handle`; what it finds out goes to `controller/actor`.
 
+pub(crate) mod parent;
 pub(crate) mod process;
 pub(crate) mod registry;
+pub(crate) mod stderr;
 pub(crate) mod supervisor;
 
 pub use self::registry::{ChildPhase, ChildStatus, SpawnedPodRegistry, WorkEnd};

@@ -40,8 +40,6 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(4);
 /// How long a pod that stops tries to commit the end of a child. Its next life finds the child dead, and tries again.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// LIMIT: how much of its standard error an error quotes, in bytes.
-const QUOTED_BYTES_MAX: u64 = 2_000;
 
 /// What a child is told by its environment; everything else stands in its parent's store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,7 +55,6 @@ pub(crate) struct ChildConfig {
 /// Starts the process of `row`. Its standard output and error go to a file of its own.
 #[expect(clippy::disallowed_methods, reason = "one of the two places that start programs")]
 pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::Result<Leader> {
-    use std::os::unix::fs::OpenOptionsExt as _;
     let config = ChildConfig {
         pod: row.pod.clone(),
         parent: shared.id.clone(),
@@ -66,7 +63,7 @@ pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::
         parent_store: shared.paths.store(),
         durability: shared.durability,
     };
-    let log = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(stderr)?;
+    let log = super::stderr::open_for(stderr, &row.pod)?;
     let mut command = Command::new(&shared.program);
     command
         .stdin(Stdio::null())
@@ -78,20 +75,6 @@ pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::
         command.env(name, dir);
     }
     Leader::new(command.spawn()?)
-}
-
-/// What the process last said, for an error.
-pub(crate) fn stderr_tail(path: &Path) -> String {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let read = || {
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(QUOTED_BYTES_MAX)))?;
-        let mut bytes = Vec::new();
-        file.take(QUOTED_BYTES_MAX).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-    };
-    read().unwrap_or_default()
 }
 
 /// Follows a child that we started to the end of its life.

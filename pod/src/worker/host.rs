@@ -22,7 +22,7 @@ use crate::manifest::{ManifestError, WorkerSpec};
 use crate::runtime_dir::Roots;
 use crate::spawn::process::watch_death;
 use crate::spawn::supervisor::{CHILD_VARIABLE, ChildConfig};
-use crate::store::StoreReader;
+use crate::store::{Lifetime, StoreReader};
 
 type Factory = dyn Fn(&WorkerSpec) -> Result<Box<dyn Worker>, ManifestError> + Send + Sync;
 
@@ -36,7 +36,10 @@ pub struct Workers {
 #[derive(Debug)]
 pub(crate) struct ChildEnvironment {
     pub(crate) config: ChildConfig,
-    pub(crate) parent: AsyncFd<std::os::fd::OwnedFd>,
+    /// The parent's process; none, if that was dead before this one began.
+    pub(crate) parent: Option<AsyncFd<std::os::fd::OwnedFd>>,
+    /// Whether it ends with its parent.
+    pub(crate) lifetime: Lifetime,
 }
 
 impl Workers {
@@ -119,19 +122,19 @@ fn run(workers: &Workers, config: &str) -> Result<(), Box<dyn std::error::Error>
         drop(reader);
         let spec: WorkerSpec = serde_json::from_str(&row.worker)?;
         let roots = Roots::resolve(None)?;
+        let stderr = roots.pod(&config.pod.name).stderr();
         let options = PodOptions::new(config.pod.name.clone(), spec)
             .roots(roots)
             .workers(workers.clone())
             .durability(config.durability);
         let watched = watch_death(parent);
         // Looked at after the descriptor is there: what it watches is our parent, and not who has its number now.
-        if getppid() != Some(parent) {
-            return Err(format!("parent {} has gone before its child was there", config.parent).into());
-        }
-        let parent = watched?;
+        let parent = if getppid() == Some(parent) { Some(watched?) } else { None };
         // Before it is ready: from then on a signal is a wish and no longer an end.
         let signals = crate::signals::Signals::listen()?;
-        let handle = PodController::start(options, Some(ChildEnvironment { config, parent })).await?;
+        let child = ChildEnvironment { config, parent, lifetime: row.lifetime };
+        tokio::spawn(crate::spawn::stderr::keep_bounded(stderr));
+        let handle = PodController::start(options, Some(child)).await?;
         signals.stop(&handle);
         handle.wait().await;
         Ok::<_, Box<dyn std::error::Error>>(())

@@ -86,8 +86,8 @@ const fn burial(name: &'static str) -> Place {
     Place { name, side: Side::Parent, times: (1, 1), burial: true }
 }
 
-/// The places, in the order in which an event comes by them. The last two are every commit of either side.
-pub static PLACES: [Place; 22] = [
+/// The places, in the order in which an event comes by them. The last but one are every commit of either side.
+pub static PLACES: [Place; 23] = [
     place("turn_end_before_commit", Side::Child, 1, 2),
     place("child_after_commit_before_send", Side::Child, 1, 3),
     place("child_after_send", Side::Child, 1, 5),
@@ -111,6 +111,8 @@ pub static PLACES: [Place; 22] = [
     // A parent has committed a few times before it has a child.
     place("store_before_commit", Side::Parent, 6, 24),
     place("store_after_commit", Side::Parent, 6, 24),
+    // Before the child may begin.
+    place("parent_after_ready_before_go", Side::Parent, 1, 1),
 ];
 
 /// LIMIT: how long a place may take to be reached: a start, two turns and an end, on a loaded machine.

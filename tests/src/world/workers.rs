@@ -14,6 +14,7 @@ use pod::{Method, SpawnPod, TurnContext, TurnEnd, TurnResult, Worker, WorkerErro
 /// `raise` reports as many events as it is told, without waiting, and then writes down what became of them;
 /// `offer` makes the offers that it is told to its parent `boss`, and writes down the answers;
 /// `said` raises the events that it is told, awaited;
+/// `chatter` prints as many KiB on standard error as it is told;
 /// `deaf` ends no turn, whatever it is asked;
 /// `grove` does as its input says, step by step;
 /// `queasy` gives work to a child and fails on every report as long as the file `poison` is there.
@@ -22,6 +23,7 @@ pub fn workers() -> Workers {
         .with("raise", |_| Ok(Box::new(Raise)))
         .with("offer", |_| Ok(Box::new(Offer)))
         .with("said", |_| Ok(Box::new(Said)))
+        .with("chatter", |_| Ok(Box::new(Chatter)))
         .with("deaf", |_| Ok(Box::new(Deaf)))
         .with(super::GROVE, |_| Ok(Box::new(super::grove::Grove)))
         .with("queasy", |_| Ok(Box::new(Queasy)))
@@ -30,6 +32,7 @@ pub fn workers() -> Workers {
 struct Raise;
 struct Offer;
 struct Said;
+struct Chatter;
 struct Deaf;
 struct Queasy;
 
@@ -78,6 +81,18 @@ impl Worker for Said {
                 let reporter = cx.pod().reporter();
                 let delivery = pod::event::send_pod_event_awaited(reporter, event, Duration::from_secs(20)).await;
                 cx.output(&format!("{delivery:?}")).await?;
+            }
+            Ok(TurnEnd::Finished)
+        })
+    }
+}
+
+impl Worker for Chatter {
+    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+        Box::pin(async move {
+            let kib: usize = input(cx)?;
+            for _ in 0..kib {
+                eprint!("{}\n", "x".repeat(1023));
             }
             Ok(TurnEnd::Finished)
         })

@@ -1,0 +1,224 @@
+//! A child's side of the edge: saying that it is there, and what becomes of it when its parent dies.
+//!
+//! A tied child ends in good order, and keeps its last words for the parent's next life. A detached one goes on, keeps its
+//! events, and says again that it is there when a next life of its parent holds the parent's life lock. That a parent
+//! is dead is the pidfd's word; silence is no death, and a parent that is halted is waited for.
+//!
+//! One task a child, begun by `start`; `worker::host` opens the first pidfd.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rpc::{Address, CallError};
+use rustix::process::Pid;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::process::watch_death;
+use super::supervisor::ChildConfig;
+use crate::event::Edge;
+use crate::handle::{PodHandle, Shared};
+use crate::id::PodId;
+use crate::life_lock::{self, Life};
+use crate::protocol::{ChildReady, ChildRejection, Method, ShutdownMode, Text};
+use crate::store::{Lifetime, StoreReader};
+
+/// How long a parent may take to take a child up before it is asked again.
+const READY_CALL: Duration = Duration::from_secs(20);
+/// Between two attempts to be taken up by a parent that lives. LIMIT: longer than a dead parent's pidfd needs to say so, and
+/// nothing beside the start of a process.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// How often a detached child looks whether its parent is back. LIMIT: nothing tells when a lock is taken; a look is two
+/// system calls, and a parent that is back has waited for half a second.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Who a pod reports to. Clones of the sender are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Parent {
+    link: watch::Sender<Link>,
+}
+
+/// Who that is now.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) pod: PodId,
+    /// Its process, as long as that lives.
+    pub(crate) pid: Option<u32>,
+    pub(crate) socket: PathBuf,
+    pub(crate) store: PathBuf,
+}
+
+/// Whether a child may begin.
+#[derive(Debug)]
+enum Word {
+    /// The parent has taken it up.
+    Go,
+    /// The parent died, or stops, before it could.
+    NoParent,
+}
+
+impl Parent {
+    pub(crate) fn new(config: &ChildConfig) -> Self {
+        let link = Link {
+            pod: config.parent.clone(),
+            pid: Some(config.parent_pid),
+            socket: config.parent_socket.clone(),
+            store: config.parent_store.clone(),
+        };
+        Self { link: watch::Sender::new(link) }
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        self.link.borrow().clone()
+    }
+
+    /// The edge that leads to whoever is the parent then.
+    pub(crate) fn edge(&self) -> Edge {
+        let link = self.link.subscribe();
+        Edge::read_by(move || Some(Address::unix(&link.borrow().socket)))
+    }
+
+    fn died(&self) {
+        self.link.send_modify(|link| link.pid = None);
+    }
+}
+
+/// Is taken up by the parent, begins to report, and sees to what follows from the parent's death. `alive` is the parent's
+/// pidfd; none, if it was dead when this process began.
+///
+/// # Errors
+/// Why this life is not wanted: it must then end at once.
+pub(crate) async fn begin(
+    handle: &PodHandle,
+    parent: &Parent,
+    lifetime: Lifetime,
+    alive: Option<AsyncFd<OwnedFd>>,
+) -> Result<(), String> {
+    let shared = handle.shared();
+    let word = match &alive {
+        Some(pidfd) => be_taken_up(shared, parent, pidfd).await?,
+        None => Word::NoParent,
+    };
+    if matches!(word, Word::NoParent) {
+        expected(shared, parent)?;
+        if lifetime == Lifetime::Tied {
+            handle.request_stop(ShutdownMode::Now);
+        }
+    }
+    shared.reporter.start();
+    tokio::spawn(follow(handle.clone(), parent.clone(), lifetime, alive));
+    Ok(())
+}
+
+/// Says that this child is ready until the parent has taken it up, or is dead.
+async fn be_taken_up(shared: &Shared, parent: &Parent, alive: &AsyncFd<OwnedFd>) -> Result<Word, String> {
+    loop {
+        // CANCEL SAFETY: what was said is said once more, to whoever it is then; saying it twice changes nothing.
+        let said = tokio::select! {
+            said = say_ready(shared, parent) => said,
+            _ = alive.readable() => return Ok(Word::NoParent),
+        };
+        match said {
+            Ok(()) => return Ok(Word::Go),
+            Err(CallError::Rejected(ChildRejection::Stopping)) => return Ok(Word::NoParent),
+            Err(CallError::Rejected(ChildRejection::Unavailable { .. })) => {}
+            Err(CallError::Rejected(rejection)) => return Err(rejection.to_string()),
+            Err(error) => tracing::info!(pod = %shared.id, %error, "the parent has not taken this pod up yet"),
+        }
+        // CANCEL SAFETY: waiting changes nothing.
+        tokio::select! {
+            () = tokio::time::sleep(ASK_EVERY) => {}
+            _ = alive.readable() => return Ok(Word::NoParent),
+        }
+    }
+}
+
+/// Tells the parent that we are there, and takes out of the outbox what it has.
+async fn say_ready(shared: &Shared, parent: &Parent) -> Result<(), CallError<ChildReady>> {
+    let client = rpc::Client::<Method>::new(&Address::unix(&parent.link().socket));
+    let request = ChildReady {
+        pod: shared.id.clone(),
+        stream: shared.store.stream(),
+        pid: std::process::id(),
+        socket: Text::clipped(shared.paths.socket().to_string_lossy()),
+    };
+    let go = client.call(request).deadline(READY_CALL).await?;
+    // What cannot be taken out is offered again, and is a duplicate.
+    if let Err(error) = shared.store.write(move |tx| tx.trim_outbox(go.watermark)).await {
+        tracing::warn!(pod = %shared.id, error = error.chain(), "the outbox cannot be trimmed");
+    }
+    Ok(())
+}
+
+/// Whether a parent that is dead, or cannot take us up, has still expected this life. Our life lock is held: nobody buries us from
+/// here on.
+fn expected(shared: &Shared, parent: &Parent) -> Result<(), String> {
+    let link = parent.link();
+    let row = StoreReader::open(&link.store).and_then(|reader| reader.look(|reads| reads.child(&shared.id)));
+    match row {
+        Ok(Some(row)) if row.terminal.is_none() => Ok(()),
+        Ok(_) => Err(format!("parent {} does not expect pod {} any more", link.pod, shared.id)),
+        // That it cannot be asked takes nothing from what it has wanted.
+        Err(error) => {
+            tracing::warn!(pod = %shared.id, error = error.chain(), "the store of the parent cannot be read");
+            Ok(())
+        }
+    }
+}
+
+/// Waits for the parent's death, and does what the child's lifetime says.
+async fn follow(handle: PodHandle, parent: Parent, lifetime: Lifetime, mut alive: Option<AsyncFd<OwnedFd>>) {
+    loop {
+        if let Some(pidfd) = &alive {
+            // CANCEL SAFETY: waiting changes nothing.
+            tokio::select! {
+                _ = pidfd.readable() => {}
+                () = handle.wait() => return,
+            }
+        }
+        parent.died();
+        let dead = parent.link().pod;
+        if lifetime == Lifetime::Tied {
+            tracing::warn!(pod = %handle.id(), parent = %dead, "the parent has died; so do we, after what we have to tell is kept");
+            return handle.request_stop(ShutdownMode::Now);
+        }
+        tracing::warn!(pod = %handle.id(), parent = %dead, "the parent has died; this pod goes on, and keeps what it has to tell");
+        // CANCEL SAFETY: nothing is begun that the pod's end would leave half done.
+        alive = tokio::select! {
+            found = next_parent(handle.shared(), &parent) => Some(found),
+            () = handle.wait() => return,
+        };
+    }
+}
+
+/// Waits until a next life of the parent has taken this pod up.
+async fn next_parent(shared: &Shared, parent: &Parent) -> AsyncFd<OwnedFd> {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some((pod, pid, alive)) = living(shared, &parent.link().pod) else { continue };
+        match be_taken_up(shared, parent, &alive).await {
+            Ok(Word::Go) => {
+                tracing::info!(pod = %shared.id, parent = %pod, "the parent is back");
+                parent.link.send_modify(|link| (link.pod, link.pid) = (pod, Some(pid)));
+                return alive;
+            }
+            Ok(Word::NoParent) => {}
+            Err(why) => tracing::info!(pod = %shared.id, parent = %pod, why, "the parent does not take this pod up"),
+        }
+    }
+}
+
+/// The life that has the name of `parent` now, and a descriptor of its process. None while there is none, or only an adopter
+/// that holds the lock in the name's stead.
+fn living(shared: &Shared, parent: &PodId) -> Option<(PodId, u32, AsyncFd<OwnedFd>)> {
+    let lock = shared.roots.pod(&parent.name).life_lock();
+    let held = || match life_lock::probe(&lock) {
+        Ok(Life::Held(holder)) => holder.pod.filter(|pod| pod.name == parent.name).zip(holder.pid),
+        _ => None,
+    };
+    let (pod, pid) = held()?;
+    let alive = watch_death(Pid::from_raw(pid.cast_signed())?).ok()?;
+    // Looked at again, now that the descriptor says who is meant: the number may have been another's.
+    (held()? == (pod.clone(), pid)).then_some((pod, pid, alive))
+}
