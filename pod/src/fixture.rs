@@ -32,6 +32,8 @@ pub(crate) enum Act {
     Fail,
     /// Panic before the turn's future is there.
     PanicAtOnce,
+    /// Use a tool with these arguments, in JSON.
+    Use(&'static str, &'static str),
 }
 
 /// What the worker says to the test.
@@ -176,6 +178,10 @@ impl Worker for Worked {
                         return Ok(end);
                     }
                     Act::End(end) => return Ok(end),
+                    Act::Use(name, arguments) => {
+                        crate::tools::use_tool(cx, name, serde_json::from_str(arguments).unwrap()).await?;
+                        Said::Answered
+                    }
                     Act::Fail => return Err(WorkerError::new("as it was told")),
                     Act::PanicAtOnce => {
                         self.panics = true;

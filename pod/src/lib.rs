@@ -91,6 +91,7 @@ mod fixture;
 
 pub mod discovery;
 pub mod signals;
+pub mod tools;
 
 pub use handle::{
     Child, PodController, PodHandle, PodOptions, RunError, SpawnError, SpawnPod, StartError, StopError, Work,

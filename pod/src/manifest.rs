@@ -194,7 +194,7 @@ pub fn from_toml<T: serde::de::DeserializeOwned>(text: &str, source: &str) -> Re
 }
 
 /// What serde says about an unknown key, taken apart: which, and which there are.
-fn explain(place: &str, message: &str) -> ManifestError {
+pub(crate) fn explain(place: &str, message: &str) -> ManifestError {
     let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
     let (key, word) = (message.starts_with("unknown field"), message.starts_with("unknown variant"));
     match (key, quoted.next()) {

@@ -223,6 +223,14 @@ impl Actor {
         self.state.worker().rewinds
     }
 
+    pub(super) fn worker_reads_reports(&self) -> bool {
+        self.state.worker().reads_reports
+    }
+
+    pub(super) fn run_committing(&self) -> bool {
+        self.state.run_committing()
+    }
+
     fn hear(&mut self, message: Msg) {
         match message {
             Msg::Facts(ordered) => {

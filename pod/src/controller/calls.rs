@@ -66,6 +66,11 @@ impl Actor {
             MethodCall::Compact(_, responder) => self.compact(responder),
             MethodCall::ListRewindTargets(_, responder) => self.list_rewind_targets(responder),
             MethodCall::RewindTo(request, responder) => self.rewind_method(request, responder),
+            MethodCall::SendToPod(request, responder) => self.send_to(request, responder),
+            call @ (MethodCall::SpawnPod(..)
+            | MethodCall::ReadPodOutput(..)
+            | MethodCall::StopPod(..)
+            | MethodCall::ListPods(..)) => crate::tools::serve(&self.handle, call),
         }
     }
 

@@ -9,5 +9,6 @@
 pub(crate) mod actor;
 pub(crate) mod calls;
 mod rewinding;
+mod sending;
 pub mod state;
 pub(crate) mod turn;

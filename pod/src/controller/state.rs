@@ -286,6 +286,11 @@ impl State {
         self.worker
     }
 
+    /// Whether a run was admitted and is being committed: what is staged now comes behind it.
+    pub fn run_committing(&self) -> bool {
+        self.run_committing
+    }
+
     /// What the last transaction saw.
     pub fn facts(&self) -> Facts {
         self.facts

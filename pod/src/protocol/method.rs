@@ -5,8 +5,8 @@
 //! Served by `controller`, called by parents, children, observers and the command line.
 
 use crate::protocol::{
-    Cancel, ChildReady, Compact, ListRewindTargets, Notify, Pause, PodEventOffer, Resume, RewindTo, Run, Shutdown,
-    Status, Subscribe,
+    Cancel, ChildReady, Compact, ListPods, ListRewindTargets, Notify, Pause, PodEventOffer, ReadPodOutput, Resume,
+    RewindTo, Run, SendToPod, Shutdown, SpawnPod, Status, StopPod, Subscribe,
 };
 
 /// What a pod can be asked.
@@ -40,6 +40,16 @@ pub enum Method {
     ListRewindTargets(ListRewindTargets),
     /// Go back there.
     RewindTo(RewindTo),
+    /// Start a child.
+    SpawnPod(SpawnPod),
+    /// Know this, do this next, or do this instead.
+    SendToPod(SendToPod),
+    /// What has a child produced?
+    ReadPodOutput(ReadPodOutput),
+    /// End a child.
+    StopPod(StopPod),
+    /// Which children are there?
+    ListPods(ListPods),
 }
 
 #[cfg(test)]
@@ -64,6 +74,11 @@ mod tests {
             (11, "compact", false),
             (12, "list_rewind_targets", false),
             (13, "rewind_to", false),
+            (30, "spawn_pod", false),
+            (31, "send_to_pod", false),
+            (32, "read_pod_output", false),
+            (33, "stop_pod", false),
+            (34, "list_pods", false),
         ];
         assert_eq!(methods, expected);
     }

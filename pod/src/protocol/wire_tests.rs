@@ -61,6 +61,14 @@ fn requests_have_stable_bytes_and_survive_whatever_arrives() {
     check(&Subscribe { from: 251 }, "fbfb00");
     check(&Shutdown { mode: ShutdownMode::Graceful }, "01");
     check(&RewindTo { target: TurnId(3), expected_head: 251, children: RewindChildren::Stop }, "03fbfb0001");
+    let spawn =
+        SpawnPod { name: pod("b").name, worker: "{}".into(), input: Some("go".into()), scope: rpc::List::new() };
+    check(&spawn, "0162027b7d0102676f00");
+    check(&SendToPod { key: WorkId(7), how: SendKind::FollowUp, text: "x".into() }, "07010178");
+    let from = OutputCursor { entry: 3, byte: 4 };
+    check(&ReadPodOutput { pod: pod("b").name, from, turn: Some(TurnId(2)), bytes_max: 300 }, "016203040102fb2c01");
+    check(&StopPod { pod: pod("b").name, now: true, grace_ms: 300 }, "016201fb2c01");
+    check(&ListPods { after: Some(pod("b").name), max: 9, live_only: true }, "0101620901");
     let ready = ChildReady { pod: pod("b"), stream: StreamId(9), pid: 70_000, socket: "/s".into() };
     check(&ready, "0162fb2c0109fc70110100022f73");
     for (event, golden) in events().into_iter().zip([
@@ -103,6 +111,32 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&ChildRejection::Stopping, "02");
     check(&Observed::Entry { seq: 1, at_ms: 2, json: "{}".into() }, "000102027b7d");
     check(&Observed::CaughtUp { cursor: 3 }, "0103");
+    let next = Next { turn: TurnId(2), work: WorkId(7), ahead: 0 };
+    check(&Sent::Interrupted { turn: Some(TurnId(1)), next: Some(next) }, "02010101020700");
+    check(&Sent::Steered { told: Told::NextRequest { turn: TurnId(1) } }, "000001");
+    let end = LifeEnd::Killed { signal: 9 };
+    let stopped = Stopped { pod: pod("b"), end, already: false, works_lost: 1, unread: None };
+    check(&StopOutcome::Ended(stopped), "000162fb2c010212000100");
+    let piece = OutputPiece { from_byte: 0, text: "hi".into(), whole: true };
+    let entry = OutputEntry { entry: 1, at_ms: 2, turn: None, counts: true, what: Produced::Text(piece) };
+    let (entries, next) = ([entry].into(), OutputCursor::behind(1));
+    check(
+        &OutputPage { pod: pod("b").name, entries, next, more: false, live: true },
+        "0162010102000100000268690102000001",
+    );
+    let line = PodLine {
+        pod: pod("b"),
+        phase: "ready".into(),
+        pid: Some(7),
+        since_ms: 4,
+        works_open: 1,
+        work: Some("x".into()),
+        last_event: None,
+        end: None,
+    };
+    check(&PodPage { pods: [line].into(), more: false }, "010162fb2c0105726561647901070401010178000000");
+    check(&SpawnRejection::Stopping, "05");
+    check(&TargetFault::NotVisible { name: pod("b").name }, "010162");
     let child = ChildStatus { pod: pod("b"), pid: Some(7), state: "ready".into(), socket: "/s".into() };
     let status = PodStatus {
         pod: pod("a"),

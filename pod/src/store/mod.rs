@@ -13,6 +13,7 @@ mod error;
 mod history;
 mod inbox;
 mod intents;
+mod looks;
 mod older;
 mod open;
 mod outbox;
@@ -37,6 +38,7 @@ pub use history::{
 pub(crate) use inbox::NewReport;
 pub use inbox::{InboxId, NoteOutcome, StagedReport};
 pub use intents::{Intent, IntentKind, carry_out};
+pub use looks::{DescendantRow, LifeEndRow};
 pub use open::{Durability, Identity, StoreLimits, StoreOptions};
 pub use outbox::{OutboxRow, OutboxState, Room, UndeliverableReason};
 pub use reader::StoreReader;

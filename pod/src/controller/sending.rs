@@ -1,0 +1,208 @@
+//! Telling a pod something: know this, do this next, do this instead.
+//!
+//! The pod decides in which state it is, so that nothing changes between a look and a wish. What is staged is committed
+//! first; only then is a turn told to end: a wish that could not be committed has interrupted nothing. A wish that is
+//! repeated under its key does nothing again, and is told the same.
+//!
+//! Part of `actor`, like `calls`. The table of what happens stands at [`SendKind`](crate::protocol::SendKind).
+
+use rpc::Responder;
+
+use super::actor::Actor;
+use super::calls::reason;
+use super::state::{Input, MethodKind, Refusal, Verdict};
+use crate::id::{NoteKey, TurnId, WorkId};
+use crate::protocol::{NOTE_BYTES_MAX, Next, PodState, SendKind, SendRejection, SendToPod, Sent, Text, Told};
+use crate::store::{Direction, NewRun, NoteOutcome, StagedRun, StoreError, Tx};
+
+/// LIMIT: work that waits behind a turn. Whoever sends more wants a queue of his own.
+const STAGED_MAX: u64 = 64;
+
+/// What became of work that was to be staged.
+enum Staging {
+    Staged {
+        run: StagedRun,
+        /// Other work that comes first.
+        ahead: u64,
+        /// The turn that was paused.
+        paused: Option<TurnId>,
+    },
+    Full,
+}
+
+impl Actor {
+    pub(super) fn send_to(&mut self, request: SendToPod, responder: Responder<SendToPod>) {
+        let empty = request.text.trim().is_empty();
+        match request.how {
+            SendKind::Interrupt if empty => self.interrupt(responder),
+            _ if empty => responder.reject(SendRejection::Invalid { reason: "it is empty".into() }),
+            SendKind::Steer => self.steer(request, responder),
+            SendKind::FollowUp | SendKind::Interrupt => self.stage(request, responder),
+        }
+    }
+
+    fn steer(&mut self, request: SendToPod, responder: Responder<SendToPod>) {
+        let bytes = request.text.len();
+        if bytes > NOTE_BYTES_MAX {
+            let reason =
+                format!("it has {bytes} bytes; a pod is steered with at most {NOTE_BYTES_MAX}, or sent a follow-up");
+            return responder.reject(SendRejection::Invalid { reason: Text::clipped(reason) });
+        }
+        let origin = self.origin(responder.context());
+        self.step(Input::Method(MethodKind::Notify));
+        self.submit(
+            move |tx| tx.push_note(NoteKey(request.key.0), request.text.as_str(), origin, true),
+            |actor, queued| match queued {
+                Ok((NoteOutcome::Full { max }, ordered)) => {
+                    actor.facts(ordered);
+                    responder.reject(SendRejection::Full { max });
+                }
+                Ok((NoteOutcome::Queued | NoteOutcome::Duplicate, ordered)) => {
+                    let facts = actor.facts(ordered);
+                    let woke = actor.step(Input::Committed(facts)).woke();
+                    responder.ack(Sent::Steered { told: actor.told(woke) });
+                }
+                Err(error) => responder.reject(SendRejection::Unavailable { reason: reason(&error) }),
+            },
+        );
+    }
+
+    fn told(&self, woke: bool) -> Told {
+        match self.phase() {
+            _ if !self.worker_reads_reports() => Told::Recorded,
+            _ if woke => Told::NewTurn,
+            PodState::Running => Told::NextRequest { turn: self.turn().unwrap_or(TurnId(0)) },
+            state => Told::Later { state },
+        }
+    }
+
+    /// Without anything to do instead.
+    fn interrupt(&mut self, responder: Responder<SendToPod>) {
+        // What is paused is in no task, and a turn that is beginning has no number yet: the store knows, and is asked before
+        // anything changes.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.submit(
+            |tx| tx.control(),
+            |actor, control| {
+                // Whoever asked has been refused and waits for no turn.
+                let _ = tell.send(control.ok().and_then(|(control, ordered)| {
+                    actor.facts(ordered);
+                    control.turn
+                }));
+            },
+        );
+        match self.step(Input::Method(MethodKind::Cancel)).verdict {
+            Some(Verdict::Refuse(_)) => responder.reject(SendRejection::NothingToInterrupt),
+            Some(Verdict::Admit | Verdict::Already) | None => {
+                _ = tokio::spawn(async move {
+                    responder.ack(Sent::Interrupted { turn: told.await.ok().flatten(), next: None });
+                })
+            }
+        }
+    }
+
+    fn stage(&mut self, request: SendToPod, responder: Responder<SendToPod>) {
+        let interrupt = request.how == SendKind::Interrupt;
+        // Behind what runs, or is about to: no admission is needed for what starts nothing.
+        let behind = self.phase() == PodState::Running || self.run_committing();
+        let refused = match self.phase() {
+            PodState::Stopping => Some(SendRejection::Stopping),
+            _ if behind => None,
+            PodState::Paused if !interrupt => Some(SendRejection::Paused),
+            _ => match self.step(Input::Method(MethodKind::Run)).verdict {
+                Some(Verdict::Refuse(Refusal::Stopping)) => Some(SendRejection::Stopping),
+                Some(Verdict::Refuse(_)) => Some(SendRejection::Busy { turn: self.turn().unwrap_or(TurnId(0)) }),
+                Some(Verdict::Admit | Verdict::Already) | None => None,
+            },
+        };
+        if let Some(refused) = refused {
+            return self.unless_known(request.key, refused, responder);
+        }
+        let origin = self.origin(responder.context());
+        let run = NewRun { work: request.key, origin, input: request.text.as_str().to_owned() };
+        self.submit(
+            move |tx| stage(tx, &run),
+            move |actor, staged| match staged {
+                Ok((Staging::Staged { run, ahead, paused }, ordered)) => {
+                    let running = actor.turn().filter(|_| actor.phase() == PodState::Running);
+                    // The turn that ran when it was committed: no other can have begun behind that.
+                    let ended = match running {
+                        Some(_) if interrupt && !run.duplicate => {
+                            actor.step(Input::Method(MethodKind::Cancel));
+                            running
+                        }
+                        _ => None,
+                    };
+                    let gives_way = interrupt || actor.phase() != PodState::Paused;
+                    actor.staged(ordered, behind, gives_way && !run.duplicate);
+                    let (turn, work) = (run.accepted.turn, run.accepted.work);
+                    responder.ack(if interrupt {
+                        let turn_ended = ended.or(paused.filter(|_| !run.duplicate));
+                        Sent::Interrupted { turn: turn_ended, next: Some(Next { turn, work, ahead }) }
+                    } else {
+                        Sent::Staged { turn, work, behind: running.filter(|running| *running != turn), ahead }
+                    });
+                }
+                Ok((Staging::Full, ordered)) => {
+                    actor.staged(ordered, behind, false);
+                    responder.reject(SendRejection::Full { max: u32::try_from(STAGED_MAX).unwrap_or(u32::MAX) });
+                }
+                Err(error) => {
+                    if !behind {
+                        actor.step(Input::RunAborted);
+                    }
+                    responder.reject(SendRejection::Unavailable { reason: reason(&error) });
+                }
+            },
+        );
+    }
+
+    /// Tells the state what a transaction that was to stage work has made true. `gives_way`: what is paused or blocked does.
+    fn staged(&mut self, ordered: crate::handle::Ordered, behind: bool, gives_way: bool) {
+        let facts = self.facts(ordered);
+        let lifts = gives_way && matches!(self.phase(), PodState::Paused | PodState::Blocked);
+        match (behind, gives_way) {
+            (false, true) => _ = self.step(Input::RunCommitted(facts)),
+            (false, false) => {
+                self.step(Input::RunAborted);
+                self.step(Input::Committed(facts));
+            }
+            // Should another run be under way meanwhile, it finds the pod lifted already, as if it had come a moment later.
+            (true, _) if lifts => _ = self.step(Input::RunCommitted(facts)),
+            (true, _) => _ = self.step(Input::Committed(facts)),
+        }
+    }
+
+    /// A wish that comes too late may be the very one that was taken: sent again, it is told the same.
+    fn unless_known(&self, work: WorkId, refused: SendRejection, responder: Responder<SendToPod>) {
+        let store = self.shared.store.clone();
+        tokio::spawn(async move {
+            let works = store.read(|reads| reads.works(Direction::Received, false)).await.unwrap_or_default();
+            match works.into_iter().find(|known| known.work == work).and_then(|known| known.turn) {
+                Some(turn) => responder.ack(Sent::Staged { turn, work, behind: None, ahead: 0 }),
+                None => responder.reject(refused),
+            }
+        });
+    }
+}
+
+fn stage(tx: &Tx<'_>, run: &NewRun) -> Result<Staging, StoreError> {
+    let before = tx.control()?;
+    if before.runs_staged >= STAGED_MAX {
+        let works = tx.works(Direction::Received, true)?;
+        if works.iter().all(|known| known.work != run.work) {
+            return Ok(Staging::Full);
+        }
+    }
+    let staged = tx.stage_run(run)?;
+    if !staged.duplicate {
+        tx.unblock()?;
+    }
+    let paused = before.turn.filter(|_| before.state == PodState::Paused);
+    let ahead = if staged.duplicate { 0 } else { before.runs_staged };
+    Ok(Staging::Staged { run: staged, ahead, paused })
+}
+
+#[cfg(test)]
+#[path = "sending_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+//! SendToPod: steer a child, send it more work, or interrupt it.
+
+use rpc::CallError;
+use serde::{Deserialize, Serialize};
+
+use super::spawn_pod::fits;
+use super::{Caller, Description, target};
+use crate::id::{PodName, TurnId, WorkId};
+use crate::protocol::{Method, RUN_INPUT_BYTES_MAX, SendKind, SendRejection, SendToPod, Sent, Text};
+use crate::store::{ChildRow, StoreError};
+
+pub(super) const DESCRIPTION: Description = Description {
+    name: "SendToPod",
+    description: "Tell a child something. 'steer': it is told with the next request of the turn that runs, which goes \
+                  on. 'follow_up': it does this when its turn has ended; it is work of its own, whose end you are told. \
+                  'interrupt': its turn is cancelled, and it does this instead; without a text it is only cancelled. The \
+                  answer says what became of it, which depends on what the child did at that moment.",
+    parameters: r#"{
+        "type": "object",
+        "properties": {
+            "pod": {"type": "string"},
+            "how": {"type": "string", "enum": ["steer", "follow_up", "interrupt"]},
+            "text": {"type": "string"}
+        },
+        "required": ["pod", "how"],
+        "additionalProperties": false
+    }"#,
+};
+
+/// What the tool is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendToPodInput {
+    /// Whom.
+    pub pod: PodName,
+    /// In which way.
+    pub how: SendKind,
+    /// What.
+    #[serde(default)]
+    pub text: String,
+}
+
+impl TryFrom<SendToPodInput> for (PodName, SendToPod) {
+    type Error = String;
+
+    /// What does not fit is refused, not cut.
+    fn try_from(input: SendToPodInput) -> Result<Self, String> {
+        fits("text", &input.text, RUN_INPUT_BYTES_MAX)?;
+        let request = SendToPod { key: WorkId::random(), how: input.how, text: input.text.into() };
+        Ok((input.pod, request))
+    }
+}
+
+/// Sends to a child. What is staged is delegated: recorded here before it is sent, on behalf of the caller's work, and
+/// settled by the child's reports.
+///
+/// # Errors
+/// [`SendRejection`]; only its `Unknown` may have been done.
+///
+/// # Cancel safety
+/// Dropped early, it may be sent all the same.
+pub async fn send_to_pod(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent, SendRejection> {
+    let (caller, pod) = (caller.clone(), pod.clone());
+    let task = tokio::spawn(async move { send(&caller, &pod, request).await });
+    task.await.unwrap_or_else(|error| Err(SendRejection::Unavailable { reason: Text::clipped(error.to_string()) }))
+}
+
+async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent, SendRejection> {
+    let row = target::living(&caller.pod, pod).await.map_err(|error| unavailable(&error))?;
+    let row = row.map_err(SendRejection::Target)?;
+    let delegated = request.how != SendKind::Steer && !request.text.trim().is_empty();
+    if !delegated {
+        return ask(&row, request).await.0;
+    }
+    let (work, to, text) = (request.key, row.pod.clone(), request.text.as_str().to_owned());
+    let (summary, belongs_to) = (text.clone(), caller.work);
+    let shared = caller.pod.shared();
+    // Before it is sent: work that is under way is never unknown to us.
+    let recorded = shared.commit(move |tx| tx.delegate(work, &to, belongs_to, &summary)).await;
+    recorded.map_err(|error| unavailable(&error))?;
+    drop(shared.registry.delegated(&row.pod, work, &text));
+    let (answer, taken) = ask(&row, request).await;
+    let settled = match (&answer, taken) {
+        (_, Some(turn)) => shared.commit(move |tx| tx.delegation_accepted(work, turn)).await,
+        // It stays open until the child reports or ends.
+        (Err(SendRejection::Unknown { .. }), None) => Ok(()),
+        (_, None) => {
+            let refused = shared.commit(move |tx| tx.delegation_refused(work)).await;
+            shared.registry.refused(&row.pod, work);
+            refused.map(drop)
+        }
+    };
+    settled.map_err(|error| unavailable(&error))?;
+    answer
+}
+
+/// Asks the child, and the turn that it took the work on as. A doubt is asked about once.
+async fn ask(row: &ChildRow, request: SendToPod) -> (Result<Sent, SendRejection>, Option<TurnId>) {
+    let key = request.key;
+    let client = rpc::Client::<Method>::new(&rpc::Address::unix(&row.socket));
+    let answer = match client.call(request).await {
+        Err(CallError::Unknown(doubt)) => {
+            let cause = doubt.to_string();
+            match doubt.resolve().await {
+                Err(CallError::Unknown(_)) => Err(SendRejection::Unknown { key, cause: Text::clipped(cause) }),
+                other => said(other),
+            }
+        }
+        other => said(other),
+    };
+    let turn = match &answer {
+        Ok(Sent::Staged { turn, .. }) => Some(*turn),
+        Ok(Sent::Interrupted { next, .. }) => next.as_ref().map(|next| next.turn),
+        _ => None,
+    };
+    (answer, turn)
+}
+
+fn said(answer: Result<Sent, CallError<SendToPod>>) -> Result<Sent, SendRejection> {
+    answer.map_err(|error| match error {
+        CallError::Rejected(rejection) => rejection,
+        other => SendRejection::Unavailable { reason: Text::clipped(format!("the pod could not be reached: {other}")) },
+    })
+}
+
+fn unavailable(error: &StoreError) -> SendRejection {
+    SendRejection::Unavailable { reason: Text::clipped(error.chain()) }
+}

@@ -1,0 +1,157 @@
+//! SpawnPod: start a child, and give it something to do.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Caller, Description};
+use crate::error::SpawnError;
+use crate::handle::{self, READY_TIMEOUT};
+use crate::id::PodName;
+use crate::manifest::WorkerSpec;
+use crate::protocol::{RUN_INPUT_BYTES_MAX, SpawnPod, SpawnRejection, Spawned, Text, WORKER_BYTES_MAX};
+use crate::scope::{Permission, ScopeRule};
+
+pub(super) const DESCRIPTION: Description = Description {
+    name: "SpawnPod",
+    description: "Start a child pod: a process of its own that works while you go on. Give it a name that no living \
+                  pod has, what it hosts, and what it is to do. You are told when its work ends, without asking; read \
+                  what it produced with ReadPodOutput.",
+    parameters: r#"{
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "description": "1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit"},
+            "worker": {"type": "object", "description": "what it hosts: its kind, and what that kind is told",
+                       "properties": {"kind": {"type": "string"}}, "required": ["kind"]},
+            "input": {"type": "string", "description": "what it is to do first"},
+            "scope": {"type": "array", "description": "what it may read and write, of what you may", "items": {
+                "type": "object",
+                "properties": {"path": {"type": "string"}, "write": {"type": "boolean"}, "recursive": {"type": "boolean"}},
+                "required": ["path"]}}
+        },
+        "required": ["name", "worker"],
+        "additionalProperties": false
+    }"#,
+};
+
+/// What the tool is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpawnPodInput {
+    /// Its name.
+    pub name: PodName,
+    /// What it hosts.
+    pub worker: WorkerSpec,
+    /// What it is to do first.
+    #[serde(default)]
+    pub input: Option<String>,
+    /// What it is given of this pod's scope.
+    #[serde(default)]
+    pub scope: Vec<Right>,
+}
+
+/// One right, as a model writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Right {
+    /// An absolute path.
+    pub path: String,
+    /// Whether it may be changed, too.
+    #[serde(default)]
+    pub write: bool,
+    /// Whether all below it is meant, too.
+    #[serde(default)]
+    pub recursive: bool,
+}
+
+impl TryFrom<SpawnPodInput> for SpawnPod {
+    type Error = String;
+
+    /// What does not fit is refused, not cut.
+    fn try_from(input: SpawnPodInput) -> Result<Self, String> {
+        let worker =
+            serde_json::to_string(&input.worker).map_err(|error| format!("the worker cannot be told: {error}"))?;
+        fits("worker", &worker, WORKER_BYTES_MAX)?;
+        fits("input", input.input.as_deref().unwrap_or_default(), RUN_INPUT_BYTES_MAX)?;
+        let rules: Vec<ScopeRule> = input.scope.into_iter().map(ScopeRule::from).collect();
+        let scope = rpc::List::try_from(rules).map_err(|error| format!("the scope is not valid: {error}"))?;
+        Ok(Self { name: input.name, worker: worker.into(), input: input.input.map(Text::from), scope })
+    }
+}
+
+impl From<Right> for ScopeRule {
+    fn from(right: Right) -> Self {
+        let permission = if right.write { Permission::Write } else { Permission::Read };
+        Self { target: right.path.into(), permission, recursive: right.recursive }
+    }
+}
+
+/// Starts a child, and gives it its input, on behalf of the caller's work.
+///
+/// # Errors
+/// [`SpawnRejection`] says why there is no child.
+///
+/// # Cancel safety
+/// Dropped early, the child may be started all the same, and given its input.
+pub async fn spawn_pod(caller: &Caller, request: SpawnPod) -> Result<Spawned, SpawnRejection> {
+    let (caller, name) = (caller.clone(), request.name.clone());
+    let task = tokio::spawn(async move { start(&caller, request).await });
+    task.await.unwrap_or_else(|error| Err(SpawnRejection::Refused { name, reason: Text::clipped(error.to_string()) }))
+}
+
+async fn start(caller: &Caller, request: SpawnPod) -> Result<Spawned, SpawnRejection> {
+    let name = request.name;
+    let worker: WorkerSpec = serde_json::from_str(&request.worker).map_err(|error| {
+        let why = crate::manifest::explain("worker", &error.to_string());
+        SpawnRejection::Worker { name: name.clone(), reason: Text::clipped(why.to_string()) }
+    })?;
+    let spawn = handle::SpawnPod::new(name.clone(), worker).scope(request.scope.into_vec());
+    let child = caller.pod.spawn_pod(spawn).await.map_err(|error| rejection(&name, &error))?;
+    let pid = caller.pod.children().into_iter().find(|line| line.pod == *child.id()).and_then(|line| line.pid);
+    let mut spawned = Spawned { pod: child.id().clone(), pid, work: None, not_given: None };
+    if let Some(input) = request.input {
+        match caller.pod.delegate(&name, caller.work, input.as_str().to_owned()).await {
+            Ok(work) => spawned.work = Some(work.id()),
+            Err(error) => spawned.not_given = Some(Text::clipped(chain(&error))),
+        }
+    }
+    Ok(spawned)
+}
+
+/// Why a child was not started, as it travels.
+pub(crate) fn rejection(name: &PodName, error: &SpawnError) -> SpawnRejection {
+    let name = name.clone();
+    match error {
+        SpawnError::Stopping { .. } => SpawnRejection::Stopping,
+        SpawnError::Worker { source, .. } => SpawnRejection::Worker { name, reason: Text::clipped(chain(source)) },
+        SpawnError::NameTaken { holder, .. } => SpawnRejection::NameTaken { name, holder: Text::clipped(holder) },
+        SpawnError::TooMany { max, .. } => SpawnRejection::TooMany { max: *max },
+        SpawnError::DiedEarly { terminal, stderr, .. } => {
+            SpawnRejection::Exited { name, how: Text::clipped(terminal), stderr: Text::clipped(stderr) }
+        }
+        SpawnError::NotReady { stderr, .. } => {
+            let limit_ms = u64::try_from(READY_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+            SpawnRejection::TimedOut { name, limit_ms, stderr: Text::clipped(stderr) }
+        }
+        other => SpawnRejection::Refused { name, reason: Text::clipped(chain(other)) },
+    }
+}
+
+pub(super) fn fits(what: &str, text: &str, max: usize) -> Result<(), String> {
+    let bytes = text.len();
+    if bytes <= max {
+        Ok(())
+    } else {
+        Err(format!("the {what} has {bytes} bytes, at most {max} are taken; put it in a file and send its path"))
+    }
+}
+
+/// An error and its sources in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,114 @@
+//! StopPod: end a child, wait for its end, and reclaim what it had.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Caller, Description, target};
+use crate::handle::carry_out_intents;
+use crate::id::{PodId, PodName};
+use crate::protocol::{LifeEnd, StopOutcome, StopPod, StopRejection, Stopped, Text, WorkResult};
+use crate::spawn::registry::Stop;
+use crate::store::{ChildState, Direction, StoreError};
+
+/// LIMIT: how long a child may take before its process is signalled.
+const GRACE_MAX: Duration = Duration::from_secs(600);
+/// How long the end may take once the process was signalled: SIGTERM, seven seconds, SIGKILL, and reading its store.
+const AFTER_GRACE: Duration = Duration::from_secs(30);
+
+pub(super) const DESCRIPTION: Description = Description {
+    name: "StopPod",
+    description: "End a child, and wait until it has ended. Its turn may end first, unless 'now' is true; after \
+                  'grace_seconds' its process is killed. The answer says how it ended and whether anything was lost. \
+                  What it produced can still be read, and its name used again.",
+    parameters: r#"{
+        "type": "object",
+        "properties": {
+            "pod": {"type": "string"},
+            "now": {"type": "boolean", "description": "cancel its turn instead of letting it end"},
+            "grace_seconds": {"type": "integer", "minimum": 0, "maximum": 600}
+        },
+        "required": ["pod"],
+        "additionalProperties": false
+    }"#,
+};
+
+/// What the tool is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopPodInput {
+    /// Which.
+    pub pod: PodName,
+    /// Cancel its turn instead of letting it end.
+    #[serde(default)]
+    pub now: bool,
+    /// Until its process is signalled.
+    #[serde(default = "grace_seconds")]
+    pub grace_seconds: u64,
+}
+
+fn grace_seconds() -> u64 {
+    20
+}
+
+impl From<StopPodInput> for StopPod {
+    fn from(input: StopPodInput) -> Self {
+        Self { pod: input.pod, now: input.now, grace_ms: input.grace_seconds.saturating_mul(1000) }
+    }
+}
+
+/// Ends a child: it is told to, after the grace its process group is signalled; returns when all that it had to tell is
+/// committed and what is left of it is reclaimed. One that has ended already is told about in the same words.
+///
+/// # Errors
+/// [`StopRejection`]: nothing was done.
+///
+/// # Cancel safety
+/// Dropped early, the child ends all the same.
+pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, StopRejection> {
+    let row = target::child(&caller.pod, &request.pod).await.map_err(|error| unavailable(&error))?;
+    let row = row.map_err(StopRejection::Target)?;
+    let (pod, already) = (row.pod, row.state == ChildState::Ended);
+    if !already {
+        let grace = Duration::from_millis(request.grace_ms).min(GRACE_MAX);
+        let begun = Instant::now();
+        let shared = caller.pod.shared();
+        shared.registry.stop(&pod, Stop { now: request.now, grace });
+        let child = caller.pod.child(&pod.name).filter(|child| *child.id() == pod).ok_or(StopRejection::Stopping)?;
+        match tokio::time::timeout(grace + AFTER_GRACE, child.terminal()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(StopRejection::Stopping),
+            Err(_) => {
+                let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                return Ok(StopOutcome::StillRunning { pod, waited_ms });
+            }
+        }
+        // Its supervisor does the same; whoever comes second finds it done.
+        carry_out_intents(shared).await;
+    }
+    how_it_ended(caller, pod, already).await.map(StopOutcome::Ended).map_err(|error| unavailable(&error))
+}
+
+async fn how_it_ended(caller: &Caller, pod: PodId, already: bool) -> Result<Stopped, StoreError> {
+    let dead = pod.clone();
+    let look = caller.pod.store().read(move |reads| {
+        let works = reads.works(Direction::Delegated, false)?;
+        let lost = works.iter().filter(|work| work.child.as_ref() == Some(&dead));
+        let lost = lost.filter(|work| work.result == Some(WorkResult::Lost)).count() as u64;
+        Ok((reads.life_end(&dead)?, lost))
+    });
+    match look.await? {
+        (Some(end), works_lost) => Ok(Stopped {
+            end: LifeEnd::from(&end.terminal),
+            already,
+            works_lost,
+            unread: end.unread.map(Text::clipped),
+            pod,
+        }),
+        (None, _) => Err(StoreError::Contradiction(format!("pod {pod} has ended and has no terminal event"))),
+    }
+}
+
+fn unavailable(error: &StoreError) -> StopRejection {
+    StopRejection::Unavailable { reason: Text::clipped(error.chain()) }
+}

@@ -1,0 +1,287 @@
+//! The tools in a real pod of this process; children are rows and stores that a test fills.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::{Act, Puppet, Said};
+use crate::id::{PodId, TurnId};
+use crate::protocol::{
+    LifeEnd, ListPods, OutputCursor, OutputPage, PodState, Produced, ReadPodOutput, ReadRejection, SendKind,
+    SendRejection, SendToPod, SpawnPod, SpawnRejection, StopOutcome, StopPod, StopRejection, TargetFault,
+};
+use crate::protocol::{LostReason, TurnResult};
+use crate::store::{
+    EndOfLife, EndTurn, HistoryItem, NewRun, Origin, OutputKind, Own, StartCause, Store, StoreOptions, TurnOutcome,
+    TurnStart,
+};
+use crate::worker::TurnEnd;
+
+/// The store of the child `pod`, as its own process would have it.
+fn store_of(puppet: &Puppet, pod: &PodId) -> Store {
+    let paths = puppet.pod.roots().pod(&pod.name);
+    paths.make_state_dir().unwrap();
+    Store::open(paths.store(), StoreOptions::new(Own { pod: pod.clone(), has_parent: true, reads_reports: true }))
+        .unwrap()
+}
+
+/// A turn of it that says these texts.
+async fn turn(store: &Store, work: u64, says: &[&str]) {
+    let says: Vec<String> = says.iter().map(|text| (*text).to_owned()).collect();
+    let said = store.write(move |tx| {
+        tx.stage_run(&NewRun { work: WorkId(work), origin: Origin::Host, input: "x".into() })?;
+        let TurnStart::Started(turn) = tx.start_turn(StartCause::Wake)? else { panic!("no turn") };
+        for text in says {
+            tx.append_in(turn.turn, None, &HistoryItem::Output { output: OutputKind::Text, text })?;
+        }
+        let secret = HistoryItem::Output { output: OutputKind::Thinking, text: "hm".into() };
+        tx.append_in(turn.turn, None, &secret)?;
+        let outcome = TurnOutcome::Ended { result: TurnResult::Finished };
+        tx.end_turn(&EndTurn { turn: turn.turn, outcome, compaction: None })
+    });
+    said.await.unwrap();
+}
+
+fn page(from: OutputCursor, bytes_max: u32) -> ReadPodOutput {
+    ReadPodOutput { pod: "child".parse().unwrap(), from, turn: None, bytes_max }
+}
+
+/// What a page says, text by text.
+fn texts(page: &OutputPage) -> Vec<String> {
+    let entries = page.entries.iter().map(|entry| match &entry.what {
+        Produced::Text(piece) | Produced::Stderr(piece) => piece.text.to_string(),
+        Produced::TurnEnded { how } => format!("[{how}]"),
+        Produced::Rewound { from } => format!("[rewound from {from}]"),
+    });
+    entries.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_read_piece_by_piece_without_a_gap_and_a_cursor_reads_what_came_since() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let empty = read_pod_output(&caller, page(OutputCursor::default(), 1000)).await.unwrap();
+    assert!(empty.entries.is_empty() && !empty.more, "it has not come that far");
+    let store = store_of(&puppet, &child);
+    let long = "\u{20ac}".repeat(1000);
+    turn(&store, 1, &["short", &long]).await;
+
+    let (mut cursor, mut read, mut pages) = (OutputCursor::default(), Vec::new(), 0);
+    loop {
+        let got = read_pod_output(&caller, page(cursor, 256)).await.unwrap();
+        assert!(got.entries.iter().all(|entry| entry.counts));
+        read.extend(texts(&got));
+        (cursor, pages) = (got.next, pages + 1);
+        if !got.more {
+            break;
+        }
+    }
+    assert_eq!(read.concat(), format!("short{long}[finished]"), "in {pages} pages");
+    assert!(pages >= 12, "{pages} pages of 256 bytes");
+    // Later, with the cursor that was kept: only what is new.
+    let nothing = read_pod_output(&caller, page(cursor, 1000)).await.unwrap();
+    assert!(nothing.entries.is_empty() && nothing.next == cursor);
+    turn(&store, 2, &["again"]).await;
+    let more = read_pod_output(&caller, page(cursor, 1000)).await.unwrap();
+    assert_eq!(texts(&more), ["again", "[finished]"]);
+    let second = ReadPodOutput { turn: Some(TurnId(2)), ..page(OutputCursor::default(), 1000) };
+    assert_eq!(texts(&read_pod_output(&caller, second).await.unwrap()), ["again", "[finished]"]);
+
+    let beyond = OutputCursor { entry: 900, byte: 0 };
+    assert!(matches!(read_pod_output(&caller, page(beyond, 1000)).await, Err(ReadRejection::BadCursor { .. })));
+    let within_a_character = OutputCursor { entry: more.entries[0].entry, byte: 99 };
+    assert!(matches!(
+        read_pod_output(&caller, page(within_a_character, 1000)).await,
+        Err(ReadRejection::BadCursor { .. })
+    ));
+    let future = ReadPodOutput { turn: Some(TurnId(9)), ..page(OutputCursor::default(), 1000) };
+    assert_eq!(read_pod_output(&caller, future).await, Err(ReadRejection::NoSuchTurn { turn: TurnId(9) }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_outputs_come_in_pages_of_bounded_length_with_none_left_out() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let store = store_of(&puppet, &child);
+    let numbers: Vec<String> = (0..700).map(|n| format!("{n},")).collect();
+    turn(&store, 1, &numbers.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let (mut cursor, mut read) = (OutputCursor::default(), String::new());
+    loop {
+        let got = read_pod_output(&caller, page(cursor, u32::MAX)).await.unwrap();
+        read.push_str(&texts(&got).concat());
+        cursor = got.next;
+        if !got.more {
+            break;
+        }
+    }
+    assert_eq!(read, format!("{}[finished]", numbers.concat()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn page_for_a_model_keeps_its_cursor_however_much_is_escaped() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let store = store_of(&puppet, &child);
+    turn(&store, 1, &[&"\u{1}".repeat(40_000)]).await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let text = dispatch(&caller, "ReadPodOutput", json!({ "pod": "child", "max_bytes": 49152 })).await.unwrap();
+    assert!(text.len() <= crate::worker::TOOL_TEXT_BYTES_MAX, "{} bytes", text.len());
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["more"], true);
+    let cursor = value["next"].as_str().unwrap();
+    let rest = dispatch(&caller, "ReadPodOutput", json!({ "pod": "child", "cursor": cursor })).await.unwrap();
+    assert!(rest.contains("\"entries\":[{"), "{}", crate::protocol::clip(&rest, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_mean_no_child_are_told_apart() {
+    let puppet = Puppet::new().await;
+    puppet.adopt_this_process("child").await;
+    let other = puppet.pod.roots().pod(&"other".parse().unwrap());
+    other.make_state_dir().unwrap();
+    std::fs::write(other.life_lock(), "").unwrap();
+    let caller = Caller::of_pod(&puppet.pod);
+    let stop = async |name: &str| {
+        stop_pod(&caller, StopPod { pod: name.parse().unwrap(), now: true, grace_ms: 0 }).await.unwrap_err()
+    };
+    let missing = stop("nobody").await;
+    assert!(matches!(missing, StopRejection::Target(TargetFault::Missing { .. })));
+    assert!(missing.to_string().contains("there is no pod `nobody`; there are `child`"), "{missing}");
+    let foreign = stop("other").await;
+    assert!(matches!(foreign, StopRejection::Target(TargetFault::NotVisible { .. })), "{foreign}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_has_ended_is_listed_told_about_and_sent_nothing() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let live = list_pods(&caller, ListPods { live_only: true, max: 100, after: None }).await.unwrap();
+    assert_eq!((live.pods.len(), live.pods[0].phase.as_str(), live.pods[0].end), (1, "starting", None));
+    let work = puppet.pod.commit({
+        let child = child.clone();
+        move |tx| tx.delegate(WorkId(5), &child, None, "dig")
+    });
+    work.await.unwrap();
+    crate::event::settle_dead_child(puppet.pod.store(), &child, EndOfLife::Dead(LostReason::Killed { signal: 9 }))
+        .await
+        .unwrap();
+    let all = list_pods(&caller, ListPods { max: 100, ..ListPods::default() }).await.unwrap();
+    let line = &all.pods[0];
+    assert_eq!(
+        (line.end, line.works_open, line.work.as_deref()),
+        (Some(LifeEnd::Killed { signal: 9 }), 0, Some("dig"))
+    );
+    assert!(list_pods(&caller, ListPods { live_only: true, max: 100, after: None }).await.unwrap().pods.is_empty());
+    let behind = ListPods { after: Some(child.name.clone()), max: 100, live_only: false };
+    assert!(list_pods(&caller, behind).await.unwrap().pods.is_empty());
+
+    let stopped = stop_pod(&caller, StopPod { pod: child.name.clone(), now: true, grace_ms: 0 }).await.unwrap();
+    let StopOutcome::Ended(stopped) = stopped else { panic!("{stopped:?}") };
+    assert_eq!((stopped.end, stopped.already, stopped.works_lost), (LifeEnd::Killed { signal: 9 }, true, 1));
+    let request = SendToPod { key: WorkId(8), how: SendKind::FollowUp, text: "x".into() };
+    let sent = send_to_pod(&caller, &child.name, request).await.unwrap_err();
+    assert!(matches!(sent, SendRejection::Target(TargetFault::Ended { .. })));
+    for word in ["killed by signal 9", "AttachOrRestorePod", "ReadPodOutput"] {
+        assert!(sent.to_string().contains(word), "{sent}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_is_not_started_is_refused_with_a_reason_of_its_own_and_nothing_stays_open() {
+    // Children are started from `/bin/false`.
+    let puppet = Puppet::new().await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let spawn = |worker: &str| SpawnPod {
+        name: "child".parse().unwrap(),
+        worker: worker.into(),
+        input: Some("work".into()),
+        scope: rpc::List::new(),
+    };
+    let wrong = spawn_pod(&caller, spawn(r#"{"kind":"leger"}"#)).await.unwrap_err();
+    assert!(
+        matches!(wrong, SpawnRejection::Worker { .. }) && wrong.to_string().contains("did you mean `ledger`"),
+        "{wrong}"
+    );
+    let garbled = spawn_pod(&caller, spawn("{")).await.unwrap_err();
+    assert!(matches!(garbled, SpawnRejection::Worker { .. }), "{garbled}");
+    let dead = spawn_pod(&caller, spawn(r#"{"kind":"ledger"}"#)).await.unwrap_err();
+    assert!(matches!(dead, SpawnRejection::Exited { .. }) && dead.to_string().contains("code 1"), "{dead}");
+    let open = puppet.pod.store().read(|reads| reads.works_open(crate::store::Direction::Delegated)).await.unwrap();
+    assert_eq!(open, 0);
+    puppet.adopt_this_process("taken").await;
+    let taken = SpawnPod { name: "taken".parse().unwrap(), ..spawn(r#"{"kind":"ledger"}"#) };
+    let taken = spawn_pod(&caller, taken).await.unwrap_err();
+    assert!(matches!(taken, SpawnRejection::NameTaken { .. }), "{taken}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn use_of_a_tool_stands_in_history_with_its_one_result_also_if_it_is_refused() {
+    let mut puppet = Puppet::new().await;
+    puppet.pod.notify("go").await.unwrap();
+    puppet.expect(Said::Started(crate::store::TurnCause::Reports)).await;
+    for (name, arguments) in [
+        ("ListPods", json!({})),
+        ("StopPod", json!({ "pod": "nobody" })),
+        ("StopPod", json!({ "pood": "nobody" })),
+        ("Fly", Value::Null),
+    ] {
+        puppet.act(Act::Use(name, arguments.to_string().leak())).await;
+        puppet.expect(Said::Answered).await;
+    }
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    let rows = puppet.pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap();
+    let uses = rows.iter().filter_map(|row| match &row.item {
+        HistoryItem::ToolCall { call, tool, .. } => Some(format!("{call} {tool}")),
+        HistoryItem::ToolResult { call, how, text } => {
+            Some(format!("{call} {how:?} {}", crate::protocol::clip(text, 60)))
+        }
+        _ => None,
+    });
+    let uses: Vec<String> = uses.collect();
+    let expected = [
+        "1 ListPods",
+        "1 Done {\"pods\":[],\"more\":false}",
+        "2 StopPod",
+        "2 Failed there is no pod `nobody`",
+        "3 StopPod",
+        "3 Failed StopPod: unknown key `pood`, did you mean `pod`?; known h...",
+        "4 Fly",
+        "4 Failed there is no tool `Fly`; there are SpawnPod, SendToPod, Re...",
+    ];
+    assert_eq!(uses, expected);
+}
+
+/// What a model is told that it may say is what the tool takes.
+#[test]
+fn parameters_are_a_schema_of_what_the_tool_is_told() {
+    let samples = [
+        json!({ "name": "a", "worker": { "kind": "ledger" }, "input": "x", "scope": [{ "path": "/", "write": true, "recursive": true }] }),
+        json!({ "pod": "a", "how": "follow_up", "text": "x" }),
+        json!({ "pod": "a", "cursor": "1", "turn": 1, "max_bytes": 256 }),
+        json!({ "pod": "a", "now": true, "grace_seconds": 1 }),
+        json!({ "after": "a", "max": 1, "live_only": true }),
+    ];
+    for (tool, sample) in ALL.iter().zip(samples) {
+        let schema: Value = serde_json::from_str(tool.parameters).unwrap();
+        let properties = schema["properties"].as_object().unwrap();
+        let said: Vec<&String> = sample.as_object().unwrap().keys().collect();
+        assert_eq!(properties.keys().collect::<Vec<_>>(), said, "{}", tool.name);
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        assert!(required.iter().all(|key| properties.contains_key(key.as_str().unwrap())), "{}", tool.name);
+        let parsed = match tool.name {
+            "SpawnPod" => told::<SpawnPodInput>(tool.name, sample).map(|input| json!(input)),
+            "SendToPod" => told::<SendToPodInput>(tool.name, sample).map(|input| json!(input)),
+            "ReadPodOutput" => told::<ReadPodOutputInput>(tool.name, sample).map(|input| json!(input)),
+            "StopPod" => told::<StopPodInput>(tool.name, sample).map(|input| json!(input)),
+            "ListPods" => told::<ListPodsInput>(tool.name, sample).map(|input| json!(input)),
+            other => panic!("{other} has no sample"),
+        };
+        assert_eq!(
+            parsed.unwrap().as_object().unwrap().keys().collect::<Vec<_>>(),
+            properties.keys().collect::<Vec<_>>()
+        );
+    }
+}
