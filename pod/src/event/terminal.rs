@@ -7,6 +7,7 @@
 //! Called by `spawn` when a process is proven dead (pidfd, or its life lock), and by nobody on suspicion.
 
 use std::io;
+use std::path::Path;
 
 use crate::event::apply::{apply_next, tell_agent};
 use crate::id::{PodId, Seq, StreamId, WorkId};
@@ -45,7 +46,12 @@ struct Drained {
 
 /// What a dead child's store had to tell.
 enum Left {
-    Events { stream: StreamId, rows: Vec<OutboxRow>, last: bool },
+    Events {
+        stream: StreamId,
+        rows: Vec<OutboxRow>,
+        /// Set on the last page: the newest event that there was, and what is wrong with the file it came from.
+        end: Option<(Seq, Option<String>)>,
+    },
     Nothing,
     Unreadable(String),
 }
@@ -67,9 +73,10 @@ pub async fn settle_dead_child(store: &Store, pod: &PodId, end: EndOfLife) -> Re
         let (dead, end) = (pod.clone(), end.clone());
         let (page, ended) = store
             .write(move |tx| match left {
-                Left::Events { stream, rows, last } => {
-                    let page = apply_left(tx, &dead, stream, &rows)?;
-                    let ended = if last { Some(end_child(tx, &dead, end, None)?) } else { None };
+                Left::Events { stream, rows, end: last } => {
+                    let head = last.as_ref().map_or(Seq(0), |(head, _)| *head);
+                    let page = apply_left(tx, &dead, stream, &rows, head)?;
+                    let ended = last.map(|(_, damage)| end_child(tx, &dead, end, damage)).transpose()?;
                     Ok((page, ended))
                 }
                 Left::Nothing => Ok((Drained::default(), Some(end_child(tx, &dead, end, None)?))),
@@ -128,8 +135,8 @@ fn left_by(reads: &Reads<'_>, pod: &PodId) -> Result<Left, StoreError> {
     match read_left(reads, &row) {
         Ok(left) => Ok(left),
         // It died before it had written anything.
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Left::Nothing),
-        Err(StoreError::Empty { .. }) => Ok(Left::Nothing),
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(nothing_at(&row.store)),
+        Err(StoreError::Empty { .. }) => Ok(nothing_at(&row.store)),
         Err(error) if error.is_lasting() => Ok(Left::Unreadable(error.chain())),
         // A newer version's, out of descriptors, no space for the log's index: it is there, and will be read.
         Err(error) => Err(StoreError::NotYet { pod: pod.clone(), source: Box::new(error) }),
@@ -147,12 +154,41 @@ fn read_left(reads: &Reads<'_>, row: &ChildRow) -> Result<Left, StoreError> {
     }
     let stream = identity.stream;
     let rows = child.look(|theirs| theirs.outbox_from(reads.watermark(stream)?.next(), PAGE))?;
-    let last = rows.len() < PAGE as usize;
-    Ok(Left::Events { stream, rows, last })
+    if rows.len() == PAGE as usize {
+        return Ok(Left::Events { stream, rows, end: None });
+    }
+    // What can be read counts, whatever else is wrong with the file.
+    let damage = match child.check() {
+        Ok(()) => None,
+        Err(error) if error.is_lasting() => Some(error.chain()),
+        Err(error) => return Err(error),
+    };
+    // A damaged file's own count is not to be believed.
+    let head = if damage.is_none() { child.look(|theirs| theirs.outbox_head())? } else { Seq(0) };
+    Ok(Left::Events { stream, rows, end: Some((head, damage)) })
 }
 
-/// Applies rows of a dead child's outbox, as far as they are new. Rows that are missing between them become a gap.
-fn apply_left(tx: &Tx<'_>, pod: &PodId, stream: StreamId, rows: &[OutboxRow]) -> Result<Drained, StoreError> {
+/// There is no store, or nothing in it: as far as we know, there was nothing to tell.
+fn nothing_at(store: &Path) -> Left {
+    match StoreReader::was_whole(store) {
+        Ok(()) => Left::Nothing,
+        Err(error) => Left::Unreadable(error.chain()),
+    }
+}
+
+/// LIMIT: events by which a dead child's own count may be ahead of the last one that it has left. A larger claim is not
+/// believed: nobody raises as many.
+const GAP_MAX: u64 = 1_000_000_000;
+
+/// Applies rows of a dead child's outbox, as far as they are new. Rows that are missing between them, or behind them up to
+/// `head`, become a gap, and so does one that cannot be read any more.
+fn apply_left(
+    tx: &Tx<'_>,
+    pod: &PodId,
+    stream: StreamId,
+    rows: &[OutboxRow],
+    head: Seq,
+) -> Result<Drained, StoreError> {
     let mut drained = Drained::default();
     let Some(row) = tx.child(pod)?.filter(|row| row.state != ChildState::Ended) else { return Ok(drained) };
     if !rows.is_empty() && !tx.bind_stream(&row, stream)? {
@@ -169,12 +205,21 @@ fn apply_left(tx: &Tx<'_>, pod: &PodId, stream: StreamId, rows: &[OutboxRow]) ->
             let gap = PodEvent::Gap { pod: pod.clone(), from: expected, to };
             apply_next(tx, &row, EventKey { stream, seq: to }, &gap)?;
         }
-        let applied = apply_next(tx, &row, EventKey { stream, seq: left.seq }, &left.event)?;
+        let event = match &left.event {
+            PodEvent::Gap { .. } => PodEvent::Gap { pod: pod.clone(), from: left.seq, to: left.seq },
+            event => event.clone(),
+        };
+        let applied = apply_next(tx, &row, EventKey { stream, seq: left.seq }, &event)?;
         drained.count += 1;
         drained.settled.extend(applied.settled);
         if matches!(left.event, PodEvent::TurnEnded { .. } | PodEvent::Errored { .. }) {
             drained.ends.push(left.event.clone());
         }
+    }
+    let watermark = tx.watermark(stream)?;
+    if head > watermark && head.0 - watermark.0 <= GAP_MAX && tx.bind_stream(&row, stream)? {
+        let gap = PodEvent::Gap { pod: pod.clone(), from: watermark.next(), to: head };
+        apply_next(tx, &row, EventKey { stream, seq: head }, &gap)?;
     }
     Ok(drained)
 }

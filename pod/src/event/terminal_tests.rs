@@ -177,7 +177,7 @@ async fn event_that_arrived_while_the_dead_childs_store_was_read_is_applied_once
     let rows = family.child.read(|reads| reads.outbox_from(Seq(1), 10)).await.unwrap();
     for expected in [2, 0] {
         let rows = rows.clone();
-        let applied = family.parent.write(move |tx| apply_left(tx, &pod("b", 1), stream, &rows)).await.unwrap();
+        let applied = family.parent.write(move |tx| apply_left(tx, &pod("b", 1), stream, &rows, Seq(0))).await.unwrap();
         assert_eq!(applied.count, expected);
     }
     assert_eq!(told(&family.parent).await.len(), 2);

@@ -159,7 +159,7 @@ impl Reads<'_> {
             self.one("SELECT upto FROM compactions ORDER BY seq DESC LIMIT 1", [], |row| row.get::<_, i64>(0))?;
         let from = cursor.max(upto.map_or(0, count));
         let sql = format!(
-            "SELECT seq, at, turn, work, body FROM history h
+            "SELECT seq, at, turn, work, body, kind, sum = pod_sum(at, kind, turn, work, body) FROM history h
              WHERE seq > ?1 AND turn IS NOT NULL AND kind <> 'compacted' AND {COUNTS} ORDER BY seq LIMIT ?2"
         );
         self.page(&sql, (int(from), limit))

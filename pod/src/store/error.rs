@@ -75,13 +75,30 @@ pub enum StoreError {
     },
     /// The file is damaged.
     #[error(
-        "store `{}` is damaged ({detail}); move it away to start anew, or restore a copy of it", path.display()
+        "store `{}` is damaged ({detail}); move it and the files of that name beside it away to start anew, or restore a \
+         copy of them", path.display()
     )]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
         detail: String,
+    },
+    /// The file has had more commits than it has now.
+    #[error(
+        "store `{}` has lost commits {} to {had}: its write-ahead log is gone or cut short, or it is an older copy; \
+         restore all its files, or remove `{}` to go on without them",
+        path.display(), has + 1, head.display()
+    )]
+    CommitsLost {
+        /// The file.
+        path: PathBuf,
+        /// The file beside it that tells.
+        head: PathBuf,
+        /// How many it had.
+        had: u64,
+        /// How many it has.
+        has: u64,
     },
     /// The file belongs to a pod of another name.
     #[error("store `{}` belongs to pod `{found}`, not to `{expected}`", path.display())]
@@ -153,6 +170,7 @@ impl StoreError {
             Self::Foreign { .. }
             | Self::Empty { .. }
             | Self::Damaged { .. }
+            | Self::CommitsLost { .. }
             | Self::OtherPod { .. }
             | Self::Unreadable { .. } => true,
             // A row that does not hold what its column promises.

@@ -11,6 +11,7 @@ use crate::protocol::{ENTRY_BYTES_MAX, LocalEvent, TurnResult, WorkResult};
 use crate::store::children::{Lifetime, Terminal};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
+use crate::store::guard::not_as_written;
 use crate::store::sql::{count, from_json, int, stored_word, to_json};
 use crate::store::tx::{Reads, Tx};
 
@@ -377,8 +378,16 @@ impl Reads<'_> {
     /// # Errors
     /// If the file or an entry cannot be read.
     pub fn history_after(&self, cursor: u64, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
-        let sql = "SELECT seq, at, turn, work, body FROM history WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        self.page(sql, (int(cursor), limit))
+        let sql = "SELECT seq, at, turn, work, body, kind, sum = pod_sum(at, kind, turn, work, body) FROM history
+                   WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        let rows = self.page(sql, (int(cursor), limit))?;
+        let guarded = self.history_guarded_from()?;
+        for (row, expected) in rows.iter().zip(cursor + 1..) {
+            if expected >= guarded && row.seq != expected {
+                return Err(not_as_written("a history entry", expected));
+            }
+        }
+        Ok(rows)
     }
 
     /// The rows that `sql` finds, as far as they fit one page; at least one, if there is any.
@@ -387,19 +396,17 @@ impl Reads<'_> {
         let mut found = statement.query(params)?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.next()? {
+            let (seq, alike) = (count(row.get(0)?), row.get::<_, Option<bool>>(6)?);
+            if alike == Some(false) || (alike.is_none() && seq >= self.history_guarded_from()?) {
+                return Err(not_as_written("a history entry", seq));
+            }
             let body: String = row.get(4)?;
             bytes += body.len();
             if bytes > PAGE_BYTES_MAX && !rows.is_empty() {
                 break;
             }
             let item = from_json("a history entry", &body)?;
-            rows.push(HistoryRow {
-                seq: count(row.get(0)?),
-                at: row.get(1)?,
-                turn: row.get(2)?,
-                work: row.get(3)?,
-                item,
-            });
+            rows.push(HistoryRow { seq, at: row.get(1)?, turn: row.get(2)?, work: row.get(3)?, item });
         }
         Ok(rows)
     }
@@ -417,7 +424,8 @@ impl Tx<'_> {
         if body.len() > max {
             return Err(StoreError::TooLarge { what: "a history entry", bytes: body.len(), max });
         }
-        let sql = "INSERT INTO history (at, kind, turn, work, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+        let sql = "INSERT INTO history (at, kind, turn, work, body, sum)
+                   VALUES (?1, ?2, ?3, ?4, ?5, pod_sum(?1, ?2, ?3, ?4, ?5))";
         self.run(sql, (self.now(), item.kind(), turn, work, body))?;
         Ok(count(self.conn.last_insert_rowid()))
     }

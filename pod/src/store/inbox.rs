@@ -15,6 +15,9 @@ use crate::store::history::{EventKey, HistoryItem, Origin, SystemItem};
 use crate::store::sql::{count, from_json, int, to_json};
 use crate::store::tx::{Reads, Tx};
 
+/// Whether a row is as it was written; nothing if it has no sum.
+const AS_WRITTEN: &str = "sum = pod_sum(at, wakes, stream, seq, note, body)";
+
 /// An entry of the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InboxId(pub u64);
@@ -116,7 +119,8 @@ impl Tx<'_> {
         let item = SystemItem::Note { key, origin, text: text.to_owned() };
         let body = to_json("a note", &item)?;
         self.run(
-            "INSERT INTO inbox (at, state, wakes, note, body) VALUES (?1, 'unseen', ?2, ?3, ?4)",
+            "INSERT INTO inbox (at, state, wakes, note, body, sum)
+             VALUES (?1, 'unseen', ?2, ?3, ?4, pod_sum(?1, ?2, NULL, NULL, ?3, ?4))",
             (self.now(), wakes, key, body),
         )?;
         self.file_unless_read(count(self.conn.last_insert_rowid()), None, item)?;
@@ -126,7 +130,8 @@ impl Tx<'_> {
     /// Queues a report. Its key, if it has one, was checked against the watermark in the same transaction.
     pub(crate) fn push_report(&self, report: &NewReport) -> Result<InboxId, StoreError> {
         self.run(
-            "INSERT INTO inbox (at, state, wakes, stream, seq, body) VALUES (?1, 'unseen', ?2, ?3, ?4, ?5)",
+            "INSERT INTO inbox (at, state, wakes, stream, seq, body, sum)
+             VALUES (?1, 'unseen', ?2, ?3, ?4, ?5, pod_sum(?1, ?2, ?3, ?4, NULL, ?5))",
             params![
                 self.now(),
                 report.wakes,
@@ -157,10 +162,12 @@ impl Tx<'_> {
     /// # Errors
     /// If it cannot be written.
     pub fn file_unread(&self) -> Result<(), StoreError> {
-        let rows = self.all("SELECT id, history, body FROM inbox WHERE state = 'unseen' ORDER BY id", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, String>(2)?))
+        let sql = format!("SELECT id, history, body, {AS_WRITTEN} FROM inbox WHERE state = 'unseen' ORDER BY id");
+        let rows = self.all(&sql, [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, String>(2)?, row.get(3)?))
         })?;
-        for (id, history, body) in rows {
+        for (id, history, body, alike) in rows {
+            self.as_written("an inbox entry", count(id), alike)?;
             let seq = match history {
                 Some(seq) => count(seq),
                 None => {
@@ -179,13 +186,17 @@ impl Tx<'_> {
     /// # Errors
     /// If it cannot be written; nothing is then staged.
     pub fn stage_reports(&self, turn: TurnId, max: u32) -> Result<Vec<StagedReport>, StoreError> {
-        let sql = "SELECT id, attempts, history, body FROM inbox
-                   WHERE state = 'unseen' AND not_before <= ?1 ORDER BY id LIMIT ?2";
-        let rows = self.all(sql, (self.now(), max), |row| {
-            Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get::<_, Option<i64>>(2)?, row.get::<_, String>(3)?))
+        let sql = format!(
+            "SELECT id, attempts, history, body, {AS_WRITTEN} FROM inbox
+             WHERE state = 'unseen' AND not_before <= ?1 ORDER BY id LIMIT ?2"
+        );
+        let rows = self.all(&sql, (self.now(), max), |row| {
+            let body = row.get::<_, String>(3)?;
+            Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get::<_, Option<i64>>(2)?, body, row.get(4)?))
         })?;
         let mut staged = Vec::with_capacity(rows.len());
-        for (id, attempts, history, body) in rows {
+        for (id, attempts, history, body, alike) in rows {
+            self.as_written("an inbox entry", count(id), alike)?;
             let item: SystemItem = from_json("an inbox entry", &body)?;
             self.run(
                 "INSERT OR IGNORE INTO turn_works (turn, work) SELECT ?1, work FROM inbox_works WHERE inbox = ?2",

@@ -10,6 +10,8 @@ mod children;
 mod clock;
 mod context;
 mod error;
+mod guard;
+mod head;
 mod history;
 mod inbox;
 mod intents;

@@ -16,12 +16,17 @@ use serde::{Deserialize, Serialize};
 use crate::id::{PodName, StreamId};
 use crate::store::clock::{Clock, UnixMillis};
 use crate::store::error::StoreError;
+use crate::store::guard;
+use crate::store::head;
 use crate::store::older;
 use crate::store::schema::{self, APPLICATION_ID};
 use crate::store::tx::Own;
 
 /// LIMIT: how long SQLite waits for another process that holds the file's lock. Only a stopped one holds it longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// LIMIT: up to this size, in bytes, the whole file is looked through at every start.
+const CHECKED_WHOLE: u64 = 64 << 20;
 
 /// When an ack may be given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,16 +122,29 @@ impl Default for StoreLimits {
 
 /// The owner's connection for writing. Makes the file if there is none.
 pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connection, Identity), StoreError> {
+    let seen = head::read(path)?;
+    if seen.as_ref().is_some_and(|seen| seen.commits > 0) && path.metadata().map_or(0, |file| file.len()) == 0 {
+        // SQLite would throw the write-ahead log of an empty file away.
+        head::compare(path, seen.as_ref(), 0)?;
+    }
     create_private(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = connect(path, flags)?;
     let found = version(path, &conn)?;
     // Before anything is written, a migration included.
     check(path, &conn)?;
+    if found < schema::SUMMED && guard::commits(&conn)?.is_some() {
+        let detail = format!("it says that it has schema {found}, which what is in it contradicts");
+        return Err(StoreError::Damaged { path: path.to_owned(), detail });
+    }
+    if let Some(detail) = guard::differing(&conn).map_err(|error| damage(path, error))? {
+        return Err(StoreError::Damaged { path: path.to_owned(), detail });
+    }
+    head::compare(path, seen.as_ref(), guard::commits(&conn)?.unwrap_or(0))?;
     // Before the first table: the journal's mode cannot be changed inside a transaction.
     write_ahead(path, &conn)?;
     if found < schema::VERSION {
-        schema::migrate(&mut conn, found)?;
+        schema::migrate(&mut conn, found).map_err(|error| damage(path, error))?;
     }
     let synchronous = match options.durability {
         Durability::Process => "NORMAL",
@@ -159,6 +177,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     conn.set_prepared_statement_cache_capacity(128);
     conn.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY;")
         .map_err(|e| classify(path, "configure", e))?;
+    guard::install(&conn).map_err(|e| classify(path, "configure", e))?;
     Ok(conn)
 }
 
@@ -184,10 +203,29 @@ fn version(path: &Path, conn: &Connection) -> Result<i64, StoreError> {
     Ok(version)
 }
 
+/// Whether the file is put together as it should be, its indexes included. Of a large one, the history is left out: its
+/// entries are compared with their sums when they are read.
 fn check(path: &Path, conn: &Connection) -> Result<(), StoreError> {
-    let found: String =
-        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|e| classify(path, "check", e))?;
-    if found == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.to_owned(), detail: found }) }
+    let all = path.metadata().is_ok_and(|file| file.len() <= CHECKED_WHOLE);
+    let tables = if all {
+        vec![None]
+    } else {
+        guard::guarded(conn).map_err(|e| classify(path, "check", e))?.into_iter().map(Some).collect()
+    };
+    for table in tables {
+        let pragma =
+            table.map_or("PRAGMA integrity_check(1)".to_owned(), |table| format!("PRAGMA integrity_check({table})"));
+        let found: String = conn.query_row(&pragma, [], |row| row.get(0)).map_err(|e| classify(path, "check", e))?;
+        if found != "ok" {
+            return Err(StoreError::Damaged { path: path.to_owned(), detail: found });
+        }
+    }
+    Ok(())
+}
+
+/// What was found while rows were compared, in terms of the file.
+fn damage(path: &Path, error: StoreError) -> StoreError {
+    if error.is_lasting() { StoreError::Damaged { path: path.to_owned(), detail: error.chain() } } else { error }
 }
 
 fn write_ahead(path: &Path, conn: &Connection) -> Result<(), StoreError> {
@@ -256,10 +294,21 @@ fn classify(path: &Path, doing: &'static str, error: rusqlite::Error) -> StoreEr
     let path: PathBuf = path.to_owned();
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => StoreError::Foreign { path, reason: "it is no database".to_owned() },
-        Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { path, detail: error.to_string() },
+        // Unknown: a file format that SQLite has never had, or tables that are not there.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) => {
+            StoreError::Damaged { path, detail: error.to_string() }
+        }
+        Some(ErrorCode::ReadOnly) => {
+            let reason = io::Error::new(io::ErrorKind::PermissionDenied, "its mode, or its header, forbids it");
+            StoreError::io("write to", &path, reason)
+        }
         _ => StoreError::sqlite(doing, error),
     }
 }
+
+#[cfg(test)]
+#[path = "damage_tests.rs"]
+mod damage;
 
 #[cfg(test)]
 mod tests {

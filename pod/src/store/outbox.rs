@@ -6,7 +6,7 @@
 //!
 //! Filled by `turns`, `works` and `event`; emptied by `event::Reporter`; read by the parent when the pod has died.
 
-use crate::id::Seq;
+use crate::id::{Incarnation, PodId, Seq};
 use crate::protocol::{PodEvent, clip};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
@@ -80,21 +80,46 @@ impl Reads<'_> {
         self.meta_number("acked_seq").map(Seq)
     }
 
-    /// Up to `limit` events from `seq` on, in order, those that cannot be delivered included.
+    /// Up to `limit` events from `seq` on, in order, those that cannot be delivered included. A row that is not as it was
+    /// written is one of those: what it said is not known any more, and a gap stands for it.
     ///
     /// # Errors
-    /// If the file or a row cannot be read.
+    /// If the file cannot be read.
     pub fn outbox_from(&self, seq: Seq, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
-        let sql = "SELECT seq, at, body, state, offers, outcome FROM outbox WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let sql = "SELECT seq, at, body, state, offers, outcome, sum = pod_sum(seq, at, kind, body) FROM outbox
+                   WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
         let rows = self.all(sql, (seq, limit), |row| {
-            let body: String = row.get(2)?;
-            let offers = crate::store::sql::count(row.get(4)?);
-            Ok((row.get(0)?, row.get(1)?, body, row.get(3)?, offers, row.get(5)?))
+            let read = || -> rusqlite::Result<_> {
+                let body: String = row.get(2)?;
+                let offers = crate::store::sql::count(row.get(4)?);
+                Ok((row.get(1)?, body, row.get(3)?, offers, row.get(5)?, row.get(6)?))
+            };
+            Ok((row.get::<_, Seq>(0)?, read()))
         })?;
-        let rows = rows.into_iter().map(|(seq, at, body, state, offers, outcome)| {
-            Ok(OutboxRow { seq, at, event: from_json("an event", &body)?, state, offers, outcome })
+        let rows = rows.into_iter().map(|(seq, read)| {
+            let row = read.map_err(StoreError::from).and_then(|(at, body, state, offers, outcome, alike)| {
+                self.as_written("an event", seq.0, alike)?;
+                Ok(OutboxRow { seq, at, event: from_json("an event", &body)?, state, offers, outcome })
+            });
+            row.or_else(|error| self.illegible(seq, &error))
         });
         rows.collect()
+    }
+
+    /// What stands for an event that cannot be read any more.
+    fn illegible(&self, seq: Seq, error: &StoreError) -> Result<OutboxRow, StoreError> {
+        let Some(name) = self.one("SELECT value FROM meta WHERE key = 'pod'", [], |row| row.get(0))? else {
+            return Err(error.clone());
+        };
+        tracing::error!(target: "pod::store", %seq, error = error.chain(), "an event in the outbox cannot be read; a gap stands for it");
+        Ok(OutboxRow {
+            seq,
+            at: UnixMillis(0),
+            event: PodEvent::Gap { pod: PodId::new(name, Incarnation(0)), from: seq, to: seq },
+            state: OutboxState::Undeliverable,
+            offers: 0,
+            outcome: Some(error.chain()),
+        })
     }
 
     /// Whether a turn may start: what it will have to tell has room.
@@ -121,7 +146,7 @@ impl Tx<'_> {
         }
         let seq = Seq(self.take_number("next_seq")?);
         let body = to_json("an event", event)?;
-        let sql = "INSERT INTO outbox (seq, at, kind, body) VALUES (?1, ?2, ?3, ?4)";
+        let sql = "INSERT INTO outbox (seq, at, kind, body, sum) VALUES (?1, ?2, ?3, ?4, pod_sum(?1, ?2, ?3, ?4))";
         self.run(sql, (seq, self.now(), event.kind(), body))?;
         Ok(Some(seq))
     }

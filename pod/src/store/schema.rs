@@ -8,6 +8,7 @@
 use rusqlite::Connection;
 
 use crate::store::error::StoreError;
+use crate::store::guard;
 
 /// "pods": tells our files from others.
 pub(crate) const APPLICATION_ID: i64 = 0x706f_6473;
@@ -21,6 +22,9 @@ const LOOKED_UP: &str = "DROP INDEX migrating;";
 
 /// The version that this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The version from which on rows are summed up (`guard`).
+pub(crate) const SUMMED: i64 = 3;
 
 const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -166,20 +170,34 @@ CREATE TABLE calls (turn INTEGER NOT NULL, call INTEGER NOT NULL, PRIMARY KEY (t
 const V3: &str = "
 -- Where an entry of the inbox stands before a summary, and is told again behind it. A rewind may bring that place back.
 CREATE TABLE told (inbox INTEGER NOT NULL, history INTEGER NOT NULL, PRIMARY KEY (inbox, history)) WITHOUT ROWID;
+
+-- What the rows come to that are told, done or delivered, so that one that is not as it was written is known (`guard`).
+ALTER TABLE history ADD COLUMN sum INTEGER;
+ALTER TABLE inbox ADD COLUMN sum INTEGER;
+ALTER TABLE outbox ADD COLUMN sum INTEGER;
+ALTER TABLE runs ADD COLUMN sum INTEGER;
+-- what: `table ..`, the sum of its rows; `commits`, their number; `history from`, the first entry that has a sum.
+CREATE TABLE sums (what TEXT PRIMARY KEY, sum INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
 /// Brings a file of version `from` to [`VERSION`], in one transaction.
 pub(crate) fn migrate(conn: &mut Connection, from: i64) -> Result<(), StoreError> {
-    migrate_to(conn, from, &MIGRATIONS)
+    guard::install(conn).map_err(|source| StoreError::sqlite("migrate", source))?;
+    migrate_to(conn, from, &MIGRATIONS, guard::seal)
 }
 
 /// Makes an empty file one of the version `version`, as it was shipped.
 #[cfg(test)]
 pub(crate) fn make_old(conn: &mut Connection, version: usize) {
-    migrate_to(conn, 0, &MIGRATIONS[..version]).unwrap();
+    migrate_to(conn, 0, &MIGRATIONS[..version], |_| Ok(())).unwrap();
 }
 
-fn migrate_to(conn: &mut Connection, from: i64, migrations: &[&[&str]]) -> Result<(), StoreError> {
+fn migrate_to(
+    conn: &mut Connection,
+    from: i64,
+    migrations: &[&[&str]],
+    seal: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<(), StoreError> {
     let doing = "migrate";
     let error = |source| StoreError::sqlite(doing, source);
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).map_err(error)?;
@@ -189,6 +207,7 @@ fn migrate_to(conn: &mut Connection, from: i64, migrations: &[&[&str]]) -> Resul
     for step in migrations.iter().skip(done).copied().flatten() {
         tx.execute_batch(step).map_err(error)?;
     }
+    seal(&tx).map_err(error)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(error)?;
     tx.pragma_update(None, "user_version", from.max(migrations.len() as i64)).map_err(error)?;
     tx.commit().map_err(error)
@@ -201,8 +220,9 @@ mod tests {
     #[test]
     fn migration_keeps_rows_and_raises_the_version() {
         let mut conn = Connection::open_in_memory().unwrap();
-        migrate_to(&mut conn, 0, &[&["CREATE TABLE a (x); INSERT INTO a VALUES (7);"]]).unwrap();
-        migrate_to(&mut conn, 1, &[&["CREATE TABLE a (x);"], &["ALTER TABLE a ADD COLUMN y DEFAULT 8;"]]).unwrap();
+        migrate_to(&mut conn, 0, &[&["CREATE TABLE a (x); INSERT INTO a VALUES (7);"]], |_| Ok(())).unwrap();
+        migrate_to(&mut conn, 1, &[&["CREATE TABLE a (x);"], &["ALTER TABLE a ADD COLUMN y DEFAULT 8;"]], |_| Ok(()))
+            .unwrap();
         let row = conn.query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         assert_eq!(row, (7, 8));
         let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
@@ -212,10 +232,10 @@ mod tests {
     #[test]
     fn migration_that_fails_leaves_the_old_version_whole() {
         let mut conn = Connection::open_in_memory().unwrap();
-        migrate_to(&mut conn, 0, &[&["CREATE TABLE a (x);"]]).unwrap();
+        migrate_to(&mut conn, 0, &[&["CREATE TABLE a (x);"]], |_| Ok(())).unwrap();
         let steps: [&[&str]; 2] =
             [&["CREATE TABLE a (x);"], &["ALTER TABLE a ADD COLUMN y; ALTER TABLE nowhere ADD COLUMN z;"]];
-        assert!(migrate_to(&mut conn, 1, &steps).is_err());
+        assert!(migrate_to(&mut conn, 1, &steps, |_| Ok(())).is_err());
         assert!(conn.prepare("SELECT y FROM a").is_err(), "half a migration was committed");
         let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, 1);
@@ -224,7 +244,7 @@ mod tests {
     #[test]
     fn turns_of_a_first_version_know_their_beginning_afterwards() {
         let mut conn = Connection::open_in_memory().unwrap();
-        migrate_to(&mut conn, 0, &MIGRATIONS[..1]).unwrap();
+        migrate_to(&mut conn, 0, &MIGRATIONS[..1], |_| Ok(())).unwrap();
         conn.execute_batch(
             r#"INSERT INTO turns (turn, state, started_at) VALUES (1, 'ended', 5), (2, 'paused', 6);
                INSERT INTO history (at, kind, turn, body) VALUES

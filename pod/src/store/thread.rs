@@ -19,6 +19,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::id::{Seq, StreamId};
 use crate::store::error::StoreError;
+use crate::store::guard;
+use crate::store::head::Head;
 use crate::store::open::{self, Identity, StoreOptions};
 use crate::store::tx::{Own, Reads, Tx};
 
@@ -82,11 +84,12 @@ impl Store {
     /// Opens the store at `path`, or makes it. Blocks: to be done at start, or where blocking is allowed.
     ///
     /// # Errors
-    /// If the file is not ours, newer, damaged, another pod's, or cannot be used; it is then left as it was.
+    /// If the file is not ours, newer, damaged, has lost commits, is another pod's, or cannot be used; it is then left as it was.
     pub fn open(path: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let (writer, identity) = open::open_writer(path, &options)?;
         let (reader, _) = open::open_reader(path)?;
+        let head = Head::open(path, guard::commits(&writer)?.unwrap_or(0), options.durability)?;
         let (head_writers, heads) = heads(&writer, &options)?;
         let (writes, write_queue) = mpsc::channel(options.limits.queue);
         let (reads, read_queue) = mpsc::channel(options.limits.queue);
@@ -95,7 +98,10 @@ impl Store {
         let spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name).spawn(run).map_err(|e| StoreError::io("start a thread for", path, e))
         };
-        spawn(format!("store-{name}"), Box::new(move || write_loop(&writer, write_queue, &for_writer, &head_writers)))?;
+        spawn(
+            format!("store-{name}"),
+            Box::new(move || write_loop(&writer, write_queue, &for_writer, &head_writers, head)),
+        )?;
         spawn(format!("reads-{name}"), Box::new(move || read_loop(&reader, read_queue, &for_reader)))?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), identity, options, writes, reads, heads }) })
     }
@@ -253,7 +259,13 @@ where
     })
 }
 
-fn write_loop(conn: &Connection, mut queue: mpsc::Receiver<Message>, options: &StoreOptions, heads: &HeadWriters) {
+fn write_loop(
+    conn: &Connection,
+    mut queue: mpsc::Receiver<Message>,
+    options: &StoreOptions,
+    heads: &HeadWriters,
+    mut head: Head,
+) {
     while let Some(message) = queue.blocking_recv() {
         let first = match message {
             Message::Work(work) => work,
@@ -262,7 +274,7 @@ fn write_loop(conn: &Connection, mut queue: mpsc::Receiver<Message>, options: &S
                 return;
             }
         };
-        let close = commit_group(conn, first, &mut queue, options, heads);
+        let close = commit_group(conn, first, &mut queue, options, heads, &mut head);
         if let Some(done) = close {
             let _ = done.send(());
             return;
@@ -277,9 +289,11 @@ fn commit_group(
     queue: &mut mpsc::Receiver<Message>,
     options: &StoreOptions,
     heads: &HeadWriters,
+    head: &mut Head,
 ) -> Option<oneshot::Sender<()>> {
     let mut group: Vec<Box<dyn Work>> = Vec::new();
     let mut close = None;
+    let changes = conn.total_changes();
     let mut outcome = conn.execute_batch("BEGIN IMMEDIATE").map_err(|e| StoreError::sqlite("write to", e));
     let mut next = Some(first);
     while let Some(mut work) = next.take() {
@@ -295,13 +309,23 @@ fn commit_group(
             }
         }
     }
+    // What only looked is no commit.
+    let changed = conn.total_changes() != changes;
+    if outcome.is_ok() && changed {
+        outcome = guard::count_commit(conn, head.next()).map_err(|e| StoreError::sqlite("write to", e));
+    }
     if outcome.is_ok() {
         crate::failpoint!("store_before_commit");
         outcome = conn.execute_batch("COMMIT").map_err(|e| StoreError::sqlite("commit to", e));
     }
     crate::failpoint!("store_after_commit");
     match outcome {
-        Ok(()) => heads.publish(conn),
+        Ok(()) => {
+            if changed {
+                head.advance();
+            }
+            heads.publish(conn);
+        }
         Err(error) => {
             if !conn.is_autocommit() {
                 let _ = conn.execute_batch("ROLLBACK");

@@ -320,12 +320,15 @@ impl Tx<'_> {
     }
 
     fn oldest_run(&self) -> Result<Option<Run>, StoreError> {
-        let sql = "SELECT turn, work, origin, input FROM runs ORDER BY turn LIMIT 1";
-        let found = self
-            .one(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?)))?;
-        let run = found
-            .map(|(turn, work, origin, input)| Ok(Run { turn, work, origin: from_json("an origin", &origin)?, input }));
-        run.transpose()
+        let sql = "SELECT turn, work, origin, input, sum = pod_sum(turn, work, at, origin, input) FROM runs
+                   ORDER BY turn LIMIT 1";
+        let found = self.one(sql, [], |row| {
+            let texts = (row.get::<_, String>(2)?, row.get::<_, String>(3)?);
+            Ok((row.get::<_, TurnId>(0)?, row.get(1)?, texts, row.get(4)?))
+        })?;
+        let Some((turn, work, (origin, input), alike)) = found else { return Ok(None) };
+        self.as_written("a run", turn.0, alike)?;
+        Ok(Some(Run { turn, work, origin: from_json("an origin", &origin)?, input }))
     }
 
     fn turn_works(&self, turn: TurnId) -> Result<Vec<WorkId>, StoreError> {

@@ -156,7 +156,8 @@ impl Tx<'_> {
             params![run.work, self.now(), origin, &*clip(&run.input, SUMMARY_BYTES_MAX), turn],
         )?;
         self.run(
-            "INSERT INTO runs (turn, work, at, origin, input) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO runs (turn, work, at, origin, input, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, pod_sum(?1, ?2, ?3, ?4, ?5))",
             params![turn, run.work, self.now(), origin, run.input],
         )?;
         Ok(StagedRun { accepted: Accepted { turn, work: run.work }, duplicate: false })
