@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub enum Exit {
     /// All is as it was asked for.
     Ok,
-    /// Delegated work or a compaction failed, a terminal event is missing, or a child did not end in order.
+    /// Delegated work, a compaction or a rewind failed, a terminal event is missing, or a child did not end in order.
     WorkFailed,
     /// The command line, a file or a directory that it names is wrong. Nothing was done.
     Usage,
@@ -30,7 +30,7 @@ pub enum Exit {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
    0  all is as it was asked for
-   1  delegated work or a compaction failed, a terminal event is missing, or a child did not end in order
+   1  delegated work, a compaction or a rewind failed, a terminal event is missing, or a child did not end in order
    2  the command line, or a file or directory that it names, is wrong; nothing was done
    3  not delivered: nobody saw the request and nobody will; safe to repeat
    4  rejected: the pod said no; nothing was applied

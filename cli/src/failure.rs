@@ -51,6 +51,11 @@ impl Failure {
         self
     }
 
+    /// The same, as what it means for the command.
+    pub(crate) fn with_exit(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }

@@ -123,33 +123,33 @@ impl Puppet {
         within(&format!("the state {wanted}"), phase.wait_for(|phase| *phase == wanted)).await.unwrap();
     }
 
-    /// Makes this very process a child of the pod, so that it may report as one.
     pub(crate) async fn adopt_this_process(&self, name: &str) -> crate::id::PodId {
-        let child = crate::store::fixture::pod(name, 7);
-        let paths = self.pod.roots().pod(&child.name);
-        let new = NewChild {
-            pod: child.clone(),
-            worker: String::new(),
-            lifetime: Lifetime::Tied,
-            socket: paths.socket(),
-            store: paths.store(),
-            runtime_dir: paths.runtime_dir().to_owned(),
-            scope: Vec::new(),
-        };
-        let reserved = child.clone();
-        let row = self
-            .pod
-            .commit(move |tx| {
-                tx.reserve_child(&new)?;
-                tx.child(&reserved)
-            })
-            .await
-            .unwrap()
-            .unwrap();
-        let started = self.pod.shared().registry.add(&row, || Ok::<_, std::io::Error>(Some(std::process::id())));
-        drop(started);
-        child
+        adopt_this_process(&self.pod, name).await
     }
+}
+
+/// Makes this very process a child of `pod`, so that it may report as one.
+pub(crate) async fn adopt_this_process(pod: &PodHandle, name: &str) -> crate::id::PodId {
+    let child = crate::store::fixture::pod(name, 7);
+    let paths = pod.roots().pod(&child.name);
+    let new = NewChild {
+        pod: child.clone(),
+        worker: String::new(),
+        lifetime: Lifetime::Tied,
+        socket: paths.socket(),
+        store: paths.store(),
+        runtime_dir: paths.runtime_dir().to_owned(),
+        scope: Vec::new(),
+    };
+    let reserved = child.clone();
+    let reserve = move |tx: &crate::store::Tx<'_>| {
+        tx.reserve_child(&new)?;
+        tx.child(&reserved)
+    };
+    let row = pod.commit(reserve).await.unwrap().unwrap();
+    let started = pod.shared().registry.add(&row, || Ok::<_, std::io::Error>(Some(std::process::id())));
+    drop(started);
+    child
 }
 
 impl Worker for Worked {

@@ -268,9 +268,14 @@ impl PodHandle {
     /// # Cancel safety
     /// Dropped early, the child may be started all the same; it is then one of [`children`](Self::children).
     pub async fn spawn_pod(&self, spawn: SpawnPod) -> Result<Child, SpawnError> {
+        self.spawn_pod_in(None, spawn).await
+    }
+
+    /// The same for a turn: one that is over by then starts nothing.
+    pub(crate) async fn spawn_pod_in(&self, turn: Option<TurnId>, spawn: SpawnPod) -> Result<Child, SpawnError> {
         let (handle, guard) = (self.clone(), Spawning::begin(&self.shared));
         // In a task of its own: a caller that goes away, a turn that is ended, say, leaves no life half begun.
-        let started = tokio::spawn(async move { handle.reserve_and_start(&spawn, guard).await });
+        let started = tokio::spawn(async move { handle.reserve_and_start(turn, &spawn, guard).await });
         let row = started.await.map_err(|error| StoreError::Panicked(error.to_string()))??;
         let stderr = self.shared.roots.pod(&row.name).stderr();
         let mut lines = self.shared.registry.watch();
@@ -297,7 +302,12 @@ impl PodHandle {
         }
     }
 
-    async fn reserve_and_start(&self, spawn: &SpawnPod, _guard: Spawning) -> Result<PodId, SpawnError> {
+    async fn reserve_and_start(
+        &self,
+        turn: Option<TurnId>,
+        spawn: &SpawnPod,
+        _guard: Spawning,
+    ) -> Result<PodId, SpawnError> {
         let (shared, name) = (&self.shared, spawn.name.clone());
         if *shared.phase.borrow() == PodState::Stopping {
             return Err(SpawnError::Stopping { name });
@@ -326,6 +336,8 @@ impl PodHandle {
         };
         let (reserved, max) = (pod.clone(), shared.children_max);
         let reserve = move |tx: &Tx<'_>| {
+            // Whoever ended the turn, or was told of its end, reckons with nothing more from it.
+            turn.map(|turn| tx.running(turn)).transpose()?;
             // Counted where it is reserved: of two that come for the last place, one gets it.
             let full = tx.live_children()?.len() >= usize::try_from(max).unwrap_or(usize::MAX);
             if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
@@ -399,30 +411,41 @@ impl PodHandle {
         client.call(Notify { key: NoteKey::random(), message: message.into(), auto_run: true }).await
     }
 
-    /// Gives work to a child. `belongs_to` is the work of ours that it serves.
+    /// Gives work to a child. `belongs_to` is the work of ours that it serves; a `turn` that is over by then gives none.
     ///
     /// # Cancel safety
     /// Dropped early, the work may be given all the same.
     pub(crate) async fn delegate(
         &self,
         child: &PodName,
+        turn: Option<TurnId>,
         belongs_to: Option<WorkId>,
         input: String,
     ) -> Result<Work, RunError> {
         let (handle, child) = (self.clone(), child.clone());
         // In a task of its own: work that is recorded is sent, or is known to be refused, whoever waits for it.
-        let given = tokio::spawn(async move { handle.give(&child, belongs_to, input).await });
+        let given = tokio::spawn(async move { handle.give(&child, turn, belongs_to, input).await });
         given.await.map_err(|error| StoreError::Panicked(error.to_string()))?
     }
 
-    async fn give(&self, child: &PodName, belongs_to: Option<WorkId>, input: String) -> Result<Work, RunError> {
+    async fn give(
+        &self,
+        child: &PodName,
+        turn: Option<TurnId>,
+        belongs_to: Option<WorkId>,
+        input: String,
+    ) -> Result<Work, RunError> {
         whole(&input)?;
         let gone = || RunError::NoSuchChild { name: child.clone() };
         let status = self.shared.registry.child(child).filter(|status| status.terminal.is_none()).ok_or_else(gone)?;
         let (pod, work) = (status.pod, WorkId::random());
         let (to, summary) = (pod.clone(), input.clone());
         // Before it is sent: work that is under way is never unknown to us.
-        self.shared.commit(move |tx| tx.delegate(work, &to, belongs_to, &summary)).await?;
+        let record = move |tx: &Tx<'_>| {
+            turn.map(|turn| tx.running(turn)).transpose()?;
+            tx.delegate(work, &to, belongs_to, &summary)
+        };
+        self.shared.commit(record).await?;
         let progress = self.shared.registry.delegated(&pod, work, &input);
         let client = rpc::Client::<Method>::new(&rpc::Address::unix(self.shared.roots.pod(child).socket()));
         let why = match client.call(Run { work, input: input.into() }).await {
@@ -557,7 +580,7 @@ impl Child {
         if newest.is_none_or(|newest| newest.pod != self.pod) {
             return Err(RunError::NoSuchChild { name: self.pod.name.clone() });
         }
-        self.handle.delegate(&self.pod.name, None, input.into()).await
+        self.handle.delegate(&self.pod.name, None, None, input.into()).await
     }
 
     /// Waits for the end of its life.

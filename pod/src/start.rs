@@ -274,7 +274,7 @@ impl PodController {
             .read(|reads| reads.control())
             .await
             .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
-        let actor = Actor::new(handle.clone(), worker, found.state, facts);
+        let actor = Actor::new(handle.clone(), worker, found, facts);
         tokio::spawn(live(shared, actor, server, calls, heard, lock));
         Ok(handle)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, try_join_all};
 use pod::id::TurnId;
-use pod::protocol::{Compact, ListRewindTargets, PodState, RewindChildren, RewindTo, Status};
+use pod::protocol::{Compact, ListRewindTargets, PodState, RewindAck, RewindChildren, RewindTo, Status};
 use pod::store::{HistoryItem, OutputKind};
 use pod::worker::{Compaction, LiveItem, Signal, Usage};
 use pod::{Method, PodController, PodHandle, PodOptions, Roots, Worker, WorkerError, WorkerSpec, Workers};
@@ -169,7 +169,7 @@ async fn agent_without_memory_goes_on_after_its_end_and_forgets_what_it_is_told_
     let client = rpc::Client::<Method>::new(&pod.address());
     let head = client.call(ListRewindTargets).await.unwrap().head;
     let request = RewindTo { target: TurnId(2), expected_head: head, children: RewindChildren::Refuse };
-    let back = client.call(request).await.unwrap();
+    let RewindAck::Rewound(back) = client.call(request).await.unwrap() else { panic!("not rewound") };
     assert_eq!(back.input.as_deref(), Some("again"));
     assert_eq!(say(&pod, "otherwise").await, "3 messages, the last one: user: otherwise");
     idle(&pod).await;

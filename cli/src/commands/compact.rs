@@ -41,16 +41,19 @@ pub(crate) async fn compact(args: &ControlArgs, global: &Global, output: &mut Ou
     let mut ticks = interval(LOOK_EVERY);
     while ended.is_none() {
         ticks.tick().await;
-        follower.catch_up(|row, _| {
-            match &row.item {
-                HistoryItem::Compacted { upto, summary, .. } if row.turn == Some(turn) => {
-                    made = Some((*upto, summary.clone()));
+        follower
+            .catch_up(|row, _| {
+                match &row.item {
+                    HistoryItem::Compacted { upto, summary, .. } if row.turn == Some(turn) => {
+                        made = Some((*upto, summary.clone()));
+                    }
+                    HistoryItem::TurnEnded { outcome } if row.turn == Some(turn) => ended = Some(outcome.clone()),
+                    _ => {}
                 }
-                HistoryItem::TurnEnded { outcome } if row.turn == Some(turn) => ended = Some(outcome.clone()),
-                _ => {}
-            }
-            Ok(())
-        })?;
+                Ok(())
+            })
+            // It has begun: what became of it is not known.
+            .map_err(|error| error.with_exit(Exit::Unknown))?;
         if ended.is_none() && Instant::now() >= until {
             let message = format!(
                 "`{name}` still makes its context shorter after {}, in turn {turn}; wait, or end it with \
@@ -69,7 +72,7 @@ pub(crate) async fn compact(args: &ControlArgs, global: &Global, output: &mut Ou
             }))?;
             Ok(Exit::Ok)
         }
-        (None, Some(TurnOutcome::Errored { message })) => Err(Failure::new(
+        (None, Some(TurnOutcome::Errored { message, .. })) => Err(Failure::new(
             Exit::WorkFailed,
             format!("the context of `{name}` stays as it was: {}", one_line(&message, SHOWN_CHARS)),
         )),

@@ -4,7 +4,7 @@
 
 use pod::Method;
 use pod::id::PodName;
-use pod::protocol::{ListRewindTargets, RewindChildren, RewindRejection, RewindTargets, RewindTo};
+use pod::protocol::{ListRewindTargets, RewindAck, RewindChildren, RewindRejection, RewindTargets, RewindTo};
 use pod::store::UnixMillis;
 use rpc::Client;
 
@@ -34,7 +34,16 @@ pub(crate) async fn rewind(args: &RewindArgs, global: &Global, output: &mut Outp
     let children = RewindChildren::from(args.children);
     let unsure = format!("`pod rewind {name}` shows what is so");
     let request = RewindTo { target, expected_head, children };
-    let done = ask(&client, request, args.timeout, &unsure, |rejection| in_words(args, rejection)).await?;
+    let done = match ask(&client, request, args.timeout, &unsure, |rejection| in_words(args, rejection)).await? {
+        RewindAck::Rewound(done) => done,
+        RewindAck::NotRewound { children_stopped, reason } => {
+            let (why, s) = (in_words(args, &reason), if children_stopped == 1 { "" } else { "ren" });
+            let message = format!(
+                "`{name}` was not rewound, though {children_stopped} child{s} of it were stopped for that: {why}"
+            );
+            return Err(Failure::new(Exit::WorkFailed, message));
+        }
+    };
     let turns = if done.turns == 1 { "one turn does".to_owned() } else { format!("{} turns do", done.turns) };
     output.line(format!("rewound: `{name}` knows nothing since turn {}; {turns} not count any more", done.target))?;
     if done.reports > 0 {
@@ -115,6 +124,7 @@ fn in_words(args: &RewindArgs, rejection: &RewindRejection) -> String {
         }
         RewindRejection::ChildrenLive { .. } => " with `--children stop`, or stop them yourself".to_owned(),
         RewindRejection::CannotDetach { .. } => "; use `--children stop`".to_owned(),
+        RewindRejection::Cancelled => format!("; `pod rewind {name}` shows what is so"),
         RewindRejection::Stopping => "; its next life can be asked".to_owned(),
         RewindRejection::Unavailable { .. } => format!("; `pod log {name}` shows what is committed"),
     };

@@ -14,18 +14,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::StreamExt as _;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use rpc::{Calls, Responder};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::state::{Abilities, Effect, Input, Signal, Start, State, Step, TurnVerdict};
+use super::state::{Abilities, Effect, Input, MethodKind, Signal, Start, State, Step, TurnVerdict};
 use super::turn::{self, TurnInFlight, TurnOver};
 use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
+use crate::id::TurnId;
 use crate::notify_buffer::Facts;
-use crate::protocol::{Compact, Compacting, ControlRejection, Method, PodEvent, ShutdownMode, TurnResult};
+use crate::protocol::{
+    Compact, Compacting, ControlAck, ControlRejection, Method, PodEvent, PodState, ShutdownMode, TurnResult,
+};
 use crate::spawn::WorkEnd;
 use crate::spawn::registry::Stop;
-use crate::store::{Compaction, EndTurn, EndedTurn, StartCause, StartedTurn, StoreError, TurnOutcome, TurnStart};
+use crate::store::{
+    Compaction, Control, EndTurn, EndedTurn, StartCause, StartedTurn, StoreError, TurnCause, TurnOutcome, TurnStart,
+};
 use crate::worker::{RewoundTo, Worker};
 
 /// How long a turn that was asked to end may take. LIMIT: above a command's own grace between its two signals.
@@ -55,6 +60,9 @@ pub(crate) enum Msg {
 /// What becomes of the state once a transaction has completed.
 pub(super) type Completion = Box<dyn FnOnce(&mut Actor) + Send>;
 pub(super) type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
+
+/// Tells whoever asked for a pause, a cancel or a resume what became of it.
+pub(super) type Answer = Box<dyn FnOnce(Result<ControlAck, ControlRejection>) + Send>;
 
 /// What a worker had to say when its turn was over.
 #[derive(Clone, Debug, Default)]
@@ -90,19 +98,25 @@ pub(crate) struct Actor {
     pub(super) rewound: Option<RewoundTo>,
     /// Since when a pod that stops cannot commit.
     store_dead_since: Option<Instant>,
+    /// The turn that is paused.
+    pub(super) paused: Option<TurnId>,
+    /// Whoever asked something of a turn whose number is not known yet: its start is being committed. LIMIT: these and
+    /// the next two, as many calls as the server takes up at a time.
+    pub(super) asked: Vec<(MethodKind, Answer)>,
+    /// Whoever waits until what is paused is given up.
+    pub(super) giving_up: Vec<Answer>,
+    /// Whoever waits until the block is lifted.
+    pub(super) lifting: Vec<Answer>,
+    /// Dropped when the children of a rewind are waited for no longer.
+    pub(super) abort_rewind: Option<oneshot::Sender<()>>,
 }
 
 impl Actor {
-    pub(crate) fn new(
-        handle: PodHandle,
-        worker: Box<dyn Worker>,
-        found: crate::protocol::PodState,
-        facts: Ordered,
-    ) -> Self {
+    pub(crate) fn new(handle: PodHandle, worker: Box<dyn Worker>, found: Control, facts: Ordered) -> Self {
         let shared = handle.shared().clone();
         let abilities =
             Abilities { reads_reports: worker.reads_reports(), compacts: worker.compacts(), rewinds: worker.rewinds() };
-        let (state, step) = State::restored(abilities, found, facts.facts);
+        let (state, step) = State::restored(abilities, found.state, facts.facts);
         let mut actor = Self {
             shared,
             handle,
@@ -122,6 +136,11 @@ impl Actor {
             compacting: None,
             rewound: None,
             store_dead_since: None,
+            paused: found.turn.filter(|_| found.state == PodState::Paused),
+            asked: Vec::new(),
+            giving_up: Vec::new(),
+            lifting: Vec::new(),
+            abort_rewind: None,
         };
         actor.shared.phase.send_replace(actor.state.phase());
         actor.perform(step);
@@ -171,8 +190,12 @@ impl Actor {
         step
     }
 
-    pub(super) fn phase(&self) -> crate::protocol::PodState {
+    pub(super) fn phase(&self) -> PodState {
         self.state.phase()
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
     }
 
     pub(super) fn turn(&self) -> Option<crate::id::TurnId> {
@@ -272,7 +295,8 @@ impl Actor {
                     self.patience = Some((Instant::now() + TURN_PATIENCE, signal));
                 }
                 Effect::CommitTurn(verdict) => self.commit_turn(verdict),
-                Effect::AbandonPaused => self.abandon_paused(),
+                Effect::AbandonPaused => self.abandon_paused(self.paused),
+                Effect::AbortRewind => drop(self.abort_rewind.take()),
                 Effect::Record => self.look_then(
                     |tx| tx.file_unread(),
                     |actor, facts| {
@@ -285,6 +309,8 @@ impl Actor {
                         Ok(((), ordered)) => {
                             let facts = actor.facts(ordered);
                             actor.step(Input::Unblocked(facts));
+                            let ack = ControlAck { state: actor.phase(), turn: None, staged: false };
+                            actor.lifting.drain(..).for_each(|answer| answer(Ok(ack)));
                         }
                         Err(error) => {
                             actor.complain("lift the block", &error);
@@ -367,6 +393,7 @@ impl Actor {
                 Ok((TurnStart::Nothing, ordered)) => {
                     let facts = actor.facts(ordered);
                     actor.step(Input::TurnDeclined(facts));
+                    actor.not_started();
                 }
                 Ok((TurnStart::OutboxFull, ordered)) => {
                     actor.facts(ordered);
@@ -418,6 +445,14 @@ impl Actor {
         };
         // One that is made anew knows what is committed.
         self.rewound = None;
+        if started.cause != TurnCause::Compact {
+            // It goes on in this one, or has given way to it.
+            self.paused = None;
+        }
+        let (state, turn) = (self.phase(), Some(started.turn));
+        for (method, answer) in self.asked.drain(..) {
+            answer(Ok(ControlAck { state, turn, staged: method != MethodKind::Resume }));
+        }
         self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
     }
 
@@ -425,7 +460,21 @@ impl Actor {
         self.after(RETRY_EVERY, |actor| {
             let facts = actor.latest.facts;
             actor.step(Input::TurnPutOff(facts));
+            actor.not_started();
         });
+    }
+
+    /// The turn that was to start did not: whoever asked something of it is not left waiting for the next attempt.
+    fn not_started(&mut self) {
+        let (state, wanted) = (self.phase(), self.phase() == PodState::Running);
+        for (method, answer) in self.asked.drain(..) {
+            answer(match method {
+                _ if wanted => Ok(ControlAck { state, turn: None, staged: true }),
+                _ if state == PodState::Stopping => Err(ControlRejection::Stopping),
+                MethodKind::Resume => Err(ControlRejection::NotPaused),
+                _ => Err(ControlRejection::NotRunning),
+            });
+        }
     }
 
     fn turn_over(&mut self, over: TurnOver) {
@@ -467,16 +516,17 @@ impl Actor {
 
     /// Whether the pod has tried for long enough to commit the last of what it has to, now that it stops.
     fn stops_without_its_store(&mut self) -> bool {
-        self.phase() == crate::protocol::PodState::Stopping
+        self.phase() == PodState::Stopping
             && self.store_dead_since.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE
     }
 
     /// The end of the turn cannot be committed and the pod stops: for the store it runs, and the next life ends it.
-    fn leave_turn(&mut self, turn: crate::id::TurnId) {
+    fn leave_turn(&mut self, turn: TurnId) {
         tracing::error!(pod = %self.shared.id, %turn, "the end of a turn is left to the next life, which ends it as interrupted");
         self.in_flight = None;
         let facts = self.latest.facts;
         self.step(Input::TurnCommitted { facts, blocked: false });
+        self.not_started();
     }
 
     fn turn_committed(&mut self, end: &EndTurn, ended: &EndedTurn, ordered: Ordered) {
@@ -490,27 +540,40 @@ impl Actor {
             self.shared.registry.own_turn_ended(work, how.clone());
         }
         self.shared.registry.settled(&ended.settled);
+        if end.outcome == (TurnOutcome::Ended { result: TurnResult::Paused }) {
+            self.paused = Some(end.turn);
+        }
         let facts = self.facts(ordered);
         self.step(Input::TurnCommitted { facts, blocked: ended.blocked });
+        if self.phase() == PodState::Stopping {
+            // Nothing goes on in this life.
+            self.not_started();
+        }
     }
 
-    fn abandon_paused(&mut self) {
+    fn abandon_paused(&mut self, turn: Option<TurnId>) {
         self.submit(
-            |tx| tx.abandon_paused(),
-            |actor, done| match done {
+            move |tx| tx.abandon_paused(turn),
+            move |actor, done| match done {
                 Ok((settled, ordered)) => {
                     actor.shared.registry.settled(&settled);
+                    actor.paused = actor.paused.filter(|paused| Some(*paused) != turn);
                     let facts = actor.facts(ordered);
                     actor.step(Input::AbandonCommitted(facts));
+                    let ack = ControlAck { state: actor.phase(), turn, staged: false };
+                    actor.giving_up.drain(..).for_each(|answer| answer(Ok(ack)));
                 }
                 Err(error) => {
                     actor.complain("give the paused turn up", &error);
                     if actor.stops_without_its_store() {
                         let facts = actor.latest.facts;
                         actor.step(Input::AbandonCommitted(facts));
+                        let reason = super::calls::reason(&error);
+                        let unavailable = || ControlRejection::Unavailable { reason: reason.clone() };
+                        actor.giving_up.drain(..).for_each(|answer| answer(Err(unavailable())));
                         return;
                     }
-                    actor.after(RETRY_EVERY, Self::abandon_paused);
+                    actor.after(RETRY_EVERY, move |actor| actor.abandon_paused(turn));
                 }
             },
         );

@@ -143,7 +143,7 @@ async fn worker_deaf_to_signals_is_ended_and_its_late_word_harms_no_later_turn()
             MethodKindToEnd::Cancel => client(&puppet).call(Cancel).await.unwrap(),
             MethodKindToEnd::Pause => client(&puppet).call(Pause).await.unwrap(),
         };
-        assert_eq!(ack, ControlAck { state: PodState::Running, staged: true });
+        assert_eq!(ack, ControlAck { state: PodState::Running, turn: Some(TurnId(1)), staged: true });
         assert_eq!(within("the end", work.ended()).await, WorkEnd::TurnEnded(end));
         puppet.act(Act::End(TurnEnd::Finished)).await;
         let next = puppet.pod.run("next").await.unwrap();
@@ -263,4 +263,94 @@ async fn reporter_without_parent_says_nothing_and_stops_nothing() {
     fire_and_forget(puppet.pod.reporter(), PodEvent::ShutDown { pod: puppet.pod.id().clone() });
     fire_and_forget(&Reporter::none(), PodEvent::ShutDown { pod: puppet.pod.id().clone() });
     within("the end of the pod", puppet.pod.shutdown()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_name_the_turn_that_they_are_about_and_cancel_of_a_paused_one_is_committed() {
+    let mut puppet = Puppet::new().await;
+    let client = client(&puppet);
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::EndWhenAsked(TurnEnd::Paused)).await;
+    let pause = client.call(Pause).await.unwrap();
+    assert_eq!(pause, ControlAck { state: PodState::Running, turn: Some(TurnId(1)), staged: true });
+    puppet.expect(Said::Asked).await;
+    puppet.state(PodState::Paused).await;
+    let again = client.call(Pause).await.unwrap();
+    assert_eq!(again, ControlAck { state: PodState::Paused, turn: Some(TurnId(1)), staged: false });
+    let resumed = client.call(Resume).await.unwrap();
+    assert_eq!(resumed, ControlAck { state: PodState::Running, turn: Some(TurnId(2)), staged: false });
+    puppet.expect(Said::Started(TurnCause::Resume)).await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    puppet.state(PodState::Paused).await;
+    let cancelled = client.call(Cancel).await.unwrap();
+    assert_eq!(cancelled, ControlAck { state: PodState::Idle, turn: Some(TurnId(2)), staged: false });
+    // With the answer it is so: nothing of it is left for a later life.
+    let control = puppet.pod.store().read(|reads| reads.control()).await.unwrap();
+    assert_eq!((control.state, control.turn), (PodState::Idle, None));
+    assert_eq!(within("the end", work.settled()).await, WorkResult::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_cancel_and_resume_that_come_as_soon_as_an_end_is_told_are_taken() {
+    let mut puppet = Puppet::new().await;
+    let client = client(&puppet);
+    // Whoever watches the file knows of an end as soon as it is committed, and often before the pod does.
+    let mut head = puppet.pod.store().history_head();
+    let mut told = 0;
+    let store = puppet.pod.store().clone();
+    let mut ended = async |times: usize| {
+        within("the end", async {
+            while told < times {
+                head.changed().await.unwrap();
+                let rows = store.read(|reads| reads.history_after(0, 100_000)).await.unwrap();
+                told = rows.iter().filter(|row| row.item.kind() == "turn_ended").count();
+            }
+        })
+        .await;
+    };
+    let mut ends = 0;
+    for round in 0..20 {
+        client.call(run(3 * round)).await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+        puppet.act(Act::End(TurnEnd::Finished)).await;
+        ends += 1;
+        ended(ends).await;
+        client.call(run(3 * round + 1)).await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+        puppet.act(Act::End(TurnEnd::Paused)).await;
+        ends += 1;
+        ended(ends).await;
+        client.call(Resume).await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Resume)).await;
+        puppet.act(Act::End(TurnEnd::Paused)).await;
+        ends += 1;
+        ended(ends).await;
+        assert!(!client.call(Cancel).await.unwrap().staged);
+        ends += 1;
+        client.call(run(3 * round + 2)).await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+        puppet.act(Act::Fail).await;
+        ends += 1;
+        ended(ends).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spawn_and_delegation_of_a_turn_that_is_over_start_nothing() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let spawn = SpawnPod::new("late".parse().unwrap(), WorkerSpec::ledger());
+    let error = puppet.pod.spawn_pod_in(Some(TurnId(3)), spawn).await.unwrap_err();
+    assert!(matches!(&error, SpawnError::Store(source) if source.to_string().contains("turn 3 is over")), "{error:?}");
+    let error = puppet.pod.delegate(&child.name, Some(TurnId(3)), None, "x".into()).await.unwrap_err();
+    assert!(
+        matches!(&error, crate::RunError::Store(source) if source.to_string().contains("turn 3 is over")),
+        "{error:?}"
+    );
+    let left = puppet
+        .pod
+        .store()
+        .read(|reads| Ok((reads.live_children()?.len(), reads.works_open(crate::store::Direction::Delegated)?)));
+    assert_eq!(left.await.unwrap(), (1, 0), "one was there before, and nothing was added");
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rpc::{CallContext, Responder};
 
-use super::actor::Actor;
+use super::actor::{Actor, Answer};
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::event::{Offer, apply_event_side_effects};
 use crate::id::{PodId, TurnId};
@@ -21,7 +21,7 @@ use crate::protocol::{
 };
 use crate::spawn::ChildPhase;
 use crate::spawn::parent::Parent;
-use crate::store::{ChildReadiness, ChildState, Direction, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
+use crate::store::{ChildReadiness, ChildState, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
 
 pub(super) fn shutdown_kind(mode: ShutdownMode) -> MethodKind {
     match mode {
@@ -37,16 +37,13 @@ impl Actor {
             MethodCall::Notify(request, responder) => self.notify(request, responder),
             MethodCall::PodEvent(offer, responder) => self.pod_event(offer, responder),
             MethodCall::Cancel(_, responder) => {
-                let answer = self.control(MethodKind::Cancel);
-                responder.answer(answer);
+                self.control(MethodKind::Cancel, Box::new(move |answer| responder.answer(answer)));
             }
             MethodCall::Pause(_, responder) => {
-                let answer = self.control(MethodKind::Pause);
-                responder.answer(answer);
+                self.control(MethodKind::Pause, Box::new(move |answer| responder.answer(answer)));
             }
             MethodCall::Resume(_, responder) => {
-                let answer = self.control(MethodKind::Resume);
-                responder.answer(answer);
+                self.control(MethodKind::Resume, Box::new(move |answer| responder.answer(answer)));
             }
             MethodCall::Shutdown(request, responder) => self.shutdown(request, responder),
             MethodCall::Subscribe(request, responder, items) => {
@@ -88,19 +85,14 @@ impl Actor {
                     RunRejection::AlreadyRunning { turn: self.turn().unwrap_or(TurnId(0)) }
                 }
             };
-            // It may be the very run that is running: sent again, it is told the same.
+            // It may be the very run that is running: sent again, it is told the same. Asked behind all that is submitted:
+            // what was admitted before and is being committed is known by then.
             let store = self.shared.store.clone();
             tokio::spawn(async move {
-                match store.read(move |reads| reads.works(Direction::Received, false)).await {
-                    Ok(works) if works.iter().any(|known| known.work == work) => {
-                        let staged =
-                            store.write(move |tx| tx.stage_run(&NewRun { work, origin, input: String::new() })).await;
-                        match staged {
-                            Ok(staged) => responder.ack(staged.accepted),
-                            Err(error) => responder.not_taken(&error.chain()),
-                        }
-                    }
-                    _ => responder.reject(rejection),
+                match store.write(move |tx| tx.accepted_run(work)).await {
+                    Ok(Some(accepted)) => responder.ack(accepted),
+                    Ok(None) => responder.reject(rejection),
+                    Err(error) => responder.reject(RunRejection::Unavailable { reason: reason(&error) }),
                 }
             });
             return;
@@ -262,14 +254,29 @@ impl Actor {
         }
     }
 
-    fn control(&mut self, method: MethodKind) -> Result<ControlAck, ControlRejection> {
-        let step = self.step(Input::Method(method));
-        match step.verdict {
-            Some(Verdict::Refuse(refusal)) => {
-                Err(self.control_rejection(refusal, "the context is being made shorter; wait for that, or cancel it"))
+    /// What has still to be committed before it is so is answered when it is; a turn that runs is told, and that is all
+    /// that an answer waits for.
+    pub(super) fn control(&mut self, method: MethodKind, answer: Answer) {
+        let before = self.phase();
+        if let Some(Verdict::Refuse(refusal)) = self.step(Input::Method(method)).verdict {
+            let unable = "the context is being made shorter; wait for that, or cancel it";
+            return answer(Err(self.control_rejection(refusal, unable)));
+        }
+        let (state, turn) = (self.phase(), self.turn());
+        match method {
+            MethodKind::Cancel if self.state().is_giving_up() => self.giving_up.push(answer),
+            MethodKind::Cancel if self.state().is_rewind_given_up() => {
+                answer(Ok(ControlAck { state, turn: None, staged: true }));
             }
-            Some(Verdict::Admit) => Ok(ControlAck { state: self.phase(), staged: true }),
-            Some(Verdict::Already) | None => Ok(ControlAck { state: self.phase(), staged: false }),
+            MethodKind::Resume if before == PodState::Blocked => self.lifting.push(answer),
+            MethodKind::Pause if before == PodState::Paused => {
+                answer(Ok(ControlAck { state, turn: self.paused, staged: false }));
+            }
+            // It is about the turn that goes on, whose number nobody knows yet.
+            _ if method == MethodKind::Resume || self.state().is_resuming() || turn.is_none() => {
+                self.asked.push((method, answer));
+            }
+            _ => answer(Ok(ControlAck { state, turn, staged: true })),
         }
     }
 

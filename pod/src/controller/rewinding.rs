@@ -5,23 +5,31 @@
 //!
 //! Part of `actor`, like `calls`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use rpc::Responder;
+use tokio::sync::oneshot;
 
 use super::actor::{Actor, Completion};
 use super::calls::reason;
 use super::state::{Input, MethodKind, Refusal, Verdict};
+use crate::handle::PodHandle;
 use crate::id::{PodId, PodName, TurnId};
 use crate::protocol::{
-    REWIND_CHILDREN_MAX, REWIND_TARGETS_MAX, RewindChildren, RewindRejection, RewindTarget, RewindTargets, RewindTo,
-    Rewound, Text,
+    PodState, REWIND_CHILDREN_MAX, REWIND_TARGETS_MAX, RewindAck, RewindChildren, RewindRejection, RewindTarget,
+    RewindTargets, RewindTo, Rewound, Text,
 };
 use crate::store::{Rewind, RewindOutcome};
 use crate::worker::RewoundTo;
 
 /// How long a child may take to end by itself.
 const CHILD_GRACE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(20) };
+/// How long children that are being stopped are waited for. LIMIT: the grace, that between the two signals, and some. One
+/// that cannot be signalled, because an earlier life of ours had started it, may never end.
+const ROUND_MAX: Duration = CHILD_GRACE.saturating_add(Duration::from_secs(10));
 /// LIMIT: how often children that live are stopped for one rewind. No turn starts any meanwhile; only the program that
 /// hosts the pod could.
 const ROUNDS_MAX: u32 = 3;
@@ -31,7 +39,8 @@ struct Going {
     request: RewindTo,
     rewind: Rewind,
     responder: Responder<RewindTo>,
-    stopped: u64,
+    /// Those that were stopped for it and have ended.
+    stopped: BTreeSet<PodId>,
     rounds: u32,
 }
 
@@ -72,7 +81,7 @@ impl Actor {
             });
         }
         let rewind = Rewind { target: request.target, expected_head: request.expected_head, by };
-        self.go_back(Going { request, rewind, responder, stopped: 0, rounds: 0 });
+        self.go_back(Going { request, rewind, responder, stopped: BTreeSet::new(), rounds: 0 });
     }
 
     fn cannot_rewind(&self) -> RewindRejection {
@@ -90,32 +99,35 @@ impl Actor {
                     let to = RewoundTo { turn: rewound.target, entry: rewound.to };
                     let earlier = actor.rewound.filter(|known| known.entry < to.entry);
                     actor.rewound = Some(earlier.unwrap_or(to));
+                    actor.paused = None;
                     let facts = actor.facts(ordered);
                     actor.step(Input::RewindCommitted(facts));
-                    going.responder.ack(Rewound {
+                    going.responder.ack(RewindAck::Rewound(Rewound {
                         target: rewound.target,
                         head: rewound.head,
                         turns: rewound.turns,
                         input: rewound.input.map(Text::clipped),
                         reports: rewound.returned,
-                        children_stopped: going.stopped,
-                    });
+                        children_stopped: going.stopped.len() as u64,
+                    }));
                 }
-                Ok((RewindOutcome::HeadMoved { head }, _)) => {
-                    actor.stay(going.responder, RewindRejection::HeadMoved { head });
-                }
+                Ok((RewindOutcome::HeadMoved { head }, _)) => actor.stay(going, RewindRejection::HeadMoved { head }),
                 Ok((RewindOutcome::NotEligible(why), _)) => {
-                    actor.stay(going.responder, RewindRejection::NotEligible { reason: Text::clipped(why) });
+                    actor.stay(going, RewindRejection::NotEligible { reason: Text::clipped(why) });
                 }
                 Ok((RewindOutcome::ChildrenLive(children), _)) => actor.children_live(going, children),
-                Err(error) => actor.stay(going.responder, RewindRejection::Unavailable { reason: reason(&error) }),
+                Err(error) => actor.stay(going, RewindRejection::Unavailable { reason: reason(&error) }),
             },
         );
     }
 
-    fn stay(&mut self, responder: Responder<RewindTo>, why: RewindRejection) {
+    /// It is not done. That nothing was applied is said only where that is so.
+    fn stay(&mut self, going: Going, reason: RewindRejection) {
         self.step(Input::RewindAborted);
-        responder.reject(why);
+        match going.stopped.len() as u64 {
+            0 => going.responder.reject(reason),
+            children_stopped => going.responder.ack(RewindAck::NotRewound { children_stopped, reason }),
+        }
     }
 
     fn children_live(&mut self, going: Going, children: Vec<PodId>) {
@@ -125,22 +137,59 @@ impl Actor {
             rpc::List::try_from(named).unwrap_or_default()
         };
         match going.request.children {
-            RewindChildren::Stop if going.rounds < ROUNDS_MAX => {
-                let handle = self.handle.clone();
-                self.later(Box::pin(async move {
-                    let stops = children.iter().map(|child| handle.stop_pod(&child.name, CHILD_GRACE));
-                    // One that cannot be stopped is found live again; the pod's own end ends them all.
-                    futures::future::join_all(stops).await;
-                    let going = Going { stopped: going.stopped + count, rounds: going.rounds + 1, ..going };
-                    Box::new(move |actor: &mut Self| actor.go_back(going)) as Completion
-                }));
-            }
+            RewindChildren::Stop if going.rounds < ROUNDS_MAX => self.stop_in_the_way(going, children),
             RewindChildren::Detach => {
-                self.stay(going.responder, RewindRejection::CannotDetach { count, children: names() });
+                self.stay(going, RewindRejection::CannotDetach { count, children: names() });
             }
             RewindChildren::Refuse | RewindChildren::Stop => {
-                self.stay(going.responder, RewindRejection::ChildrenLive { count, children: names() });
+                self.stay(going, RewindRejection::ChildrenLive { count, children: names() });
             }
+        }
+    }
+
+    /// One round: tells the children to end and waits, in a task of its own, until they have, for as long as is
+    /// reasonable, or until nobody wants the rewind any more.
+    fn stop_in_the_way(&mut self, mut going: Going, children: Vec<PodId>) {
+        let (abort, aborted) = oneshot::channel();
+        self.abort_rewind = Some(abort);
+        self.step(Input::RewindStops);
+        let round = tokio::spawn(stop_children(self.handle.clone(), children, aborted));
+        self.later(Box::pin(async move {
+            let stopped = round.await.unwrap_or_default();
+            Box::new(move |actor: &mut Self| {
+                actor.abort_rewind = None;
+                going.stopped.extend(stopped);
+                going.rounds += 1;
+                if !actor.state().is_rewind_given_up() {
+                    actor.step(Input::RewindGoesOn);
+                    return actor.go_back(going);
+                }
+                let stopping = actor.phase() == PodState::Stopping;
+                actor.stay(going, if stopping { RewindRejection::Stopping } else { RewindRejection::Cancelled });
+            }) as Completion
+        }));
+    }
+}
+
+/// Returns those that have ended.
+async fn stop_children(handle: PodHandle, children: Vec<PodId>, mut aborted: oneshot::Receiver<()>) -> Vec<PodId> {
+    let stop = async |pod: PodId| {
+        // A later life of the name is somebody else.
+        let child = handle.child(&pod.name).filter(|child| *child.id() == pod)?;
+        child.stop(CHILD_GRACE).await.ok().map(|_| pod)
+    };
+    let mut stops: FuturesUnordered<_> = children.into_iter().map(stop).collect();
+    let (mut stopped, mut late) = (Vec::new(), std::pin::pin!(tokio::time::sleep(ROUND_MAX)));
+    loop {
+        // CANCEL SAFETY: the children were told when this was polled first; only the waiting ends.
+        tokio::select! {
+            biased;
+            next = stops.next() => match next {
+                Some(ended) => stopped.extend(ended),
+                None => return stopped,
+            },
+            _ = &mut aborted => return stopped,
+            () = &mut late => return stopped,
         }
     }
 }

@@ -81,7 +81,8 @@ impl World {
     async fn rewind(&self, target: TurnId, expected_head: u64) -> Result<Rewound, RewindRejection> {
         let children = RewindChildren::Refuse;
         match within("the answer", self.client.call(RewindTo { target, expected_head, children })).await {
-            Ok(rewound) => Ok(rewound),
+            Ok(RewindAck::Rewound(rewound)) => Ok(rewound),
+            Ok(other) => panic!("{other:?}"),
             Err(CallError::Rejected(rejection)) => Err(rejection),
             Err(other) => panic!("{other:?}"),
         }
@@ -329,7 +330,7 @@ async fn pod_answers_and_starts_no_turn_while_children_are_stopped_for_a_rewind(
     let run = world.client.call(Run { work: crate::id::WorkId(7), input: "x".into() }).await;
     let Err(CallError::Rejected(RunRejection::AlreadyRunning { turn: TurnId(0) })) = run else { panic!("{run:?}") };
     assert!(!world.pod.notify("kept").await.unwrap().woke, "told in the middle of a rewind");
-    let rewound = within("the rewind", rewinding).await.unwrap().unwrap();
+    let RewindAck::Rewound(rewound) = within("the rewind", rewinding).await.unwrap().unwrap() else { panic!() };
     assert_eq!((rewound.children_stopped, rewound.turns), (1, 1));
     assert!(within("the child's end", spawning).await.unwrap().is_err());
     let mut head = world.pod.store().history_head();
@@ -339,4 +340,64 @@ async fn pod_answers_and_starts_no_turn_while_children_are_stopped_for_a_rewind(
         }
     })
     .await;
+}
+
+/// A pod with one turn behind it and, started since, children that are this very process: nobody can end them.
+async fn with_endless(names: &[&str]) -> (World, RewindTo) {
+    let world = World::script("runs = [[{ say = 'a' }]]").await;
+    world.run().await;
+    for name in names {
+        crate::fixture::adopt_this_process(&world.pod, name).await;
+    }
+    let seen = world.targets().await;
+    let request = RewindTo { target: seen.targets[0].turn, expected_head: seen.head, children: RewindChildren::Stop };
+    (world, request)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rewind_that_waits_for_a_child_that_does_not_end_is_given_up_by_a_cancel_and_the_pod_works_on() {
+    let (world, request) = with_endless(&["child"]).await;
+    let client = world.client.clone();
+    let rewinding = tokio::spawn(async move { client.call(request).await });
+    // Until its children are being stopped there is nothing to cancel.
+    let ack = within("the cancel", async {
+        loop {
+            match world.client.call(Cancel).await {
+                Ok(ack) => break ack,
+                Err(CallError::Rejected(ControlRejection::NotRunning)) => tokio::task::yield_now().await,
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!((ack.state, ack.turn, ack.staged), (PodState::Idle, None, true));
+    let answer = within("the answer", rewinding).await.unwrap();
+    assert!(matches!(answer, Err(CallError::Rejected(RewindRejection::Cancelled))), "{answer:?}");
+    assert!(world.history().await.iter().all(|item| item.kind() != "rewound"));
+    world.run().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rewind_that_has_stopped_a_child_never_says_that_nothing_was_applied() {
+    let (world, request) = with_endless(&["one", "other"]).await;
+    let client = world.client.clone();
+    let rewinding = tokio::spawn(async move { client.call(request).await });
+    // One of them ends when it is told to: its line says so, as after a burial.
+    let one = world.pod.child(&"one".parse().unwrap()).unwrap().id().clone();
+    within("the stop", async {
+        while world.pod.shared().registry.asked_to_stop(&one).is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    world.pod.shared().registry.ended(&one, &crate::Terminal::ShutDown);
+    within("the cancel", async {
+        while world.client.call(Cancel).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let answer = within("the answer", rewinding).await.unwrap().unwrap();
+    assert_eq!(answer, RewindAck::NotRewound { children_stopped: 1, reason: RewindRejection::Cancelled });
+    world.run().await;
 }

@@ -78,27 +78,13 @@ impl Actor {
 
     /// Without anything to do instead.
     fn interrupt(&mut self, responder: Responder<SendToPod>) {
-        // What is paused is in no task, and a turn that is beginning has no number yet: the store knows, and is asked before
-        // anything changes.
-        let (tell, told) = tokio::sync::oneshot::channel();
-        self.submit(
-            |tx| tx.control(),
-            |actor, control| {
-                // Whoever asked has been refused and waits for no turn.
-                let _ = tell.send(control.ok().and_then(|(control, ordered)| {
-                    actor.facts(ordered);
-                    control.turn
-                }));
-            },
+        self.control(
+            MethodKind::Cancel,
+            Box::new(move |answer| match answer {
+                Ok(ack) => responder.ack(Sent::Interrupted { turn: ack.turn, next: None }),
+                Err(_) => responder.reject(SendRejection::NothingToInterrupt),
+            }),
         );
-        match self.step(Input::Method(MethodKind::Cancel)).verdict {
-            Some(Verdict::Refuse(_)) => responder.reject(SendRejection::NothingToInterrupt),
-            Some(Verdict::Admit | Verdict::Already) | None => {
-                _ = tokio::spawn(async move {
-                    responder.ack(Sent::Interrupted { turn: told.await.ok().flatten(), next: None });
-                })
-            }
-        }
     }
 
     fn stage(&mut self, request: SendToPod, responder: Responder<SendToPod>) {
@@ -177,10 +163,11 @@ impl Actor {
     fn unless_known(&self, work: WorkId, refused: SendRejection, responder: Responder<SendToPod>) {
         let store = self.shared.store.clone();
         tokio::spawn(async move {
-            let works = store.read(|reads| reads.works(Direction::Received, false)).await.unwrap_or_default();
-            match works.into_iter().find(|known| known.work == work).and_then(|known| known.turn) {
-                Some(turn) => responder.ack(Sent::Staged { turn, work, behind: None, ahead: 0 }),
-                None => responder.reject(refused),
+            // Behind all that is submitted: what is being committed is known by then.
+            match store.write(move |tx| tx.accepted_run(work)).await {
+                Ok(Some(known)) => responder.ack(Sent::Staged { turn: known.turn, work, behind: None, ahead: 0 }),
+                Ok(None) => responder.reject(refused),
+                Err(error) => responder.reject(SendRejection::Unavailable { reason: reason(&error) }),
             }
         });
     }

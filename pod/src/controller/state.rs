@@ -151,6 +151,10 @@ pub enum Input {
     RewindCommitted(Facts),
     /// The rewind was not committed; its caller was told.
     RewindAborted,
+    /// Children are in the rewind's way and are being stopped: nothing of it is submitted.
+    RewindStops,
+    /// They are gone; its transaction is submitted again.
+    RewindGoesOn,
     /// The inbox could be recorded without a turn.
     Recorded(Facts),
     /// The time of the next entry has come, or that of a blocked pod.
@@ -170,6 +174,8 @@ pub enum Effect {
     CommitTurn(TurnVerdict),
     /// Commit that the paused turn is given up.
     AbandonPaused,
+    /// Wait for the children of the rewind no longer, and say `RewindAborted`.
+    AbortRewind,
     /// Commit the inbox to history, for a worker that reads none.
     Record,
     /// Lift the block in the store.
@@ -195,6 +201,20 @@ struct Turn {
     asked: Option<Signal>,
     /// The worker is over; its end is being committed.
     ending: Option<TurnVerdict>,
+    /// What it was asked for while its end as paused was being committed: of the turn that goes on with it, or, if it
+    /// is not gone on with, to be given up as soon as it is paused.
+    next: Option<Signal>,
+}
+
+/// How far a rewind has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Rewinding {
+    /// Its transaction is submitted.
+    Committing,
+    /// Its children are being stopped.
+    Stopping,
+    /// The same, and it is not wanted any more.
+    GivenUp,
 }
 
 /// How far the children are on their way out.
@@ -217,8 +237,8 @@ pub struct State {
     /// A resume was admitted: of the paused turn, or of a blocked pod.
     resuming: bool,
     abandoning: bool,
-    /// A rewind was admitted: its children are being stopped, or its transaction is under way.
-    rewinding: bool,
+    /// A rewind was admitted.
+    rewinding: Option<Rewinding>,
     recording: bool,
     /// The time for which a wish to be woken stands.
     wake_at: Option<u64>,
@@ -261,7 +281,7 @@ impl State {
             run_committing: false,
             resuming: false,
             abandoning: false,
-            rewinding: false,
+            rewinding: None,
             recording: false,
             wake_at: None,
             looking: false,
@@ -324,10 +344,23 @@ impl State {
                 self.lift(facts, &[PodState::Paused]);
             }
             Input::RewindCommitted(facts) => {
-                self.rewinding = false;
+                self.rewinding = None;
                 self.lift(facts, &[PodState::Paused]);
             }
-            Input::RewindAborted => self.rewinding = false,
+            Input::RewindAborted => self.rewinding = None,
+            Input::RewindStops => {
+                if self.rewinding == Some(Rewinding::Committing) {
+                    self.rewinding = Some(Rewinding::Stopping);
+                }
+                if self.phase == PodState::Stopping {
+                    self.abort_rewind(&mut step);
+                }
+            }
+            Input::RewindGoesOn => {
+                if self.rewinding == Some(Rewinding::Stopping) {
+                    self.rewinding = Some(Rewinding::Committing);
+                }
+            }
             Input::Recorded(facts) => {
                 self.recording = false;
                 self.facts = facts;
@@ -351,6 +384,7 @@ impl State {
             (M::Notify | M::PodEvent | M::Read | M::ChildReady, _) => Verdict::Admit,
             (M::ShutdownNow, phase) => {
                 self.phase = P::Stopping;
+                self.abort_rewind(step);
                 let told = self.signal(Signal::Shutdown, step);
                 let hastened = self.stop_children(Signal::Shutdown, step);
                 let news = phase != P::Stopping || told == Verdict::Admit || hastened;
@@ -360,6 +394,7 @@ impl State {
             (M::ShutdownGraceful, _) => {
                 // The children are stopped when the turn is over: it may be waiting for them.
                 self.phase = P::Stopping;
+                self.abort_rewind(step);
                 Verdict::Admit
             }
             (M::Delegate, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
@@ -367,14 +402,20 @@ impl State {
 
             (M::Pause, P::Running) if self.compacting() => Verdict::Refuse(Refusal::Unable),
             (M::Pause, P::Running) => self.signal(Signal::Pause, step),
+            (M::Pause, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
+            // It does not stay paused: it is given up, gives way, or is rewound.
+            (M::Pause, P::Paused) if self.launching() => Verdict::Refuse(Refusal::AlreadyRunning),
             (M::Pause, P::Paused) => Verdict::Already,
             (M::Cancel, P::Running) => self.signal(Signal::Cancel, step),
+            (M::Cancel, _) if self.abandoning || self.rewinding == Some(Rewinding::GivenUp) => Verdict::Already,
             // A graceful stop waits for its turn; a cancel ends the waiting.
             (M::Cancel, P::Stopping) => self.signal(Signal::Cancel, step),
-            (M::Cancel, P::Paused) if self.abandoning => Verdict::Already,
+            (M::Cancel, _) if self.rewinding == Some(Rewinding::Stopping) => {
+                self.abort_rewind(step);
+                Verdict::Admit
+            }
             (M::Cancel, P::Paused) if !self.launching() => {
-                self.abandoning = true;
-                step.effects.push(Effect::AbandonPaused);
+                self.abandon(step);
                 Verdict::Admit
             }
             (M::Pause | M::Cancel, _) => Verdict::Refuse(Refusal::NotRunning),
@@ -383,6 +424,16 @@ impl State {
             (M::Run | M::Resume | M::Compact | M::Rewind, P::Stopping) => Verdict::Refuse(Refusal::Stopping),
             (M::Compact, _) if !self.worker.compacts => Verdict::Refuse(Refusal::Unable),
             (M::Rewind, _) if !self.worker.rewinds => Verdict::Refuse(Refusal::Unable),
+            // Whoever is told that a turn has ended may know it before we do: it is committed behind that end. So is one
+            // that comes when the paused turn is being given up.
+            (M::Run, _) if self.takes_next() => {
+                self.run_committing = true;
+                Verdict::Admit
+            }
+            (M::Resume, P::Running) if self.is_ending_as_paused() && !self.launching() => {
+                self.resuming = true;
+                Verdict::Admit
+            }
             (M::Run | M::Resume | M::Compact | M::Rewind, P::Running) => Verdict::Refuse(Refusal::AlreadyRunning),
             (M::Run | M::Resume | M::Compact | M::Rewind, _) if self.launching() => {
                 Verdict::Refuse(Refusal::AlreadyRunning)
@@ -392,7 +443,7 @@ impl State {
                 Verdict::Admit
             }
             (M::Rewind, _) => {
-                self.rewinding = true;
+                self.rewinding = Some(Rewinding::Committing);
                 Verdict::Admit
             }
             (M::Run, _) => {
@@ -420,7 +471,7 @@ impl State {
         }
         match self.phase {
             // What waits is kept until it is known what the agent still knows.
-            PodState::Idle if self.rewinding => {}
+            PodState::Idle if self.rewinding.is_some() => {}
             PodState::Idle if self.facts.may_wake(self.worker.reads_reports) => self.start(Start::Wake, step),
             PodState::Paused if self.resuming => {
                 self.resuming = false;
@@ -436,7 +487,7 @@ impl State {
             }
             PodState::Stopping if self.turn.is_none() => {
                 self.stop_children(Signal::Pause, step);
-                let committing = self.run_committing || self.rewinding;
+                let committing = self.run_committing || self.abandoning || self.rewinding.is_some();
                 if self.children == Children::Gone && !committing && !self.finishing {
                     self.finishing = true;
                     step.effects.push(Effect::Finish);
@@ -451,21 +502,45 @@ impl State {
         debug_assert!(self.turn.is_none());
         let back = if start == Start::Compact { self.phase } else { PodState::Idle };
         self.phase = PodState::Running;
-        self.turn = Some(Turn { start, back, asked: None, ending: None });
+        self.turn = Some(Turn { start, back, asked: None, ending: None, next: None });
         self.wake_at = None;
         step.effects.push(Effect::StartTurn(start));
     }
 
-    /// A stronger wish replaces a weaker one; asking again is no error.
+    /// A stronger wish replaces a weaker one; asking again is no error. A turn whose end is being committed hears none;
+    /// only what is to be paused may still be wished otherwise.
     fn signal(&mut self, signal: Signal, step: &mut Step) -> Verdict {
-        match &mut self.turn {
-            Some(turn) if turn.ending.is_some() || turn.asked >= Some(signal) => Verdict::Already,
-            Some(turn) => {
+        use TurnVerdict as V;
+        let Some(turn) = &mut self.turn else { return Verdict::Refuse(Refusal::NotRunning) };
+        match (turn.ending, signal) {
+            (None, _) if turn.asked >= Some(signal) => Verdict::Already,
+            (None, _) => {
                 turn.asked = Some(signal);
                 step.effects.push(Effect::SignalTurn(signal));
                 Verdict::Admit
             }
-            None => Verdict::Refuse(Refusal::NotRunning),
+            (Some(_), Signal::Shutdown) => Verdict::Already,
+            (Some(V::Paused), _) if turn.next >= Some(signal) => Verdict::Already,
+            (Some(V::Paused), Signal::Pause) if !self.resuming => Verdict::Already,
+            (Some(V::Paused), _) => {
+                turn.next = Some(signal);
+                Verdict::Admit
+            }
+            (Some(V::Cancelled | V::Interrupted), Signal::Cancel) => Verdict::Already,
+            (Some(_), _) => Verdict::Refuse(Refusal::NotRunning),
+        }
+    }
+
+    fn abandon(&mut self, step: &mut Step) {
+        self.abandoning = true;
+        step.effects.push(Effect::AbandonPaused);
+    }
+
+    /// What is committed already stays so.
+    fn abort_rewind(&mut self, step: &mut Step) {
+        if self.rewinding == Some(Rewinding::Stopping) {
+            self.rewinding = Some(Rewinding::GivenUp);
+            step.effects.push(Effect::AbortRewind);
         }
     }
 
@@ -517,23 +592,33 @@ impl State {
 
     fn turn_committed(&mut self, facts: Facts, blocked: bool, step: &mut Step) {
         self.facts = facts;
-        let Some((verdict, back)) = self.turn.and_then(|turn| Some((turn.ending?, turn.back))) else { return };
+        let Some((turn, verdict)) = self.turn.and_then(|turn| Some((turn, turn.ending?))) else { return };
         self.turn = None;
+        // A pod that stops goes on with nothing.
+        self.resuming &= self.phase != PodState::Stopping;
+        if verdict == TurnVerdict::Paused && turn.next == Some(Signal::Cancel) && !self.resuming {
+            self.abandon(step);
+        }
         if self.phase == PodState::Stopping {
             return;
         }
         self.phase = match verdict {
             TurnVerdict::Paused => PodState::Paused,
             _ if blocked => PodState::Blocked,
-            _ => back,
+            _ => turn.back,
         };
         if self.phase == PodState::Blocked {
             step.effects.push(Effect::RestBlocked);
+        }
+        if let (Some(next), true) = (turn.next, self.resuming) {
+            self.wake(step);
+            self.signal(next, step);
         }
     }
 
     fn turn_declined(&mut self, facts: Facts, step: &mut Step) {
         self.facts = facts;
+        self.resuming = false;
         let back = self.turn.take().map_or(PodState::Idle, |turn| turn.back);
         if self.phase == PodState::Running {
             self.phase = back;
@@ -553,7 +638,38 @@ impl State {
 
     /// Whether a turn is about to start, so that nothing else may ask for one.
     fn launching(&self) -> bool {
-        self.run_committing || self.resuming || self.abandoning || self.rewinding
+        let given_up = self.turn.is_some_and(|turn| turn.next == Some(Signal::Cancel));
+        self.run_committing || self.resuming || self.abandoning || given_up || self.rewinding.is_some()
+    }
+
+    /// Whether a run can be committed behind the end of a turn that is being committed: nothing else wants the worker.
+    fn takes_next(&self) -> bool {
+        let over = match self.phase {
+            PodState::Running => self.turn.is_some_and(|turn| turn.ending.is_some()),
+            PodState::Paused => self.abandoning,
+            PodState::Idle | PodState::Blocked | PodState::Stopping => false,
+        };
+        over && !self.run_committing && !self.resuming && self.rewinding.is_none()
+    }
+
+    /// Whether the end of a turn that can be gone on with is being committed.
+    fn is_ending_as_paused(&self) -> bool {
+        self.turn.is_some_and(|turn| turn.ending == Some(TurnVerdict::Paused))
+    }
+
+    /// Whether what is paused, or is about to be, is given up: a cancel of it is answered when that is committed.
+    pub fn is_giving_up(&self) -> bool {
+        self.abandoning || (!self.resuming && self.turn.is_some_and(|turn| turn.next == Some(Signal::Cancel)))
+    }
+
+    /// Whether a resume waits for the turn that goes on.
+    pub fn is_resuming(&self) -> bool {
+        self.resuming
+    }
+
+    /// Whether the rewind that is under way is not wanted any more.
+    pub fn is_rewind_given_up(&self) -> bool {
+        self.rewinding == Some(Rewinding::GivenUp)
     }
 
     fn compacting(&self) -> bool {

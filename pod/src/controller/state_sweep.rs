@@ -243,8 +243,12 @@ struct World {
     /// Whether a rewind finds its target.
     rewinds: bool,
     rewound: bool,
-    /// One was admitted and is not submitted yet.
-    going_back: bool,
+    /// How often children are found in the way of a rewind.
+    in_the_way: u32,
+    /// Children are being stopped for a rewind; true if it is not wanted any more.
+    going_back: Option<bool>,
+    /// A cancel was taken of what runs or is paused: it does not stay paused.
+    cancelled: bool,
 }
 
 impl World {
@@ -285,7 +289,9 @@ impl World {
             crashes: 0,
             rewinds: true,
             rewound: false,
-            going_back: false,
+            in_the_way: 0,
+            going_back: None,
+            cancelled: false,
         }
     }
 
@@ -307,6 +313,10 @@ impl World {
                 Effect::SignalTurn(signal) => self.asked = Some(signal),
                 Effect::CommitTurn(verdict) => self.submitted.push_back(Tx::End(verdict)),
                 Effect::AbandonPaused => self.submitted.push_back(Tx::Abandon),
+                Effect::AbortRewind => {
+                    assert_eq!(self.going_back, Some(false), "what is not waited for is given up");
+                    self.going_back = Some(true);
+                }
                 Effect::Unblock => self.submitted.push_back(Tx::Unblock),
                 Effect::Look => self.submitted.push_back(Tx::Look),
                 Effect::WakeAt(at) => self.timer = Some(at),
@@ -341,12 +351,16 @@ impl World {
                 self.model.runs += 1;
                 self.model.unblock();
             }
-            Tx::Start(start) => flag = self.model.start(start),
+            Tx::Start(start) => {
+                flag = self.model.start(start);
+                // What was cancelled is over; unless it is this one, which is told so.
+                self.cancelled &= start != Start::Wake || self.asked.is_some();
+            }
             Tx::End(verdict) => flag = self.model.end(verdict),
             Tx::Abandon if self.model.open == Open::Paused => self.model.open = Open::No,
             Tx::Rewind(found) => {
                 flag = found;
-                if found {
+                if found && self.in_the_way == 0 {
                     self.model.rewind();
                 }
             }
@@ -378,6 +392,11 @@ impl World {
             (Tx::Start(_), false) => Input::TurnDeclined(facts),
             (Tx::End(_), blocked) => Input::TurnCommitted { facts, blocked },
             (Tx::Run, _) => Input::RunCommitted(facts),
+            (Tx::Rewind(_), true) if self.in_the_way > 0 => {
+                self.in_the_way -= 1;
+                self.going_back = Some(false);
+                Input::RewindStops
+            }
             (Tx::Rewind(_), true) => Input::RewindCommitted(facts),
             (Tx::Rewind(_), false) => Input::RewindAborted,
             (Tx::Abandon, _) => Input::AbandonCommitted(facts),
@@ -460,16 +479,24 @@ impl World {
                     world.submitted.push_back(Tx::Run);
                 }
                 (Some(Verdict::Admit), MethodKind::Rewind) => {
-                    world.going_back = true;
+                    world.submitted.push_back(Tx::Rewind(world.rewinds));
                     world.rewound = true;
+                }
+                (Some(Verdict::Admit | Verdict::Already), MethodKind::Cancel) if !world.state.is_rewind_given_up() => {
+                    world.cancelled = true;
                 }
                 _ => {}
             }
         });
-        // At once, or when the children that were in the way are gone.
-        push(self.going_back, &|world| {
-            world.going_back = false;
-            world.submitted.push_back(Tx::Rewind(world.rewinds));
+        // The children that were in the way are gone, or nobody waits for that.
+        push(self.going_back.is_some(), &|world| match world.going_back.take() {
+            Some(false) => {
+                world.feed(Input::RewindGoesOn);
+                world.submitted.push_back(Tx::Rewind(world.rewinds));
+            }
+            _ => {
+                world.feed(Input::RewindAborted);
+            }
         });
         push(!self.submitted.is_empty(), &Self::commit);
         let starts = matches!(self.submitted.front(), Some(Tx::Start(_)));
@@ -512,7 +539,7 @@ impl World {
             && self.reports == 0
             && self.methods.is_empty()
             && !self.put_off
-            && !self.going_back
+            && self.going_back.is_none()
             && !self.stopping_children
     }
 
@@ -561,6 +588,8 @@ fn sweep(start: World, plan: &Plan, judge: impl Fn(&World)) -> usize {
             let lost = world.accepted - world.model.ran - world.model.runs;
             assert!(lost == 0 && (world.finished || world.model.runs == 0), "a run is stranded: {world:?}");
             assert!(world.all(|entry| entry.stage != Stage::Staged), "staged for no turn: {world:?}");
+            assert!(!world.cancelled || world.model.open != Open::Paused, "a cancel was taken and is lost: {world:?}");
+            assert!(!world.state.is_resuming(), "a resume is stuck: {world:?}");
             assert_eq!(world.finished, world.state.phase() == PodState::Stopping, "{world:?}");
             if world.state.phase() != PodState::Stopping {
                 assert_eq!(world.state.phase(), world.model.found(), "the store has another idea: {world:?}");
@@ -724,6 +753,60 @@ fn compaction_at_every_point_loses_nothing_and_leaves_the_pod_what_it_was() {
         let mut world = World::new(1, &[Run, Compact]);
         world.crashes = 1;
         sweep(world, &plan, told_or_kept);
+    }
+}
+
+#[test]
+fn cancel_and_resume_at_every_point_of_a_turn_that_pauses_are_not_lost() {
+    use MethodKind::{Cancel, Pause, Resume, Run, ShutdownGraceful, ShutdownNow};
+    for first in ending(V::Paused) {
+        // What goes on pauses once more: only what is cancelled is not paused at the end.
+        let plan = Plan::new(&[&first, &first, GOOD]);
+        for methods in [
+            &[Run, Cancel][..],
+            &[Run, Pause, Cancel],
+            &[Run, Resume, Cancel],
+            &[Run, Cancel, ShutdownGraceful],
+            &[Run, Cancel, ShutdownNow],
+            &[Run, ShutdownGraceful, Cancel],
+        ] {
+            sweep(World::new(1, methods), &plan, |world| match world.state.phase() {
+                PodState::Idle => told(world),
+                PodState::Paused => assert!(world.all(|entry| entry.attempts == 0), "{world:?}"),
+                PodState::Stopping => {}
+                other => panic!("{other}: {world:?}"),
+            });
+        }
+    }
+}
+
+#[test]
+fn run_at_every_point_of_an_end_is_taken_and_started() {
+    use MethodKind::{Cancel, Run};
+    for verdict in [V::Finished, V::Paused, V::Errored, V::Cancelled] {
+        for first in ending(verdict) {
+            for methods in [&[Run, Run][..], &[Run, Cancel, Run]] {
+                sweep(World::new(1, methods), &Plan::new(&[&first, GOOD]), told_or_kept);
+            }
+        }
+    }
+}
+
+#[test]
+fn rewind_whose_children_are_stopped_holds_nothing_up_for_ever() {
+    use MethodKind::{Cancel, Rewind, Run, ShutdownGraceful, ShutdownNow};
+    for in_the_way in [1, 2] {
+        for methods in [
+            &[Rewind][..],
+            &[Rewind, Cancel, Run],
+            &[Run, Rewind, Cancel],
+            &[Rewind, ShutdownNow],
+            &[Rewind, ShutdownGraceful],
+        ] {
+            let mut world = World::new(1, methods);
+            world.in_the_way = in_the_way;
+            sweep(world, &Plan::new(&[GOOD]), told_or_kept);
+        }
     }
 }
 

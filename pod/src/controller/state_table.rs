@@ -56,6 +56,14 @@ enum Is {
     Cancelling,
     /// The worker is over; its end is being committed.
     Ending,
+    /// The same, and a run is being committed behind it.
+    EndingTaking,
+    /// The worker is over; that it is paused is being committed.
+    EndingPaused,
+    /// The same, and what is to be paused was given up meanwhile.
+    EndingGivenUp,
+    /// The same, and it is to be gone on with.
+    EndingResumed,
     Paused,
     /// Paused, and a run is being committed.
     GivingWay,
@@ -72,25 +80,38 @@ enum Is {
     Rewinding,
     RewindingPaused,
     RewindingBlocked,
+    /// Idle or paused, and children are being stopped for a rewind.
+    Stops,
+    StopsPaused,
+    /// The same, and the rewind was given up.
+    StopsGivenUp,
     /// Stopping gracefully: a turn runs.
     LastTurn,
     /// Stopping: the turn is told so, and the children.
     Interrupted,
     /// Stopping gracefully: the end of the last turn is being committed.
     LastCommit,
+    /// Stopping gracefully: that the last turn is paused is being committed.
+    LastPaused,
+    /// The same, committed, and it is being given up.
+    LastGivingUp,
     /// Stopping gracefully: no turn is left, the children end.
     LastChildren,
     /// Nothing is left but to say so.
     Finished,
 }
 
-const ALL: [Is; 22] = [
+const ALL: [Is; 31] = [
     Is::Idle,
     Is::Taking,
     Is::Running,
     Is::Pausing,
     Is::Cancelling,
     Is::Ending,
+    Is::EndingTaking,
+    Is::EndingPaused,
+    Is::EndingGivenUp,
+    Is::EndingResumed,
     Is::Paused,
     Is::GivingWay,
     Is::GivingUp,
@@ -102,19 +123,38 @@ const ALL: [Is; 22] = [
     Is::Rewinding,
     Is::RewindingPaused,
     Is::RewindingBlocked,
+    Is::Stops,
+    Is::StopsPaused,
+    Is::StopsGivenUp,
     Is::LastTurn,
     Is::Interrupted,
     Is::LastCommit,
+    Is::LastPaused,
+    Is::LastGivingUp,
     Is::LastChildren,
     Is::Finished,
 ];
 const RESTING: [Is; 2] = [Is::Idle, Is::Taking];
-const WITH_TURN: [Is; 4] = [Is::Running, Is::Pausing, Is::Cancelling, Is::Ending];
+const ENDINGS: [Is; 5] = [Is::Ending, Is::EndingTaking, Is::EndingPaused, Is::EndingGivenUp, Is::EndingResumed];
+const WITH_TURN: [Is; 8] = [
+    Is::Running,
+    Is::Pausing,
+    Is::Cancelling,
+    Is::Ending,
+    Is::EndingTaking,
+    Is::EndingPaused,
+    Is::EndingGivenUp,
+    Is::EndingResumed,
+];
 const ALL_PAUSED: [Is; 3] = [Is::Paused, Is::GivingWay, Is::GivingUp];
 const ALL_BLOCKED: [Is; 2] = [Is::Blocked, Is::Lifting];
 const COMPACTING: [Is; 3] = [Is::Compacting, Is::CompactingPaused, Is::CompactingBlocked];
-const REWINDING: [Is; 3] = [Is::Rewinding, Is::RewindingPaused, Is::RewindingBlocked];
-const ALL_STOPPING: [Is; 5] = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::LastChildren, Is::Finished];
+/// Whose transaction is submitted.
+const REWINDS: [Is; 3] = [Is::Rewinding, Is::RewindingPaused, Is::RewindingBlocked];
+const REWINDING: [Is; 6] =
+    [Is::Rewinding, Is::RewindingPaused, Is::RewindingBlocked, Is::Stops, Is::StopsPaused, Is::StopsGivenUp];
+const ALL_STOPPING: [Is; 7] =
+    [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::LastPaused, Is::LastGivingUp, Is::LastChildren, Is::Finished];
 
 /// A pod in that situation, reached by inputs only.
 fn pod(is: Is) -> State {
@@ -126,6 +166,10 @@ fn pod(is: Is) -> State {
         Is::Pausing => (Is::Running, &[method(M::Pause)]),
         Is::Cancelling => (Is::Running, &[method(M::Cancel)]),
         Is::Ending => (Is::Running, &[Input::TurnOver(V::Finished)]),
+        Is::EndingTaking => (Is::Ending, &[method(M::Run)]),
+        Is::EndingPaused => (Is::Running, &[Input::TurnOver(V::Paused)]),
+        Is::EndingGivenUp => (Is::EndingPaused, &[method(M::Cancel)]),
+        Is::EndingResumed => (Is::EndingPaused, &[method(M::Resume)]),
         Is::Paused => (Is::Running, &[Input::TurnOver(V::Paused), committed(QUIET, false)]),
         Is::GivingWay => (Is::Paused, &[method(M::Run)]),
         Is::GivingUp => (Is::Paused, &[method(M::Cancel)]),
@@ -137,9 +181,14 @@ fn pod(is: Is) -> State {
         Is::Rewinding => (Is::Idle, &[method(M::Rewind)]),
         Is::RewindingPaused => (Is::Paused, &[method(M::Rewind)]),
         Is::RewindingBlocked => (Is::Blocked, &[method(M::Rewind)]),
+        Is::Stops => (Is::Rewinding, &[Input::RewindStops]),
+        Is::StopsPaused => (Is::RewindingPaused, &[Input::RewindStops]),
+        Is::StopsGivenUp => (Is::Stops, &[method(M::Cancel)]),
         Is::LastTurn => (Is::Running, &[method(M::ShutdownGraceful)]),
         Is::Interrupted => (Is::Running, &[method(M::ShutdownNow)]),
         Is::LastCommit => (Is::Ending, &[method(M::ShutdownGraceful)]),
+        Is::LastPaused => (Is::EndingPaused, &[method(M::ShutdownGraceful)]),
+        Is::LastGivingUp => (Is::LastPaused, &[method(M::Cancel), committed(QUIET, false)]),
         Is::LastChildren => (Is::Idle, &[method(M::ShutdownGraceful)]),
         Is::Finished => (Is::Idle, &[method(M::ShutdownNow), Input::ChildrenGone]),
     };
@@ -190,6 +239,8 @@ fn every_input() -> Vec<Input> {
         Input::AbandonCommitted(_) => [Input::AbandonCommitted(QUIET)],
         Input::RewindCommitted(_) => [Input::RewindCommitted(QUIET)],
         Input::RewindAborted => [Input::RewindAborted],
+        Input::RewindStops => [Input::RewindStops],
+        Input::RewindGoesOn => [Input::RewindGoesOn],
         Input::Recorded(_) => [Input::Recorded(QUIET)],
         Input::Due => [Input::Due],
         Input::ChildrenGone => [Input::ChildrenGone],
@@ -212,6 +263,8 @@ fn bringing(input: Input, facts: Facts) -> Option<Input> {
         Input::Method(_)
         | Input::RunAborted
         | Input::RewindAborted
+        | Input::RewindStops
+        | Input::RewindGoesOn
         | Input::TurnOver(_)
         | Input::Due
         | Input::ChildrenGone => None,
@@ -253,7 +306,7 @@ fn check(is: Is, input: Input, verdict: Option<Verdict>, effects: &[Effect], nex
     };
     assert_eq!(asked(input), (verdict, effects.to_vec(), next), "{input:?} in {is:?}");
     // What the agent still knows is not known yet: it is told nothing.
-    let held = pod(is).step(input).0.rewinding;
+    let held = pod(is).step(input).0.rewinding.is_some();
     for (facts, effect, then) in [
         (DUE, E::StartTurn(Start::Wake), PodState::Running),
         (RUN, E::StartTurn(Start::Wake), PodState::Running),
@@ -280,11 +333,15 @@ fn table_every_input_in_every_situation() {
 
 fn methods_for_the_worker(table: &mut Table) {
     let launching = [Is::Taking, Is::GivingWay, Is::GivingUp, Is::Lifting];
+    let running = [Is::Running, Is::Pausing, Is::Cancelling];
+    // Whoever is told that a turn is over may know it before the pod does.
+    let free = [Is::Idle, Is::Ending, Is::EndingPaused, Is::EndingGivenUp, Is::Paused, Is::GivingUp, Is::Blocked];
+    let taken = [Is::Taking, Is::EndingTaking, Is::EndingResumed, Is::GivingWay, Is::Lifting];
     table.row(
         Input::Method(M::Run),
         &[
-            (&[&[Is::Idle, Is::Paused, Is::Blocked]], ADMIT, &[], SAME),
-            (&[&launching, &WITH_TURN, &COMPACTING, &REWINDING], BUSY, &[], SAME),
+            (&[&free], ADMIT, &[], SAME),
+            (&[&taken, &running, &COMPACTING, &REWINDING], BUSY, &[], SAME),
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
@@ -304,34 +361,48 @@ fn methods_for_the_worker(table: &mut Table) {
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
+    let other_ends = [Is::Ending, Is::EndingTaking, Is::EndingGivenUp, Is::EndingResumed];
     table.row(
         Input::Method(M::Resume),
         &[
             (&[&[Is::Idle]], NO_PAUSE, &[], SAME),
-            (&[&launching, &WITH_TURN, &COMPACTING, &REWINDING], BUSY, &[], SAME),
+            (&[&launching, &running, &other_ends, &COMPACTING, &REWINDING], BUSY, &[], SAME),
+            (&[&[Is::EndingPaused]], ADMIT, &[], SAME),
             (&[&[Is::Paused]], ADMIT, &[E::StartTurn(Start::Resume)], RUNNING),
             (&[&[Is::Blocked]], ADMIT, &[E::Unblock], SAME),
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
+    let rests = [Is::Rewinding, Is::RewindingBlocked, Is::Stops, Is::StopsGivenUp];
+    let pausing = [Is::Pausing, Is::Cancelling, Is::EndingPaused, Is::EndingGivenUp, Is::Paused];
     table.row(
         Input::Method(M::Pause),
         &[
-            (&[&RESTING, &ALL_BLOCKED, &ALL_STOPPING], NO_TURN, &[], SAME),
-            (&[&[Is::Rewinding, Is::RewindingBlocked]], NO_TURN, &[], SAME),
+            (&[&RESTING, &ALL_BLOCKED, &rests, &[Is::Ending, Is::EndingTaking]], NO_TURN, &[], SAME),
             (&[&COMPACTING], UNABLE, &[], SAME),
             (&[&[Is::Running]], ADMIT, &[E::SignalTurn(Signal::Pause)], SAME),
-            (&[&[Is::Pausing, Is::Cancelling, Is::Ending, Is::RewindingPaused], &ALL_PAUSED], ALREADY, &[], SAME),
+            // Of the turn that goes on with it.
+            (&[&[Is::EndingResumed]], ADMIT, &[], SAME),
+            (&[&pausing], ALREADY, &[], SAME),
+            // It is paused, and does not stay so.
+            (&[&[Is::GivingWay, Is::GivingUp, Is::RewindingPaused, Is::StopsPaused]], BUSY, &[], SAME),
+            (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
     let without = [Is::Taking, Is::GivingWay, Is::LastChildren, Is::Finished];
+    // How it ended is decided.
+    let decided = [Is::Ending, Is::EndingTaking, Is::LastCommit];
+    let given_up =
+        [Is::Cancelling, Is::EndingGivenUp, Is::GivingUp, Is::StopsGivenUp, Is::Interrupted, Is::LastGivingUp];
     table.row(
         Input::Method(M::Cancel),
         &[
-            (&[&[Is::Idle], &without, &ALL_BLOCKED, &REWINDING], NO_TURN, &[], SAME),
+            (&[&[Is::Idle], &without, &decided, &ALL_BLOCKED, &REWINDS], NO_TURN, &[], SAME),
             (&[&[Is::Running, Is::Pausing, Is::LastTurn], &COMPACTING], ADMIT, &[E::SignalTurn(Signal::Cancel)], SAME),
+            (&[&[Is::EndingPaused, Is::EndingResumed, Is::LastPaused]], ADMIT, &[], SAME),
             (&[&[Is::Paused]], ADMIT, &[E::AbandonPaused], SAME),
-            (&[&[Is::Cancelling, Is::Ending, Is::GivingUp, Is::Interrupted, Is::LastCommit]], ALREADY, &[], SAME),
+            (&[&[Is::Stops, Is::StopsPaused]], ADMIT, &[E::AbortRewind], SAME),
+            (&[&given_up], ALREADY, &[], SAME),
         ],
     );
 }
@@ -349,11 +420,14 @@ fn methods_for_everyone(table: &mut Table) {
     );
     let (now, gently) = (E::StopChildren(Signal::Shutdown), E::StopChildren(Signal::Pause));
     let told = E::SignalTurn(Signal::Shutdown);
-    let hastened = [Is::LastCommit, Is::LastChildren];
+    let hastened = [Is::LastCommit, Is::LastPaused, Is::LastGivingUp, Is::LastChildren];
+    let resting = [&RESTING[..], &ALL_PAUSED, &ALL_BLOCKED, &REWINDS, &[Is::StopsGivenUp]].concat();
+    let stops = [Is::Stops, Is::StopsPaused];
     table.row(
         Input::Method(M::ShutdownNow),
         &[
-            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &[Is::Ending], &hastened, &REWINDING], ADMIT, &[now], STOPPING),
+            (&[&resting, &ENDINGS, &hastened], ADMIT, &[now], STOPPING),
+            (&[&stops], ADMIT, &[E::AbortRewind, now], STOPPING),
             (&[&[Is::Running, Is::Pausing, Is::Cancelling, Is::LastTurn], &COMPACTING], ADMIT, &[told, now], STOPPING),
             (&[&[Is::Interrupted, Is::Finished]], ALREADY, &[], SAME),
         ],
@@ -361,7 +435,8 @@ fn methods_for_everyone(table: &mut Table) {
     table.row(
         Input::Method(M::ShutdownGraceful),
         &[
-            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &REWINDING], ADMIT, &[gently], STOPPING),
+            (&[&resting], ADMIT, &[gently], STOPPING),
+            (&[&stops], ADMIT, &[E::AbortRewind, gently], STOPPING),
             // The turn may end first, and may be waiting for its children.
             (&[&WITH_TURN, &COMPACTING], ADMIT, &[], STOPPING),
             (&[&ALL_STOPPING], ALREADY, &[], SAME),
@@ -375,7 +450,8 @@ fn turn_results(table: &mut Table) {
         &ALL_PAUSED,
         &ALL_BLOCKED,
         &REWINDING,
-        &[Is::Ending, Is::LastCommit, Is::LastChildren, Is::Finished],
+        &ENDINGS,
+        &[Is::LastCommit, Is::LastPaused, Is::LastGivingUp, Is::LastChildren, Is::Finished],
     ];
     // The worker's word; what it means in a turn that was asked for nothing, to pause, to give up, to make way.
     let meanings = [
@@ -405,7 +481,7 @@ fn turn_results(table: &mut Table) {
 
 fn facts_of_turns(table: &mut Table) {
     let gently = E::StopChildren(Signal::Pause);
-    let stopped = [Is::Interrupted, Is::LastChildren, Is::Finished];
+    let stopped = [Is::Interrupted, Is::LastGivingUp, Is::LastChildren, Is::Finished];
     for input in [Input::TurnDeclined(QUIET), Input::TurnPutOff(QUIET)] {
         table.row(
             input,
@@ -414,7 +490,7 @@ fn facts_of_turns(table: &mut Table) {
                 (&[&WITH_TURN, &[Is::Compacting]], FACT, &[], IDLE),
                 (&[&[Is::CompactingPaused]], FACT, &[], PAUSED),
                 (&[&[Is::CompactingBlocked]], FACT, &[E::RestBlocked], BLOCKED),
-                (&[&[Is::LastTurn, Is::LastCommit]], FACT, &[gently], SAME),
+                (&[&[Is::LastTurn, Is::LastCommit, Is::LastPaused]], FACT, &[gently], SAME),
             ],
         );
     }
@@ -424,62 +500,68 @@ fn facts_of_turns(table: &mut Table) {
             committed(QUIET, blocked),
             &[
                 (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &others, &stopped, &COMPACTING, &REWINDING], FACT, &[], SAME),
-                (&[&[Is::Ending]], FACT, effects, next),
-                (&[&[Is::LastCommit]], FACT, &[gently], SAME),
+                (&[&[Is::Ending, Is::EndingTaking]], FACT, effects, next),
+                (&[&[Is::EndingPaused]], FACT, &[], PAUSED),
+                (&[&[Is::EndingGivenUp]], FACT, &[E::AbandonPaused], PAUSED),
+                (&[&[Is::EndingResumed]], FACT, &[E::StartTurn(Start::Resume)], RUNNING),
+                (&[&[Is::LastCommit, Is::LastPaused]], FACT, &[gently], SAME),
             ],
         );
     }
-    table.row(
-        Input::AbandonCommitted(QUIET),
-        &[
-            (&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
-            (&[&[Is::Rewinding, Is::RewindingBlocked]], FACT, &[], SAME),
-            (&[&ALL_PAUSED, &[Is::RewindingPaused]], FACT, &[], IDLE),
-        ],
-    );
     // A rewind has given up what was paused; what is blocked stays so.
-    table.row(
-        Input::RewindCommitted(QUIET),
-        &[
-            (&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
-            (&[&[Is::Rewinding, Is::RewindingBlocked]], FACT, &[], SAME),
-            (&[&ALL_PAUSED, &[Is::RewindingPaused]], FACT, &[], IDLE),
-        ],
-    );
+    for input in [Input::AbandonCommitted(QUIET), Input::RewindCommitted(QUIET)] {
+        table.row(
+            input,
+            &[
+                (&[&RESTING, &WITH_TURN, &ALL_BLOCKED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
+                (&[&[Is::Rewinding, Is::RewindingBlocked, Is::Stops, Is::StopsGivenUp]], FACT, &[], SAME),
+                (&[&ALL_PAUSED, &[Is::RewindingPaused, Is::StopsPaused]], FACT, &[], IDLE),
+            ],
+        );
+    }
 }
 
 fn facts_of_the_pod(table: &mut Table) {
-    for input in [Input::Committed(QUIET), Input::Recorded(QUIET), Input::RunAborted, Input::RewindAborted] {
+    let rests = [Is::Rewinding, Is::Stops, Is::StopsGivenUp];
+    for input in [
+        Input::Committed(QUIET),
+        Input::Recorded(QUIET),
+        Input::RunAborted,
+        Input::RewindAborted,
+        Input::RewindStops,
+        Input::RewindGoesOn,
+    ] {
         table.row(input, &[(&[&ALL], FACT, &[], SAME)]);
     }
     table.row(
         Input::RunCommitted(QUIET),
         &[
-            (&[&RESTING, &WITH_TURN, &ALL_STOPPING, &COMPACTING, &[Is::Rewinding]], FACT, &[], SAME),
-            (&[&ALL_PAUSED, &ALL_BLOCKED, &[Is::RewindingPaused, Is::RewindingBlocked]], FACT, &[], IDLE),
+            (&[&RESTING, &WITH_TURN, &ALL_STOPPING, &COMPACTING, &rests], FACT, &[], SAME),
+            (&[&ALL_PAUSED, &ALL_BLOCKED], FACT, &[], IDLE),
+            (&[&[Is::RewindingPaused, Is::RewindingBlocked, Is::StopsPaused]], FACT, &[], IDLE),
         ],
     );
+    let rests = [Is::Rewinding, Is::RewindingPaused, Is::Stops, Is::StopsPaused, Is::StopsGivenUp];
     table.row(
         Input::Unblocked(QUIET),
         &[
-            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING], FACT, &[], SAME),
-            (&[&[Is::Rewinding, Is::RewindingPaused]], FACT, &[], SAME),
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING, &rests], FACT, &[], SAME),
             (&[&ALL_BLOCKED, &[Is::RewindingBlocked]], FACT, &[], IDLE),
         ],
     );
     table.row(
         Input::Due,
         &[
-            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING], FACT, &[E::Look], SAME),
-            (&[&[Is::Rewinding, Is::RewindingPaused]], FACT, &[E::Look], SAME),
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING, &rests], FACT, &[E::Look], SAME),
             (&[&ALL_BLOCKED, &[Is::RewindingBlocked]], FACT, &[E::Unblock], SAME),
         ],
     );
-    let with_turn = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::Finished];
+    // Of those that stop, one has nothing else left.
+    let others = [Is::LastTurn, Is::Interrupted, Is::LastCommit, Is::LastPaused, Is::LastGivingUp, Is::Finished];
     table.row(
         Input::ChildrenGone,
         &[
-            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &with_turn], FACT, &[], SAME),
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &others], FACT, &[], SAME),
             (&[&COMPACTING, &REWINDING], FACT, &[], SAME),
             (&[&[Is::LastChildren]], FACT, &[E::Finish], SAME),
         ],
@@ -564,6 +646,66 @@ fn rewind_holds_what_waits_until_it_is_committed_or_not() {
     let stopping = play(pod(Is::Rewinding), &stopping, &[], STOPPING);
     play(stopping, &[Input::RewindCommitted(DUE)], &[E::Finish], STOPPING);
     play(stopping, &[Input::RewindAborted], &[E::Finish], STOPPING);
+}
+
+#[test]
+fn cancel_of_what_is_being_paused_gives_it_up_as_soon_as_it_is() {
+    let paused = committed(QUIET, false);
+    let giving_up = play(pod(Is::EndingGivenUp), &[paused], &[E::AbandonPaused], PAUSED);
+    assert!(giving_up.is_giving_up());
+    play(giving_up, &[Input::AbandonCommitted(DUE)], &[E::StartTurn(Start::Wake)], RUNNING);
+    // The pod's end waits for it.
+    let gently = E::StopChildren(Signal::Pause);
+    let stopping = [Input::Method(M::ShutdownGraceful), paused];
+    let stopping = play(pod(Is::EndingGivenUp), &stopping, &[E::AbandonPaused, gently], STOPPING);
+    let alone = play(stopping, &[Input::ChildrenGone], &[], STOPPING);
+    play(alone, &[Input::AbandonCommitted(QUIET)], &[E::Finish], STOPPING);
+    // What was asked for last counts: the turn that goes on is told.
+    let told = |signal| [E::StartTurn(Start::Resume), E::SignalTurn(signal)];
+    for (method, signal) in [(M::Cancel, Signal::Cancel), (M::Pause, Signal::Pause)] {
+        play(pod(Is::EndingResumed), &[Input::Method(method), paused], &told(signal), RUNNING);
+    }
+    // And if nothing goes on, because the pod stops, it is given up.
+    let stopping = [Input::Method(M::Cancel), Input::Method(M::ShutdownGraceful), paused];
+    play(pod(Is::EndingResumed), &stopping, &[E::AbandonPaused, gently], STOPPING);
+}
+
+#[test]
+fn run_behind_the_end_of_a_turn_is_the_next_whatever_the_end_was() {
+    let wake = E::StartTurn(Start::Wake);
+    let run = Input::Method(M::Run);
+    for (verdict, blocked) in [(V::Finished, false), (V::Errored, true), (V::Paused, false)] {
+        let taking = [Input::TurnOver(verdict), run, committed(QUIET, blocked), Input::RunCommitted(RUN)];
+        play(pod(Is::Running), &taking, &[wake], RUNNING);
+        // Not committed: the pod is what it would have been.
+        let state = taking[..3].iter().fold(pod(Is::Running), |state, input| state.step(*input).0);
+        let state = state.step(Input::RunAborted).0;
+        assert_eq!(state.step(run).1.verdict, ADMIT, "{verdict:?}");
+    }
+    // Something else waits, too: the turn that starts for it takes the run, which is committed by then.
+    let woken = play(pod(Is::EndingTaking), &[committed(DUE, false)], &[wake], RUNNING);
+    play(woken, &[Input::RunCommitted(RUN)], &[], RUNNING);
+    // While what is paused is being given up, whichever is committed first.
+    let gives_up = pod(Is::GivingUp).step(run).0;
+    let idle = play(gives_up, &[Input::AbandonCommitted(QUIET)], &[], IDLE);
+    play(idle, &[Input::RunCommitted(RUN)], &[wake], RUNNING);
+    let running = play(gives_up, &[Input::RunCommitted(RUN)], &[wake], RUNNING);
+    play(running, &[Input::AbandonCommitted(QUIET)], &[], RUNNING);
+}
+
+#[test]
+fn rewind_is_given_up_by_a_cancel_and_by_the_end_of_the_pod_but_not_when_it_is_submitted() {
+    for is in [Is::Stops, Is::StopsPaused] {
+        let on = pod(is).step(Input::RewindGoesOn).0;
+        assert_eq!(on.step(Input::Method(M::Cancel)).1.verdict, NO_TURN, "{is:?}");
+        let again = on.step(Input::RewindStops).0.step(Input::Method(M::Cancel)).0;
+        assert!(again.is_rewind_given_up(), "{is:?}");
+        let over = again.step(Input::RewindAborted).0;
+        assert_eq!(over.step(Input::Method(M::Run)).1.verdict, ADMIT, "{is:?}");
+    }
+    let stopping = play(pod(Is::Rewinding), &[Input::Method(M::ShutdownNow), Input::ChildrenGone], &[], STOPPING);
+    let given_up = play(stopping, &[Input::RewindStops], &[E::AbortRewind], STOPPING);
+    play(given_up, &[Input::RewindAborted], &[E::Finish], STOPPING);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::id::TurnId;
 use crate::protocol::work::busy;
 use crate::protocol::{PodState, Text};
 
-/// Stop the turn that is running. Its end is reported as cancelled.
+/// Stop the turn that is running, give up the one that is paused, or give up a rewind that waits for children. The turn's
+/// end is reported as cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, rpc::Request)]
 #[rpc(id = 4, ack = ControlAck, rejection = ControlRejection)]
 pub struct Cancel;
@@ -30,7 +31,11 @@ pub struct Resume;
 pub struct ControlAck {
     /// The state when it was taken.
     pub state: PodState,
-    /// Whether what was asked for is still under way: the running turn has been told and will end.
+    /// The turn that it is about: the one that was told to end, that is paused, that was given up, or that goes on with
+    /// what was paused. None if there is none, or if its start has to be tried again.
+    pub turn: Option<TurnId>,
+    /// Whether what was asked for is still under way: the turn has been told and will end, in the way that the end of
+    /// `turn` in history tells. If not, it is committed.
     pub staged: bool,
 }
 

@@ -25,7 +25,7 @@ pub use event::{
 pub use method::{Method, MethodCall, MethodHandler, MethodService};
 pub use observe::{ENTRY_BYTES_MAX, Observed, Subscribe, SubscribeRejection, Subscribed};
 pub use rewind::{
-    Compact, Compacting, ListRewindTargets, REWIND_CHILDREN_MAX, REWIND_INPUT_BYTES_MAX, REWIND_TARGETS_MAX,
+    Compact, Compacting, ListRewindTargets, REWIND_CHILDREN_MAX, REWIND_INPUT_BYTES_MAX, REWIND_TARGETS_MAX, RewindAck,
     RewindChildren, RewindRejection, RewindTarget, RewindTargets, RewindTo, Rewound,
 };
 pub use status::{ChildStatus, PodState, PodStatus, STATUS_CHILDREN_MAX, Status};

@@ -62,7 +62,7 @@ pub struct RewindTarget {
 
 /// Go back to before a turn. Acked when it is committed; nothing that was done is undone, it is only no longer known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Request)]
-#[rpc(id = 13, ack = Rewound, rejection = RewindRejection, ack_bytes_max = 196608)]
+#[rpc(id = 13, ack = RewindAck, rejection = RewindRejection, ack_bytes_max = 196608)]
 pub struct RewindTo {
     /// The first turn that is not to count.
     pub target: TurnId,
@@ -84,6 +84,21 @@ pub enum RewindChildren {
     Detach,
 }
 
+/// What became of it.
+#[expect(clippy::large_enum_variant, reason = "it is made, encoded and gone")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub enum RewindAck {
+    /// It is committed.
+    Rewound(Rewound),
+    /// Children were stopped for it, and the context is what it was.
+    NotRewound {
+        /// How many have ended.
+        children_stopped: u64,
+        /// Why it went no further.
+        reason: RewindRejection,
+    },
+}
+
 /// The context ends before the target again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
 pub struct Rewound {
@@ -97,7 +112,7 @@ pub struct Rewound {
     pub input: Option<Text<RUN_INPUT_BYTES_MAX>>,
     /// Reports and notes that are told again.
     pub reports: u64,
-    /// Children that were stopped.
+    /// Children that were stopped for it and have ended.
     pub children_stopped: u64,
 }
 
@@ -141,6 +156,9 @@ pub enum RewindRejection {
         /// The first of them.
         children: rpc::List<PodName, REWIND_CHILDREN_MAX>,
     },
+    /// Someone gave it up while children were being stopped for it; those that were told to end will end.
+    #[error("it was cancelled while children were being stopped for it")]
+    Cancelled,
     /// The pod is stopping.
     #[error("the pod is stopping")]
     Stopping,

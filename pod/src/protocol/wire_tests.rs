@@ -93,7 +93,7 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&EventRejection::Unavailable { reason: "full".into() }, "040466756c6c");
     check(&RunRejection::AlreadyRunning { turn: TurnId(4) }, "0004");
     check(&NotifyRejection::Full { max: 9 }, "0009");
-    check(&ControlAck { state: PodState::Paused, staged: true }, "0201");
+    check(&ControlAck { state: PodState::Paused, turn: Some(TurnId(3)), staged: true }, "02010301");
     check(&ControlRejection::NotPaused, "00");
     check(&Stopping { turn: None }, "00");
     check(&Compacting { turn: TurnId(3) }, "03");
@@ -102,7 +102,9 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&RewindTargets { head: 9, targets, more: true }, "090103040102676f050601");
     let rewound =
         Rewound { target: TurnId(3), head: 9, turns: 2, input: Some("go".into()), reports: 1, children_stopped: 4 };
-    check(&rewound, "0309020102676f0104");
+    check(&RewindAck::Rewound(rewound), "000309020102676f0104");
+    let reason = RewindRejection::Cancelled;
+    check(&RewindAck::NotRewound { children_stopped: 2, reason }, "010205");
     check(&RewindRejection::HeadMoved { head: 7 }, "0107");
     let children = || rpc::List::try_from(vec![pod("b").name]).unwrap();
     check(&RewindRejection::ChildrenLive { count: 1, children: children() }, "0301010162");

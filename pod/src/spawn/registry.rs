@@ -349,6 +349,12 @@ impl SpawnedPodRegistry {
         }
     }
 
+    /// How a child was asked to end, if it was.
+    #[cfg(test)]
+    pub(crate) fn asked_to_stop(&self, pod: &PodId) -> Option<Stop> {
+        self.lock().children.iter().find(|entry| entry.status.pod == *pod).and_then(|entry| *entry.stop.borrow())
+    }
+
     pub(crate) fn living(&self) -> usize {
         let inner = self.lock();
         inner.children.iter().filter(|entry| entry.status.phase != ChildPhase::Ended && !entry.left).count()

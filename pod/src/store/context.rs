@@ -266,7 +266,7 @@ impl Tx<'_> {
         let turns = self.number(&sql, [int(to)])?;
         // Before the paused turn ends: no work is settled while a report of it is to be told again.
         let returned = self.return_told(to)?;
-        let mut settled = self.abandon_paused()?;
+        let mut settled = self.abandon_paused(None)?;
         let head = self.leave_out(to, &HistoryItem::Rewound { to, target, by: Some(rewind.by.clone()), returned })?;
         // What was told for a work whose run does not count any more is told again for its own sake: nobody finishes it.
         self.run(

@@ -232,13 +232,14 @@ impl Tx<'_> {
         Ok(EndedTurn { events, settled, returned, blocked })
     }
 
-    /// Gives the paused turn up: it ends as cancelled, and is reported like any other. Returns the works that this settles.
-    /// Nothing to do if none is paused.
+    /// Gives the paused turn up, if it is `only` or anyone's: it ends as cancelled, and is reported like any other. Returns
+    /// the works that this settles. Nothing to do if none is paused.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn abandon_paused(&self) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
-        let Some(turn) = self.turn_in("paused")? else { return Ok(Vec::new()) };
+    pub fn abandon_paused(&self, only: Option<TurnId>) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
+        let paused = self.turn_in("paused")?.filter(|turn| only.is_none_or(|only| only == *turn));
+        let Some(turn) = paused else { return Ok(Vec::new()) };
         // Within this transaction it runs for one more moment, so that it ends as every turn does.
         self.run("UPDATE turns SET state = 'running' WHERE turn = ?1", [turn])?;
         let outcome = TurnOutcome::Ended { result: TurnResult::Cancelled };

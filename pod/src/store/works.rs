@@ -126,6 +126,21 @@ impl Reads<'_> {
         self.one(sql, [work], |row| row.get(0))
     }
 
+    /// What the sender of a run was told, if it was taken on before.
+    ///
+    /// # Errors
+    /// `Contradiction` if the work is one that this pod has delegated; else if the file cannot be read.
+    pub fn accepted_run(&self, work: WorkId) -> Result<Option<Accepted>, StoreError> {
+        let known = self.one("SELECT direction, turn FROM works WHERE work = ?1", [work], |row| {
+            Ok((row.get::<_, Direction>(0)?, row.get::<_, Option<TurnId>>(1)?))
+        })?;
+        match known {
+            None => Ok(None),
+            Some((Direction::Received, Some(turn))) => Ok(Some(Accepted { turn, work })),
+            Some(_) => Err(StoreError::Contradiction(format!("work {work} was delegated by this pod"))),
+        }
+    }
+
     /// The work of ours that a delegated one serves.
     pub(crate) fn belongs_to(&self, delegated: WorkId) -> Result<Option<WorkId>, StoreError> {
         let sql = "SELECT belongs_to FROM works WHERE work = ?1 AND direction = 'delegated'";
@@ -139,14 +154,8 @@ impl Tx<'_> {
     /// # Errors
     /// If it cannot be written.
     pub fn stage_run(&self, run: &NewRun) -> Result<StagedRun, StoreError> {
-        let known = self.one("SELECT direction, turn FROM works WHERE work = ?1", [run.work], |row| {
-            Ok((row.get::<_, Direction>(0)?, row.get::<_, Option<TurnId>>(1)?))
-        })?;
-        if let Some((direction, turn)) = known {
-            let (Direction::Received, Some(turn)) = (direction, turn) else {
-                return Err(StoreError::Contradiction(format!("work {} was delegated by this pod", run.work)));
-            };
-            return Ok(StagedRun { accepted: Accepted { turn, work: run.work }, duplicate: true });
+        if let Some(accepted) = self.accepted_run(run.work)? {
+            return Ok(StagedRun { accepted, duplicate: true });
         }
         let turn = TurnId(self.take_number("next_turn")?);
         let origin = to_json("an origin", &run.origin)?;

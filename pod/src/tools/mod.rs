@@ -23,7 +23,7 @@ pub use self::send_to_pod::{SendToPodInput, send_to_pod};
 pub use self::spawn_pod::{Right, SpawnPodInput, spawn_pod};
 pub use self::stop_pod::{StopPodInput, stop_pod};
 use crate::handle::PodHandle;
-use crate::id::WorkId;
+use crate::id::{TurnId, WorkId};
 use crate::protocol::MethodCall;
 use crate::worker::{Signal, TurnContext, WorkerError};
 
@@ -47,10 +47,11 @@ pub const ALL: [Description; 5] = [
     list_pods::DESCRIPTION,
 ];
 
-/// Who uses a tool: a pod, and the work for which it does.
+/// Who uses a tool: a pod, the turn that does, and the work for which it does. A turn that is over changes nothing.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pod: PodHandle,
+    turn: Option<TurnId>,
     work: Option<WorkId>,
 }
 
@@ -66,12 +67,12 @@ pub struct Used {
 impl Caller {
     /// A pod that acts for nobody's work.
     pub fn of_pod(pod: &PodHandle) -> Self {
-        Self { pod: pod.clone(), work: None }
+        Self { pod: pod.clone(), turn: None, work: None }
     }
 
     /// The pod of a turn: what it delegates belongs to the turn's work.
     pub fn of_turn(cx: &TurnContext) -> Self {
-        Self { pod: cx.pod().clone(), work: cx.works().first().copied() }
+        Self { pod: cx.pod().clone(), turn: Some(cx.turn()), work: cx.works().first().copied() }
     }
 
     /// The pod.

@@ -7,7 +7,7 @@ use super::spawn_pod::fits;
 use super::{Caller, Description, target};
 use crate::id::{PodName, TurnId, WorkId};
 use crate::protocol::{Method, RUN_INPUT_BYTES_MAX, SendKind, SendRejection, SendToPod, Sent, Text};
-use crate::store::{ChildRow, StoreError};
+use crate::store::{ChildRow, StoreError, Tx};
 
 pub(super) const DESCRIPTION: Description = Description {
     name: "SendToPod",
@@ -73,10 +73,14 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
         return ask(&row, request).await.0;
     }
     let (work, to, text) = (request.key, row.pod.clone(), request.text.as_str().to_owned());
-    let (summary, belongs_to) = (text.clone(), caller.work);
+    let (summary, turn, belongs_to) = (text.clone(), caller.turn, caller.work);
     let shared = caller.pod.shared();
     // Before it is sent: work that is under way is never unknown to us.
-    let recorded = shared.commit(move |tx| tx.delegate(work, &to, belongs_to, &summary)).await;
+    let record = move |tx: &Tx<'_>| {
+        turn.map(|turn| tx.running(turn)).transpose()?;
+        tx.delegate(work, &to, belongs_to, &summary)
+    };
+    let recorded = shared.commit(record).await;
     recorded.map_err(|error| unavailable(&error))?;
     drop(shared.registry.delegated(&row.pod, work, &text));
     let (answer, taken) = ask(&row, request).await;

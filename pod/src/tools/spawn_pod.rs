@@ -104,11 +104,11 @@ async fn start(caller: &Caller, request: SpawnPod) -> Result<Spawned, SpawnRejec
         SpawnRejection::Worker { name: name.clone(), reason: Text::clipped(why.to_string()) }
     })?;
     let spawn = handle::SpawnPod::new(name.clone(), worker).scope(request.scope.into_vec());
-    let child = caller.pod.spawn_pod(spawn).await.map_err(|error| rejection(&name, &error))?;
+    let child = caller.pod.spawn_pod_in(caller.turn, spawn).await.map_err(|error| rejection(&name, &error))?;
     let pid = caller.pod.children().into_iter().find(|line| line.pod == *child.id()).and_then(|line| line.pid);
     let mut spawned = Spawned { pod: child.id().clone(), pid, work: None, not_given: None };
     if let Some(input) = request.input {
-        match caller.pod.delegate(&name, caller.work, input.as_str().to_owned()).await {
+        match caller.pod.delegate(&name, caller.turn, caller.work, input.as_str().to_owned()).await {
             Ok(work) => spawned.work = Some(work.id()),
             Err(error) => spawned.not_given = Some(Text::clipped(chain(&error))),
         }

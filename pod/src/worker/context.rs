@@ -293,17 +293,17 @@ impl TurnContext {
     /// Starts a child of this pod; returns when it is ready.
     ///
     /// # Errors
-    /// [`SpawnError`] names the child, the reason and the remedy.
+    /// [`SpawnError`] names the child, the reason and the remedy. A turn that is over starts none.
     pub async fn spawn_pod(&self, spawn: SpawnPod) -> Result<Child, SpawnError> {
-        self.handle.spawn_pod(spawn).await
+        self.handle.spawn_pod_in(Some(self.turn()), spawn).await
     }
 
     /// Gives work to a child, on behalf of the work of this turn: that is settled only when this is.
     ///
     /// # Errors
-    /// [`RunError`].
+    /// [`RunError`]. A turn that is over gives none.
     pub async fn delegate(&self, child: &PodName, input: impl Into<String>) -> Result<Work, RunError> {
-        self.handle.delegate(child, self.started.works.first().copied(), input.into()).await
+        self.handle.delegate(child, Some(self.turn()), self.work(), input.into()).await
     }
 
     /// The pod that this worker belongs to.
