@@ -14,6 +14,7 @@ use std::time::Duration;
 use rpc::CallError;
 use tokio::sync::{mpsc, watch};
 
+use crate::attach::Tail;
 use crate::controller::actor::Msg;
 use crate::event::Reporter;
 use crate::id::{NoteKey, PodId, PodName, TurnId, WorkId};
@@ -67,7 +68,7 @@ pub(crate) struct Inner {
     pub(crate) live: Live,
     pub(crate) registry: SpawnedPodRegistry,
     pub(crate) messages: mpsc::Sender<Msg>,
-    pub(crate) observers: Arc<AtomicUsize>,
+    pub(crate) tail: Tail,
     pub(crate) phase: watch::Sender<PodState>,
     /// True once the pod has ended.
     pub(crate) done: watch::Sender<bool>,

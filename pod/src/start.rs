@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::attach::Tail;
 use crate::controller::actor::Actor;
 use crate::event::{Edge, Reporter};
 use crate::handle::{Inner, PodHandle, Shared, carry_out_intents};
@@ -242,10 +243,10 @@ impl PodController {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0)),
             reporter: Reporter::with_store(store.clone(), edge),
-            live: Live::default(),
+            live: Live::new(store.history_head()),
             registry: SpawnedPodRegistry::default(),
             messages,
-            observers: Arc::new(AtomicUsize::new(0)),
+            tail: Tail::new(),
             phase: watch::Sender::new(PodState::Idle),
             done: watch::Sender::new(false),
             spawning: AtomicUsize::new(0),

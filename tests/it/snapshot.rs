@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use pod::attach::{Seen, Watch};
 use pod::protocol::{LocalEvent, Observed, PodEvent, Subscribe};
 use pod::store::{HistoryItem, OutputKind};
 use pod::{Method, SpawnPod, WorkerSpec};
+use rpc::Event;
 use tests::world::{InTime as _, until};
 use tokio::time::timeout;
 
@@ -43,22 +44,22 @@ async fn thousand_events_are_applied_in_order_while_ten_observers_have_64_mib_to
     let mut reading = Vec::new();
     for _ in 0..5 {
         let client = rpc::Client::<Method>::new(&boss.address());
-        let (_, mut items) = client.open(Subscribe { from: 0 }).await.unwrap();
+        let mut watch = Watch::open(&client, 0).await.unwrap();
         let last = last.clone();
         reading.push(tokio::spawn(async move {
             let _client = client;
             let (mut cursor, mut bytes, mut caught_up) = (0, 0, false);
             while !caught_up || last.borrow().is_none_or(|last| cursor < last) {
                 // Real time passes only when nothing comes: then the end may have been said meanwhile.
-                let Ok(item) = timeout(Duration::from_millis(200), items.next()).await else { continue };
-                match item.expect("the stream goes on").expect("no observer is cut off") {
-                    Observed::Entry { seq, json, .. } => {
-                        assert_eq!(seq, cursor + 1, "a gap or an overlap");
-                        cursor = seq;
-                        bytes += json.len();
+                let Ok(seen) = timeout(Duration::from_millis(200), watch.next()).await else { continue };
+                // A gap or an overlap is an error of the watch.
+                match seen.expect("the stream goes on").expect("no observer is cut off") {
+                    Seen::Entry { head, line } => {
+                        cursor = head.seq;
+                        bytes += line.len();
                     }
-                    Observed::CaughtUp { .. } => caught_up = true,
-                    Observed::Status(_) => {}
+                    Seen::CaughtUp => caught_up = true,
+                    Seen::InFlight | Seen::State => {}
                 }
             }
             (bytes, caught_up)
@@ -94,8 +95,8 @@ async fn thousand_events_are_applied_in_order_while_ten_observers_have_64_mib_to
         assert!(bytes > PIECE_BYTES * PIECES && caught_up, "{bytes} bytes, caught up: {caught_up}");
     }
     for (_, items) in &mut silent {
-        let first = timeout(Duration::from_secs(20), items.next()).await.expect("it was sent").unwrap().unwrap();
-        assert!(matches!(first, Observed::Entry { seq: 1, .. }), "{first:?}");
+        let first = timeout(Duration::from_secs(20), items.event()).await.expect("it was sent").unwrap().unwrap();
+        assert!(matches!(first, Event::Item(Observed::Entries { first: 1, .. })), "{first:?}");
     }
     boss.shutdown().in_time().await;
 }

@@ -47,8 +47,7 @@ impl Actor {
             }
             MethodCall::Shutdown(request, responder) => self.shutdown(request, responder),
             MethodCall::Subscribe(request, responder, items) => {
-                let (shared, observers) = (self.shared.clone(), self.shared.observers.clone());
-                tokio::spawn(crate::attach::serve(shared, observers, request, responder, items));
+                tokio::spawn(crate::attach::serve(self.shared.clone(), request, responder, items));
             }
             MethodCall::Status(_, responder) => {
                 let (shared, phase, turn) = (self.shared.clone(), self.phase(), self.turn());

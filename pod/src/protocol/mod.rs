@@ -23,7 +23,11 @@ pub use event::{
     TurnResult, WorkResult,
 };
 pub use method::{Method, MethodCall, MethodHandler, MethodService};
-pub use observe::{ENTRY_BYTES_MAX, Observed, Subscribe, SubscribeRejection, Subscribed};
+pub use observe::{
+    CALLS_MAX, CallInFlight, DELTA_BYTES_MAX, ENTRY_BYTES_MAX, Glimpse, InFlight, KIND_BYTES_MAX, Observed,
+    PIECE_BYTES_MAX, PIECES_MAX, PROGRESS_BYTES_MAX, PieceInFlight, Subscribe, SubscribeRejection, Subscribed,
+    TOOL_BYTES_MAX,
+};
 pub use rewind::{
     Compact, Compacting, ListRewindTargets, REWIND_CHILDREN_MAX, REWIND_INPUT_BYTES_MAX, REWIND_TARGETS_MAX, RewindAck,
     RewindChildren, RewindRejection, RewindTarget, RewindTargets, RewindTo, Rewound,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::id::{Incarnation, NoteKey, PodId, Seq, StreamId, TurnId, WorkId};
+use crate::id::{CallId, Incarnation, NoteKey, PodId, Seq, StreamId, TurnId, WorkId};
 use crate::scope::{Permission, ScopeRule};
 
 fn pod(name: &str) -> PodId {
@@ -111,8 +111,6 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&RewindRejection::CannotDetach { count: 1, children: children() }, "0401010162");
     check(&Go { parent: pod("a"), watermark: Seq(2), config: "{}".into() }, "0161fb2c0102027b7d");
     check(&ChildRejection::Stopping, "02");
-    check(&Observed::Entry { seq: 1, at_ms: 2, json: "{}".into() }, "000102027b7d");
-    check(&Observed::CaughtUp { cursor: 3 }, "0103");
     let next = Next { turn: TurnId(2), work: WorkId(7), ahead: 0 };
     check(&Sent::Interrupted { turn: Some(TurnId(1)), next: Some(next) }, "02010101020700");
     check(&Sent::Steered { told: Told::NextRequest { turn: TurnId(1) } }, "000001");
@@ -139,6 +137,24 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&PodPage { pods: [line].into(), more: false }, "010162fb2c0105726561647901070401010178000000");
     check(&SpawnRejection::Stopping, "05");
     check(&TargetFault::NotVisible { name: pod("b").name }, "010162");
+    check(&Observed::Entries { first: 1, last: 2, lines: "{}\n{}\n".into() }, "000102067b7d0a7b7d0a");
+    let piece = PieceInFlight { output: "text".into(), piece: 3, left_out: 4, text: "so".into() };
+    let call = CallInFlight { call: CallId(5), tool: "look".into(), progress: Some("half".into()) };
+    let in_flight = InFlight {
+        after: 7,
+        state: PodState::Running,
+        turn: Some(TurnId(2)),
+        pieces: rpc::List::try_from(vec![piece]).unwrap(),
+        calls: rpc::List::try_from(vec![call]).unwrap(),
+    };
+    check(&Observed::InFlight(in_flight), "0107010102010474657874030402736f0105046c6f6f6b010468616c66");
+    check(&Observed::CaughtUp { cursor: 3 }, "0203");
+    check(&Observed::State { state: PodState::Paused }, "0302");
+    let delta = Glimpse::Delta { turn: TurnId(2), output: "text".into(), piece: 3, at: 4, text: "so".into() };
+    check(&delta, "00020474657874030402736f");
+    check(&Glimpse::PieceOver { turn: TurnId(2), piece: 3 }, "010203");
+    check(&Glimpse::Progress { turn: TurnId(2), call: CallId(5), text: "half".into() }, "0202050468616c66");
+    check(&Glimpse::TurnOver { turn: TurnId(2) }, "0302");
     let child = ChildStatus { pod: pod("b"), pid: Some(7), state: "ready".into(), socket: "/s".into() };
     let status = PodStatus {
         pod: pod("a"),

@@ -9,28 +9,31 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::id::{CallId, TurnId};
-use crate::protocol::clip;
+use crate::protocol::{CALLS_MAX, PROGRESS_BYTES_MAX, clip};
 use crate::store::OutputKind;
 
-/// LIMIT: the end of a piece that is shown to whoever looks, in bytes. What was before it comes with the entry.
-pub const PIECE_BYTES_MAX: usize = 64 * 1024;
-/// LIMIT: one delta, in bytes; longer ones are cut into several.
-pub const DELTA_BYTES_MAX: usize = 4 * 1024;
+pub use crate::protocol::{DELTA_BYTES_MAX, PIECE_BYTES_MAX};
+
 /// LIMIT: deltas that wait for the slowest reader: 1 MiB at most.
 const WAITING_MAX: usize = 256;
-/// LIMIT: uses of tools whose progress is shown; what a model asks for at once is far below it.
-const CALLS_MAX: usize = 64;
-/// LIMIT: one line of progress, in bytes.
-const PROGRESS_BYTES_MAX: usize = 1024;
 
 /// What is under way in a pod's turn. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     now: Arc<Mutex<InFlight>>,
-    news: broadcast::Sender<LiveItem>,
+    news: broadcast::Sender<Placed>,
+    /// The newest committed entry: everything has its place behind the one that was the newest when it arose.
+    head: watch::Receiver<u64>,
+}
+
+/// A change, and the entry behind which it has its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) after: u64,
+    pub(crate) item: LiveItem,
 }
 
 /// What is under way at one moment.
@@ -57,6 +60,8 @@ pub struct Piece {
     pub left_out: u64,
     /// Its end.
     pub text: String,
+    /// The newest committed entry when it began.
+    pub(crate) after: u64,
 }
 
 /// A tool that is being used.
@@ -113,7 +118,7 @@ pub enum LiveItem {
 
 /// What comes after one moment.
 #[derive(Debug)]
-pub struct LiveItems(broadcast::Receiver<LiveItem>);
+pub struct LiveItems(broadcast::Receiver<Placed>);
 
 impl LiveItems {
     /// The next item; none once nothing is left of the pod in this process.
@@ -122,25 +127,34 @@ impl LiveItems {
     /// It may be dropped and called again.
     pub async fn next(&mut self) -> Option<LiveItem> {
         match self.0.recv().await {
-            Ok(item) => Some(item),
+            Ok(placed) => Some(placed.item),
             Err(broadcast::error::RecvError::Lagged(_)) => Some(LiveItem::Missed),
             Err(broadcast::error::RecvError::Closed) => None,
         }
     }
 }
 
-impl Default for Live {
-    fn default() -> Self {
-        Self { now: Arc::default(), news: broadcast::Sender::new(WAITING_MAX) }
-    }
-}
-
 impl Live {
+    /// Of the pod whose newest committed entry `head` is.
+    pub(crate) fn new(head: watch::Receiver<u64>) -> Self {
+        Self { now: Arc::default(), news: broadcast::Sender::new(WAITING_MAX), head }
+    }
+
     /// What is under way, and all that comes after.
     pub(crate) fn look(&self) -> (InFlight, LiveItems) {
-        // Both under one lock: nothing is in neither, and nothing in both.
+        let (now, _, news) = self.look_placed();
+        (now, LiveItems(news))
+    }
+
+    /// The same, with the entries behind which all of it has its place.
+    pub(crate) fn look_placed(&self) -> (InFlight, u64, broadcast::Receiver<Placed>) {
+        // All under one lock: nothing is in neither, and nothing in both.
         let now = self.lock();
-        (now.clone(), LiveItems(self.news.subscribe()))
+        (now.clone(), self.head(), self.news.subscribe())
+    }
+
+    fn head(&self) -> u64 {
+        *self.head.borrow()
     }
 
     pub(crate) fn begin(&self, turn: TurnId) {
@@ -165,7 +179,7 @@ impl Live {
         while !rest.is_empty() {
             let (part, tail) = rest.split_at(floor(rest, DELTA_BYTES_MAX));
             rest = tail;
-            let (piece, at) = now.add(output, part);
+            let (piece, at) = now.add(output, part, self.head());
             self.tell(LiveItem::Delta { turn, output, piece, at, text: part.to_owned() });
         }
     }
@@ -218,7 +232,7 @@ impl Live {
 
     /// Nobody may listen; that is no error.
     fn tell(&self, item: LiveItem) {
-        let _ = self.news.send(item);
+        let _ = self.news.send(Placed { after: self.head(), item });
     }
 
     fn lock(&self) -> MutexGuard<'_, InFlight> {
@@ -229,12 +243,12 @@ impl Live {
 
 impl InFlight {
     /// Adds to the piece of that kind, or begins one. Returns which, and how many bytes of it come before.
-    fn add(&mut self, output: OutputKind, text: &str) -> (u64, u64) {
+    fn add(&mut self, output: OutputKind, text: &str, after: u64) -> (u64, u64) {
         let at = match self.pieces.iter().position(|piece| piece.output == output) {
             Some(at) => at,
             None => {
                 self.number += 1;
-                self.pieces.push(Piece { output, number: self.number, left_out: 0, text: String::new() });
+                self.pieces.push(Piece { output, number: self.number, left_out: 0, text: String::new(), after });
                 self.pieces.len() - 1
             }
         };
@@ -269,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn look_and_what_follows_have_every_byte_once() {
-        let live = Live::default();
+        let live = Live::new(watch::channel(7).1);
         live.begin(TURN);
         live.delta(TURN, OutputKind::Text, "ab");
         let (seen, mut items) = live.look();
@@ -279,7 +293,10 @@ mod tests {
         live.delta(TURN, OutputKind::Thinking, "hm");
         live.discard(TURN);
         live.over(TURN);
-        assert_eq!(seen.pieces, [Piece { output: OutputKind::Text, number: 1, left_out: 0, text: "ab".into() }]);
+        assert_eq!(
+            seen.pieces,
+            [Piece { output: OutputKind::Text, number: 1, left_out: 0, text: "ab".into(), after: 7 }]
+        );
         let over = |piece, committed| LiveItem::PieceOver { turn: TURN, piece, committed };
         let thought =
             LiveItem::Delta { turn: TURN, output: OutputKind::Thinking, piece: 3, at: 0, text: "hm".to_owned() };
@@ -299,7 +316,7 @@ mod tests {
 
     #[tokio::test]
     async fn reader_that_is_too_slow_is_told_so_and_keeps_nobody_waiting() {
-        let live = Live::default();
+        let live = Live::new(watch::channel(7).1);
         live.begin(TURN);
         let (_, mut items) = live.look();
         for _ in 0..WAITING_MAX + 2 {
@@ -313,7 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn piece_keeps_its_end_and_counts_what_it_left_out() {
-        let live = Live::default();
+        let live = Live::new(watch::channel(7).1);
         live.begin(TURN);
         let (_, mut items) = live.look();
         let text = "\u{20ac}".repeat(30_000);
@@ -331,7 +348,7 @@ mod tests {
 
     #[test]
     fn worker_whose_turn_is_over_is_not_heard() {
-        let live = Live::default();
+        let live = Live::new(watch::channel(7).1);
         live.begin(TURN);
         live.call(TURN, CallId(1), "look");
         live.progress(TURN, CallId(1), "half");
