@@ -12,6 +12,9 @@ use rusqlite::ErrorCode;
 
 use crate::id::PodId;
 
+/// `SQLITE_IOERR_SHMSIZE`.
+const SHM_SIZE: i32 = 10 | (19 << 8);
+
 /// Why the store did not do what it was asked to. Unless it says otherwise, nothing was changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -155,12 +158,17 @@ impl StoreError {
     pub(crate) fn sqlite(doing: &'static str, source: rusqlite::Error) -> Self {
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull,
+            // The log's index cannot grow: SQLite gives that a number of its own.
+            _ if source.sqlite_error().is_some_and(|error| error.extended_code == SHM_SIZE) => Self::DiskFull,
             _ => Self::Sqlite { doing, source: Arc::new(source) },
         }
     }
 
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { doing, path: path.to_owned(), source: Arc::new(source) }
+        match source.kind() {
+            io::ErrorKind::StorageFull => Self::DiskFull,
+            _ => Self::Io { doing, path: path.to_owned(), source: Arc::new(source) },
+        }
     }
 
     /// Whether it is about what stands in the file, so that a later attempt finds the same. A file of a newer version is

@@ -55,6 +55,8 @@ pub(crate) fn read(path: &Path) -> Result<Option<Seen>, StoreError> {
     // A living owner may be writing it, in one piece, while it is read: what is torn is read again.
     for _ in 0..16 {
         match std::fs::read_to_string(&head) {
+            // Made, and never written: the disk was full.
+            Ok(text) if text.is_empty() => return Ok(None),
             Ok(text) => {
                 if let Some(seen) = parse(&text) {
                     return Ok(Some(seen));

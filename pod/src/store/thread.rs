@@ -407,3 +407,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 #[path = "thread_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "full_tests.rs"]
+mod full;
