@@ -10,6 +10,7 @@ use crate::handle::READY_TIMEOUT;
 use crate::id::{PodName, WorkId};
 use crate::manifest::ManifestError;
 use crate::protocol::RunRejection;
+use crate::registry::{Cap, ClaimError};
 use crate::runtime_dir::DirError;
 use crate::store::StoreError;
 
@@ -47,6 +48,32 @@ pub enum SpawnError {
         name: PodName,
         /// How many may.
         max: u32,
+    },
+    /// A bound of the whole tree is reached.
+    #[error("pod `{name}` cannot be started: {cap}")]
+    Cap {
+        /// The child.
+        name: PodName,
+        /// Which.
+        cap: Cap,
+    },
+    /// What it is to be given is not there to be given.
+    #[error("pod `{name}` cannot be given its scope")]
+    Scope {
+        /// The child.
+        name: PodName,
+        /// Which right, and who has it.
+        #[source]
+        source: ClaimError,
+    },
+    /// It could not be registered.
+    #[error("pod `{name}` cannot be registered")]
+    Registry {
+        /// The child.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: ClaimError,
     },
     /// Its directories cannot be used.
     #[error("the directories of pod `{name}` cannot be used")]
@@ -89,6 +116,20 @@ pub enum SpawnError {
     /// Our store.
     #[error("the child could not be recorded")]
     Store(#[from] StoreError),
+}
+
+impl SpawnError {
+    pub(crate) fn from_claim(name: &PodName, error: ClaimError) -> Self {
+        let name = name.clone();
+        match error {
+            ClaimError::NameTaken { holder } => Self::NameTaken { name, holder: holder.to_string() },
+            ClaimError::Cap(cap) => Self::Cap { name, cap },
+            source @ (ClaimError::Rule(_) | ClaimError::NotYours(_) | ClaimError::Overlap { .. }) => {
+                Self::Scope { name, source }
+            }
+            source => Self::Registry { name, source },
+        }
+    }
 }
 
 /// Why work was not taken on, or is not known to be.

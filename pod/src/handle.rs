@@ -24,13 +24,15 @@ use crate::protocol::{
     self, Accepted, Method, NOTE_BYTES_MAX, Notify, NotifyRejection, PodState, PodStatus, Queued, RUN_INPUT_BYTES_MAX,
     Run, RunRejection, ShutdownMode, Text, WorkResult,
 };
+use crate::registry::Member;
 use crate::runtime_dir::{PodPaths, Roots};
-use crate::scope::ScopeRule;
+use crate::scope::{Scope, ScopeRule};
 use crate::spawn::parent::Parent;
 use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
 use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, stderr, supervisor};
 use crate::store::{
-    Direction, Durability, EndOfLife, Lifetime, NewChild, Reservation, Store, StoreError, Terminal, Tx, carry_out,
+    Direction, Durability, EndOfLife, IntentKind, Lifetime, NewChild, Reservation, Store, StoreError, Terminal, Tx,
+    carry_out,
 };
 use crate::worker::live::Live;
 use crate::worker::{InFlight, LiveItems, Worker, Workers};
@@ -62,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) children_max: u32,
     /// To whom it reports.
     pub(crate) parent: Option<Parent>,
+    /// Its place among all pods of its user.
+    pub(crate) member: Member,
     pub(crate) started_at_ms: u64,
     pub(crate) store: Store,
     pub(crate) reporter: Reporter,
@@ -256,6 +260,11 @@ impl PodHandle {
         self.shared.live.look()
     }
 
+    /// What it may read and write, less what its children hold.
+    pub fn scope(&self) -> &Scope {
+        self.shared.member.scope()
+    }
+
     /// The sender of its events.
     pub fn reporter(&self) -> &Reporter {
         &self.shared.reporter
@@ -324,8 +333,11 @@ impl PodHandle {
         if let Ok(crate::life_lock::Life::Held(holder)) = crate::life_lock::probe(&paths.life_lock()) {
             return Err(SpawnError::NameTaken { name, holder: holder.to_string() });
         }
-        paths.make_state_dir().map_err(|source| SpawnError::Directory { name: name.clone(), source })?;
         let pod = PodId { name: name.clone(), incarnation: crate::id::Incarnation::random() };
+        // Before anything is made: name, place and rights, all or none. Dropped, it gives them back.
+        let claimed = shared.member.claim(&pod, &paths, &spawn.worker.kind, &spawn.scope).await;
+        let claimed = claimed.map_err(|error| SpawnError::from_claim(&name, error))?;
+        paths.make_state_dir().map_err(|source| SpawnError::Directory { name: name.clone(), source })?;
         let new = NewChild {
             pod: pod.clone(),
             worker: serde_json::to_string(&spawn.worker).unwrap_or_default(),
@@ -333,7 +345,7 @@ impl PodHandle {
             socket: paths.socket(),
             store: paths.store(),
             runtime_dir: paths.runtime_dir().to_owned(),
-            scope: spawn.scope.clone(),
+            scope: claimed.rules().to_vec(),
         };
         let (reserved, max) = (pod.clone(), shared.children_max);
         let reserve = move |tx: &Tx<'_>| {
@@ -345,7 +357,10 @@ impl PodHandle {
         };
         let row = match shared.commit(reserve).await? {
             (None, _) => return Err(SpawnError::TooMany { name, max }),
-            (Some(Reservation::Reserved), Some(row)) => row,
+            (Some(Reservation::Reserved), Some(row)) => {
+                claimed.keep();
+                row
+            }
             (Some(Reservation::NameTaken { by }), _) => {
                 return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
             }
@@ -557,7 +572,8 @@ impl SpawnPod {
         Self { name, worker, scope: Vec::new() }
     }
 
-    /// What it is given of this pod's scope. Recorded and told upwards; not enforced yet.
+    /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
+    /// until its end. Without a rule it gets what this pod has, for reading; if this pod has no scope, none either.
     #[must_use]
     pub fn scope(mut self, scope: Vec<ScopeRule>) -> Self {
         self.scope = scope;
@@ -669,17 +685,22 @@ pub(crate) async fn carry_out_intents(shared: &Shared) {
     let Ok(intents) = shared.store.read(|reads| reads.intents()).await else { return };
     for intent in intents {
         let id = intent.id;
-        let done = tokio::task::spawn_blocking(move || carry_out(&intent)).await;
+        let done = match &intent.kind {
+            IntentKind::ReturnLeases { pod } => shared.member.give_back(pod).await.map_err(|error| error.to_string()),
+            _ => match tokio::task::spawn_blocking(move || carry_out(&intent)).await {
+                Ok(done) => done.map_err(|error| error.to_string()),
+                Err(_) => continue,
+            },
+        };
         match done {
-            Ok(Ok(())) => {
+            Ok(()) => {
                 if let Err(error) = shared.store.write(move |tx| tx.intent_done(id)).await {
                     tracing::warn!(pod = %shared.id, error = error.chain(), "something was done and could not be recorded; it will be done once more");
                 }
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::warn!(pod = %shared.id, %error, "something is left to be done at the next start")
             }
-            Err(_) => {}
         }
     }
 }

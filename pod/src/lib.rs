@@ -73,6 +73,8 @@ pub mod runtime_dir;
 
 pub mod store;
 
+pub mod registry;
+
 pub mod event;
 
 pub mod controller;

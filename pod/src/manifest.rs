@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::id::PodName;
+use crate::registry::TreeLimits;
+use crate::scope::{Confinement, Permission, Rules, ScopeRule};
 use crate::store::Durability;
 
 /// LIMIT: the size of a manifest, in bytes. What is written by hand has a few hundred.
@@ -26,6 +28,9 @@ pub struct Manifest {
     /// What it may use up.
     #[serde(default)]
     pub limits: Limits,
+    /// What it may read and write; what its user may, if nothing is said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<ScopeEntry>,
 }
 
 /// The pod itself.
@@ -37,6 +42,26 @@ pub struct PodSection {
     /// When an ack may be given.
     #[serde(default)]
     pub durability: Durability,
+    /// How the programs that it and its children run are confined to their scopes.
+    #[serde(default, with = "words")]
+    pub confinement: Confinement,
+}
+
+/// One right, of the pod itself or of a child that it is started with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeEntry {
+    /// An absolute path.
+    pub target: String,
+    /// `read`, `write` (and read), or `deny`.
+    #[serde(with = "words")]
+    pub permission: Permission,
+    /// Whether everything below it is meant, too; so it is if nothing is said.
+    #[serde(default = "yes")]
+    pub recursive: bool,
+    /// The child that is given it; the pod itself, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<PodName>,
 }
 
 /// What a pod hosts: the kind of its worker, and the table that this kind reads.
@@ -53,10 +78,18 @@ pub struct WorkerSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// How many children may live at once, 1 to 10 000.
+    /// How many children may live at once, 1 to 10 000. Its descendants may have as many each.
     pub children: u32,
     /// How deep the tree below may become, 0 to 64.
     pub depth: u32,
+    /// How many pods of the tree may live at once, itself included, 1 to 100 000.
+    pub pods: u32,
+    /// How many pods the tree may start in a minute, and so many at once, up to 1 000 000; 0 for no bound.
+    pub spawns_per_minute: u32,
+    /// How many turns the pods of the tree may start by themselves, in all; 0 for no bound.
+    pub turns: u64,
+    /// How long the tree may go on starting pods and turns, in seconds; 0 for no bound.
+    pub tree_seconds: u64,
     /// The longest turn, in seconds; 0 for no bound.
     pub turn_seconds: u64,
     /// How often a report may be part of a failing turn before the pod is blocked, 1 to 100.
@@ -106,7 +139,19 @@ pub enum ManifestError {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { children: 1000, depth: 32, turn_seconds: 0, attempts: 5 }
+        // LIMIT: 4096 pods are some 40 GiB of memory at worst. What else is a runaway depends on what a turn costs: whoever
+        // pays for turns bounds them.
+        let (spawns_per_minute, turns, tree_seconds) = (0, 0, 0);
+        Self {
+            children: 1000,
+            depth: 32,
+            pods: 4096,
+            spawns_per_minute,
+            turns,
+            tree_seconds,
+            turn_seconds: 0,
+            attempts: 5,
+        }
     }
 }
 
@@ -134,6 +179,12 @@ impl Manifest {
     pub fn parse(text: &str, source: &str) -> Result<Self, ManifestError> {
         let manifest: Self = from_toml(text, source)?;
         manifest.limits.check(source)?;
+        for entry in &manifest.scope {
+            Rules::new(&[entry.rule()]).map_err(|error| ManifestError::Invalid {
+                place: format!("{source}, [[scope]]"),
+                reason: error.to_string(),
+            })?;
+        }
         Ok(manifest)
     }
 
@@ -163,7 +214,20 @@ impl WorkerSpec {
     }
 }
 
+impl ScopeEntry {
+    /// The rule.
+    pub fn rule(&self) -> ScopeRule {
+        ScopeRule { target: self.target.as_str().into(), permission: self.permission, recursive: self.recursive }
+    }
+}
+
 impl Limits {
+    /// The bounds that the whole tree shares.
+    pub(crate) fn tree(self) -> TreeLimits {
+        let Self { children, depth, pods, spawns_per_minute, turns, tree_seconds, .. } = self;
+        TreeLimits { depth, pods, children, spawns_per_minute, turns, seconds: tree_seconds }
+    }
+
     fn check(self, source: &str) -> Result<(), ManifestError> {
         let within = |key: &str, value: u32, min: u32, max: u32| {
             if (min..=max).contains(&value) {
@@ -174,7 +238,60 @@ impl Limits {
         };
         within("children", self.children, 1, 10_000)?;
         within("depth", self.depth, 0, 64)?;
+        within("pods", self.pods, 1, 100_000)?;
+        within("spawns_per_minute", self.spawns_per_minute, 0, 1_000_000)?;
         within("attempts", self.attempts, 1, 100)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Values that stand in a manifest as words of their own.
+mod words {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::scope::{Confinement, Permission};
+
+    pub(super) trait Word: Sized + Copy {
+        const ALL: &'static [&'static str];
+        fn from(word: &str) -> Option<Self>;
+        fn word(self) -> &'static str;
+    }
+
+    impl Word for Permission {
+        const ALL: &'static [&'static str] = &["read", "write", "deny"];
+
+        fn from(word: &str) -> Option<Self> {
+            Self::from_word(word)
+        }
+
+        fn word(self) -> &'static str {
+            self.word()
+        }
+    }
+
+    impl Word for Confinement {
+        const ALL: &'static [&'static str] = &["off", "best-effort", "required"];
+
+        fn from(word: &str) -> Option<Self> {
+            Self::from_word(word)
+        }
+
+        fn word(self) -> &'static str {
+            self.word()
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer, W: Word>(value: &W, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(value.word())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>, W: Word>(deserializer: D) -> Result<W, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        W::from(&word).ok_or_else(|| D::Error::unknown_variant(&word, W::ALL))
     }
 }
 

@@ -184,6 +184,11 @@ impl Roots {
         Ok(names)
     }
 
+    /// What all pods below these roots share. Its name is none that a pod can have.
+    pub fn registry(&self) -> PathBuf {
+        self.state.join("_registry.db")
+    }
+
     /// What a program must have in its environment to find the same roots; nothing, if it finds them anyway.
     pub fn variable(&self) -> Option<(&'static str, &Path)> {
         self.moved_to.as_deref().map(|dir| (ROOT_VARIABLE, dir))

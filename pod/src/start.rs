@@ -20,11 +20,14 @@ use crate::id::{Incarnation, PodId, PodName};
 use crate::life_lock::{LifeLock, LifeLockError};
 use crate::manifest::{Limits, ManifestError, WorkerSpec};
 use crate::protocol::{Method, PodState};
+use crate::registry::{Claim, ClaimError, Member, Origin, Registry};
 use crate::runtime_dir::{self, DirError, Roots};
+use crate::scope::{Confinement, Rules, ScopeRule};
 use crate::spawn::SpawnedPodRegistry;
 use crate::spawn::parent::{self, Parent};
+use crate::spawn::process::kill_programs_of;
 use crate::spawn::supervisor;
-use crate::store::{Durability, Own, Store, StoreError, StoreOptions};
+use crate::store::{Clock, Durability, Own, Store, StoreError, StoreOptions};
 use crate::worker::live::Live;
 use crate::worker::{ChildEnvironment, Workers};
 
@@ -32,6 +35,8 @@ use crate::worker::{ChildEnvironment, Workers};
 const CALLS: usize = 1024;
 /// LIMIT: messages of turns and supervisors that wait for the controller.
 const MESSAGES: usize = 1024;
+/// LIMIT: dead lives that a starting pod takes out of the registry: each costs two looks through the process table.
+const RECLAIMED_MAX: usize = 8;
 /// How long answers may take to be written when the pod ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -44,6 +49,8 @@ pub struct PodOptions {
     roots: Option<Roots>,
     durability: Durability,
     limits: Limits,
+    scope: Vec<ScopeRule>,
+    confinement: Confinement,
     program: Option<PathBuf>,
 }
 
@@ -110,6 +117,15 @@ pub enum StartError {
         #[source]
         source: rpc::ListenError,
     },
+    /// It could not be registered, or not be given its scope.
+    #[error("pod `{name}` cannot be registered")]
+    Registry {
+        /// The pod.
+        name: PodName,
+        /// Why.
+        #[source]
+        source: ClaimError,
+    },
     /// The program that children are started from is not known.
     #[error("the program that children are started from cannot be found; name it with `PodOptions::program`")]
     Program(#[source] std::io::Error),
@@ -133,6 +149,8 @@ impl PodOptions {
             roots: None,
             durability: Durability::default(),
             limits: Limits::default(),
+            scope: Vec::new(),
+            confinement: Confinement::default(),
             program: None,
         }
     }
@@ -163,6 +181,21 @@ impl PodOptions {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// What it and its children may read and write; what its user may, if nothing is said. A child gets its own from its
+    /// parent.
+    #[must_use]
+    pub fn scope(mut self, scope: Vec<ScopeRule>) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// How the programs that it and its children run are confined to their scopes.
+    #[must_use]
+    pub fn confinement(mut self, confinement: Confinement) -> Self {
+        self.confinement = confinement;
         self
     }
 
@@ -204,6 +237,15 @@ impl PodController {
             None => Roots::resolve(None).map_err(directory)?,
         };
         let paths = roots.pod(&name);
+        let registry_error = |source| StartError::Registry { name: name.clone(), source };
+        let registry = Registry::at(&roots);
+        let scope = Rules::new(&options.scope).map_err(|error| registry_error(error.into()))?;
+        let scope = (!options.scope.is_empty()).then_some(scope);
+        if let (Some(scope), None) = (scope.clone(), &child) {
+            // Before anything is made; decided below.
+            let registry = registry.clone();
+            blocking(move || registry.is_free(&scope, Clock::System.now())).await.map_err(registry_error)?;
+        }
         paths.make_state_dir().map_err(directory)?;
         let incarnation = child.as_ref().map_or_else(Incarnation::random, |child| child.config.pod.incarnation);
         let id = PodId { name: name.clone(), incarnation };
@@ -214,6 +256,16 @@ impl PodController {
             source => StartError::Lock { name: name.clone(), source },
         })?;
         paths.claim(&id).map_err(directory)?;
+        let claim = Claim {
+            pod: id.clone(),
+            worker: options.worker.kind.clone(),
+            state_dir: paths.state_dir().to_owned(),
+            origin: match &child {
+                Some(child) => Origin::Child { parent: child.config.parent.clone(), asked: Rules::default() },
+                None => Origin::Root { limits: options.limits.tree(), scope, confinement: options.confinement },
+            },
+        };
+        let member = blocking(move || join(registry, &claim)).await.map_err(registry_error)?;
 
         let own = Own { pod: id.clone(), has_parent: child.is_some(), reads_reports: worker.reads_reports() };
         let mut store_options = StoreOptions::new(own).durability(options.durability);
@@ -237,7 +289,8 @@ impl PodController {
             durability: options.durability,
             spec: options.worker,
             workers: options.workers,
-            children_max: options.limits.children,
+            children_max: member.place().limits.children,
+            member,
             parent: parent.clone(),
             started_at_ms: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -256,6 +309,14 @@ impl PodController {
         });
         let handle = PodHandle::new(shared.clone());
 
+        let found: Vec<_> = recovery.children.iter().map(|row| row.pod.clone()).collect();
+        if !found.is_empty() {
+            shared
+                .member
+                .adopted(found)
+                .await
+                .map_err(|error| StartError::Registry { name: id.name.clone(), source: error.into() })?;
+        }
         for row in recovery.children {
             let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
             tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
@@ -278,6 +339,33 @@ impl PodController {
         let actor = Actor::new(handle.clone(), worker, found, facts);
         tokio::spawn(live(shared, actor, server, calls, heard, lock));
         Ok(handle)
+    }
+}
+
+/// Registers the life whose life lock this process holds. What a dead life of that name has left running is ended first,
+/// as a parent would have done; others that are dead are taken out on the way, a few at a time.
+fn join(registry: Registry, claim: &Claim) -> Result<Member, ClaimError> {
+    let is_root = matches!(claim.origin, Origin::Root { .. });
+    if is_root {
+        let earlier = registry.pods()?.into_iter().find(|row| row.pod.name == claim.pod.name);
+        if let Some(earlier) = earlier.filter(|row| row.pod != claim.pod) {
+            kill_programs_of(earlier.pod.incarnation);
+        }
+    }
+    let member = Member::join(registry.clone(), claim)?;
+    if is_root && let Err(error) = registry.reclaim(RECLAIMED_MAX, Clock::System.now()) {
+        tracing::warn!(%error, "lives that are over are still registered");
+    }
+    Ok(member)
+}
+
+/// On a thread for calls that block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClaimError> + Send + 'static,
+) -> Result<T, ClaimError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

@@ -97,7 +97,12 @@ fn pure_state_of_the_controller_knows_no_store_and_no_runtime() {
 
 #[test]
 fn sql_stays_in_the_store() {
-    nowhere_but("pod/src", "rusqlite", &["store/"], "transactions are methods of the store");
+    nowhere_but(
+        "pod/src",
+        "rusqlite",
+        &["store/", "src/registry/"],
+        "transactions are methods of the store and of the registry",
+    );
 }
 
 #[test]

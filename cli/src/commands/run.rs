@@ -95,7 +95,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
 
 fn parent(args: &RunArgs) -> Result<(PodName, WorkerSpec, Durability, Limits), Failure> {
     if let Some(path) = &args.manifest {
-        let Manifest { pod, worker, limits } =
+        let Manifest { pod, worker, limits, .. } =
             Manifest::read(path).map_err(|error| Failure::from_error(Exit::Usage, error))?;
         Workers::builtin()
             .make(&worker)

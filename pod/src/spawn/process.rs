@@ -144,6 +144,12 @@ fn kill_all(look: impl Fn() -> Vec<Pid>, kill: impl Fn(Pid) -> bool, pause: impl
     killed.len()
 }
 
+/// Whether a process carries the mark of `life`: the pod itself, or a program that it has started. Blocks for as long as
+/// reading the process table takes.
+pub(crate) fn has_programs(life: Incarnation) -> bool {
+    !marked(life).is_empty()
+}
+
 fn marked(life: Incarnation) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?));

@@ -220,7 +220,7 @@ impl Tx<'_> {
         if let Some(live) = self.child_by_name(&child.pod.name)?.filter(|row| row.state != ChildState::Ended) {
             return Ok(Reservation::NameTaken { by: live.pod });
         }
-        self.drop_intents_of(&child.pod.name)?;
+        self.keep_runtime_dir_of(&child.pod.name)?;
         self.run(
             "INSERT INTO children (name, incarnation, at, state, lifetime, worker, socket, store, runtime_dir, scope)
              VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -320,7 +320,8 @@ impl Tx<'_> {
         let sql = "UPDATE children SET state = 'ended', ended_at = ?3 WHERE name = ?1 AND incarnation = ?2";
         self.run(sql, (&row.pod.name, row.pod.incarnation, self.now()))?;
         let kind = IntentKind::ReclaimRuntimeDir { pod: row.pod.clone(), dir: row.runtime_dir.clone() };
-        self.push_intent(&row.pod.name, &kind)
+        self.push_intent(&row.pod.name, &kind)?;
+        self.push_intent(&row.pod.name, &IntentKind::ReturnLeases { pod: row.pod.clone() })
     }
 }
 
@@ -387,9 +388,14 @@ mod tests {
         store.with(|tx| {
             tx.reserve_child(&new_child(&pod("b", 1)))?;
             tx.end_life(&tx.child(&pod("b", 1))?.unwrap())?;
-            assert_eq!(tx.intents()?.len(), 1);
+            assert_eq!(tx.intents()?.len(), 2);
             tx.reserve_child(&new_child(&pod("b", 2)))?;
-            assert!(tx.intents()?.is_empty());
+            let left: Vec<_> = tx.intents()?.into_iter().map(|intent| intent.kind).collect();
+            assert_eq!(
+                left,
+                [IntentKind::ReturnLeases { pod: pod("b", 1) }],
+                "a right is given back whoever has the name"
+            );
             Ok(())
         });
     }

@@ -37,15 +37,22 @@ pub enum IntentKind {
         /// Its directory.
         dir: PathBuf,
     },
+    /// The name and the rights of a life that is over are to be given back to the registry.
+    ReturnLeases {
+        /// The life.
+        pod: PodId,
+    },
 }
 
-/// Does what `intent` says. Blocks for a few file operations.
+/// Does what `intent` says, as far as it is about files of a pod. Blocks for a few file operations. What the registry has
+/// to learn is its holder's to tell.
 ///
 /// # Errors
 /// If it could not be done: it stays to be done.
 pub fn carry_out(intent: &Intent) -> io::Result<()> {
     match &intent.kind {
         IntentKind::ReclaimRuntimeDir { pod, dir } => reclaim(pod, dir),
+        IntentKind::ReturnLeases { pod } => Err(io::Error::other(format!("what {pod} had is the registry's"))),
     }
 }
 
@@ -88,8 +95,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    pub(crate) fn drop_intents_of(&self, name: &PodName) -> Result<(), StoreError> {
-        self.run("DELETE FROM intents WHERE name = ?1", [name])?;
+    /// What was still to be removed of `name` is not. What its earlier lives have to give back is still to be given.
+    pub(crate) fn keep_runtime_dir_of(&self, name: &PodName) -> Result<(), StoreError> {
+        let sql = "DELETE FROM intents WHERE name = ?1 AND json_extract(body, '$.intent') = 'reclaim_runtime_dir'";
+        self.run(sql, [name])?;
         Ok(())
     }
 }

@@ -1,0 +1,533 @@
+//! Giving and taking back: one transaction each.
+//!
+//! A claim is all of it or nothing: name, depth, place among the tree's pods, rate, and every right. Whoever stands in
+//! its way is looked at outside the transaction; what is proven dead is taken back, and the claim is tried again.
+//! Taking back twice does nothing more: the life's row goes with its rights, and is there once.
+//!
+//! Used by `member`, and by `pod doctor` through [`Registry::reclaim`].
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::budget::{self, Cap, Tokens, TreeLimits};
+use super::{ClaimError, Registered, Registry, RegistryError, all, in_file, proof};
+use crate::id::{Incarnation, PodId};
+use crate::scope::rules::Rule;
+use crate::scope::{Confinement, Permission, Rules};
+use crate::store::UnixMillis;
+
+/// LIMIT: how often one claim takes dead ones out of its way. Each time at least one has gone.
+const ATTEMPTS_MAX: usize = 64;
+/// LIMIT: lives that one refused claim looks at: each may take a look through the process table.
+const SUSPECTS_MAX: usize = 64;
+
+/// A life that is about to be reserved, or to begin.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Which.
+    pub pod: PodId,
+    /// The kind of its worker.
+    pub worker: String,
+    /// Where its files are.
+    pub state_dir: PathBuf,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a life comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Somebody starts it; it is the root of a tree.
+    Root {
+        /// The bounds of that tree.
+        limits: TreeLimits,
+        /// What it may use; everything that its user may, if nothing is said.
+        scope: Option<Rules>,
+        /// How the programs are confined that the pods of the tree run.
+        confinement: Confinement,
+    },
+    /// A pod starts it.
+    Child {
+        /// Which.
+        parent: PodId,
+        /// What is asked for. Without any rule it gets what its parent has, for reading.
+        asked: Rules,
+    },
+}
+
+/// What a claim has given: a life's place among all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Whose.
+    pub pod: PodId,
+    /// The root of its tree.
+    pub root: Incarnation,
+    /// How far below it.
+    pub depth: u32,
+    /// The bounds of the tree.
+    pub limits: TreeLimits,
+    /// When the tree's time is over.
+    pub ends_at: Option<UnixMillis>,
+    /// What it may use; everything that its user may, if there is none.
+    pub scope: Option<Rules>,
+    /// How the programs that it runs are confined.
+    pub confinement: Confinement,
+}
+
+/// A claim that cannot be granted now, and whose deaths would change that.
+pub(super) struct Refused {
+    error: ClaimError,
+    suspects: Vec<Registered>,
+}
+
+struct Tree {
+    limits: TreeLimits,
+    ends_at: Option<UnixMillis>,
+    tokens: Tokens,
+}
+
+impl Registry {
+    /// Registers a life, with all that it asks for or not at all. Blocks, also for a look at those that stand in its
+    /// way.
+    ///
+    /// # Errors
+    /// [`ClaimError`]; nothing has then changed.
+    pub fn claim(&self, claim: &Claim, now: UnixMillis) -> Result<Place, ClaimError> {
+        let claim = claim.canonical();
+        for _ in 0..ATTEMPTS_MAX {
+            let Refused { error, suspects } = match self.transaction(|tx| try_claim(tx, &claim, now)) {
+                Ok(place) => return Ok(place),
+                Err(refused) => refused,
+            };
+            let mut freed = false;
+            for suspect in suspects.iter().take(SUSPECTS_MAX).filter(|suspect| proof::is_dead(suspect, now)) {
+                // Somebody else may have been faster.
+                self.give_back(&suspect.pod)?;
+                freed = true;
+            }
+            if !freed {
+                return Err(error);
+            }
+        }
+        Err(ClaimError::Registry(RegistryError::Busy { path: self.path().to_owned() }))
+    }
+
+    /// Whether a root may have `scope`, as things are now.
+    ///
+    /// # Errors
+    /// Who stands in the way.
+    pub fn is_free(&self, scope: &Rules, now: UnixMillis) -> Result<(), ClaimError> {
+        let scope = scope.clone().map_targets(canonical);
+        let in_the_way = self.look(|tx| overlapping(tx, &scope, &[]))?;
+        let alive = in_the_way.into_iter().find(|(holder, _)| !proof::is_dead(holder, now));
+        alive.map_or(Ok(()), |(holder, path)| Err(ClaimError::Overlap { path, holder: holder.pod.name }))
+    }
+
+    /// The place of a life that was claimed.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn place(&self, pod: &PodId) -> Result<Option<Place>, RegistryError> {
+        self.look(|tx| {
+            let Some(row) = by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod) else { return Ok(None) };
+            let Some(tree) = tree(tx, row.root)? else { return Ok(None) };
+            let scope = scope_of(tx, &row)?;
+            let Registered { pod, root, depth, confinement, .. } = row;
+            Ok(Some(Place { pod, root, depth, limits: tree.limits, ends_at: tree.ends_at, scope, confinement }))
+        })
+    }
+
+    /// What the children of `parent` hold.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn lent(&self, parent: &PodId) -> Result<Vec<(PodId, Rules)>, RegistryError> {
+        self.look(|tx| {
+            let children = all(tx, "SELECT {} FROM pods WHERE parent = ?1 AND scoped", [parent.incarnation])?;
+            children.into_iter().map(|row| Ok((row.pod.clone(), rules_of(tx, row.pod.incarnation)?))).collect()
+        })
+    }
+
+    /// Takes a life out, and its rights back. Only for one that is proven dead, or was never reserved. False if it was
+    /// not there any more. What its own children hold goes on, as taken from where it had it.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing has then changed.
+    pub fn give_back(&self, pod: &PodId) -> Result<bool, RegistryError> {
+        self.transaction(|tx| {
+            let Some(row) = by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod) else {
+                return Ok(false);
+            };
+            let life = row.pod.incarnation;
+            let (parent_name, parent) = row.parent.map(|parent| (parent.name, parent.incarnation)).unzip();
+            let run = || {
+                tx.execute(
+                    "UPDATE leases SET taken_from = (SELECT d.taken_from FROM leases d WHERE d.id = leases.taken_from)
+                     WHERE taken_from IN (SELECT id FROM leases WHERE holder = ?1)",
+                    [life],
+                )?;
+                tx.execute(
+                    "UPDATE pods SET parent_name = ?2, parent = ?3 WHERE parent = ?1",
+                    (life, &parent_name, parent),
+                )?;
+                if parent.is_some() {
+                    tx.execute(
+                        "UPDATE trees SET returned = returned
+                             + (SELECT count(*) FROM leases WHERE holder = ?2 AND permission = 'write')
+                         WHERE root = ?1",
+                        (row.root, life),
+                    )?;
+                }
+                tx.execute("DELETE FROM pods WHERE incarnation = ?1", [life])?;
+                tx.execute(
+                    "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
+                    [row.root],
+                )
+            };
+            run().map_err(|error| in_file(tx, error))?;
+            Ok(true)
+        })
+    }
+
+    /// Takes out the lives that are proven dead and that nobody has taken out, at most `max`, the oldest first. Returns
+    /// them. Blocks for as long as looking at them takes.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what was taken out until then stays out.
+    pub fn reclaim(&self, max: usize, now: UnixMillis) -> Result<Vec<PodId>, RegistryError> {
+        let rows = self.look(|tx| all(tx, "SELECT {} FROM pods ORDER BY at", []))?;
+        let mut reclaimed = Vec::new();
+        for row in rows {
+            if reclaimed.len() < max && proof::is_dead(&row, now) && self.give_back(&row.pod)? {
+                reclaimed.push(row.pod);
+            }
+        }
+        Ok(reclaimed)
+    }
+
+    /// `parent`, whose place is `place`, has taken `child` up: its life goes on as one of the parent's tree.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn adopted(&self, place: &Place, child: &PodId) -> Result<(), RegistryError> {
+        self.transaction(|tx| {
+            let Some(row) = by_incarnation(tx, child.incarnation)? else { return Ok(()) };
+            let run = || {
+                // Whoever is left of a tree whose root is no more comes with it.
+                tx.execute(
+                    "UPDATE pods SET root = ?2 WHERE root = ?1
+                     AND NOT EXISTS (SELECT 1 FROM pods p WHERE p.incarnation = ?1)",
+                    (row.root, place.root),
+                )?;
+                tx.execute(
+                    "UPDATE pods SET parent_name = ?2, parent = ?3, root = ?4 WHERE incarnation = ?1",
+                    (child.incarnation, &place.pod.name, place.pod.incarnation, place.root),
+                )?;
+                tx.execute(
+                    "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
+                    [row.root],
+                )
+            };
+            run().map(drop).map_err(|error| in_file(tx, error))
+        })
+    }
+
+    /// Counts a turn that a pod of the tree `root` wants to start by itself.
+    ///
+    /// # Errors
+    /// `Ok(Err(_))` if there is none left; it is then not counted.
+    pub fn take_turn(&self, root: Incarnation) -> Result<Result<(), Cap>, RegistryError> {
+        self.transaction(|tx| {
+            let sql = "UPDATE trees SET turns = turns + 1 WHERE root = ?1 AND (turns_max = 0 OR turns < turns_max)";
+            if tx.execute(sql, [root]).map_err(|error| in_file(tx, error))? == 1 {
+                return Ok(Ok(()));
+            }
+            let max = tree(tx, root)?.map_or(0, |tree| tree.limits.turns);
+            Ok(Err(Cap::Turns { max }))
+        })
+    }
+
+    /// How many rights to write the tree's children were given, and how many of them have come back.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn balance(&self, root: Incarnation) -> Result<(u32, u32), RegistryError> {
+        self.look(|tx| {
+            let sql = "SELECT taken, returned FROM trees WHERE root = ?1";
+            let found = tx.query_row(sql, [root], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?))).optional();
+            Ok(found.map_err(|error| in_file(tx, error))?.unwrap_or_default())
+        })
+    }
+}
+
+impl Claim {
+    /// The same, with every target as the file system knows it: links are followed now, once, and never when the right
+    /// is used.
+    fn canonical(&self) -> Self {
+        let mut claim = self.clone();
+        match &mut claim.origin {
+            Origin::Root { scope, .. } => *scope = scope.take().map(|rules| rules.map_targets(canonical)),
+            Origin::Child { asked, .. } => *asked = std::mem::take(asked).map_targets(canonical),
+        }
+        claim
+    }
+}
+
+impl From<ClaimError> for Refused {
+    fn from(error: ClaimError) -> Self {
+        Self { error, suspects: Vec::new() }
+    }
+}
+
+impl From<RegistryError> for Refused {
+    fn from(error: RegistryError) -> Self {
+        ClaimError::from(error).into()
+    }
+}
+
+/// The path with the links in the part of it that exists followed.
+fn canonical(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|part| Some((part.canonicalize().ok()?, path.strip_prefix(part).ok()?)));
+    match found {
+        Some((real, rest)) if rest.as_os_str().is_empty() => real,
+        Some((real, rest)) => real.join(rest),
+        None => path.to_owned(),
+    }
+}
+
+fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Place, Refused> {
+    let named = all(tx, "SELECT {} FROM pods WHERE name = ?1", [&claim.pod.name])?;
+    if let Some(holder) = named.first() {
+        return Err(Refused { error: ClaimError::NameTaken { holder: holder.pod.clone() }, suspects: named });
+    }
+    match &claim.origin {
+        Origin::Root { limits, scope, confinement } => {
+            if let Some(scope) = scope {
+                refuse_overlap(tx, scope, &[])?;
+            }
+            let ends_at = budget::ends_at(limits.seconds, now);
+            insert_tree(tx, claim.pod.incarnation, limits, ends_at, now)?;
+            let place = Place {
+                pod: claim.pod.clone(),
+                root: claim.pod.incarnation,
+                depth: 0,
+                limits: *limits,
+                ends_at,
+                scope: scope.clone(),
+                confinement: *confinement,
+            };
+            insert(tx, claim, None, &place, now)?;
+            Ok(place)
+        }
+        Origin::Child { parent, asked } => {
+            let unknown = || ClaimError::ParentUnknown { parent: parent.clone() };
+            let parent = by_incarnation(tx, parent.incarnation)?.ok_or_else(unknown)?;
+            let tree = tree(tx, parent.root)?.ok_or_else(unknown)?;
+            let tokens = within_caps(tx, &parent, &tree, now)?;
+            let scope = match scope_of(tx, &parent)? {
+                None if asked.is_empty() => None,
+                None => Some(asked.clone()),
+                Some(has) if asked.is_empty() => Some(has.readable()),
+                Some(has) => {
+                    let given = has.delegate(asked).map_err(ClaimError::from)?;
+                    Some(given.checked().map_err(ClaimError::from)?)
+                }
+            };
+            if let Some(scope) = &scope {
+                refuse_overlap(tx, scope, &ancestors(tx, &parent)?)?;
+            }
+            let (root, depth, confinement) = (parent.root, parent.depth.saturating_add(1), parent.confinement);
+            let (limits, ends_at) = (tree.limits, tree.ends_at);
+            let place = Place { pod: claim.pod.clone(), root, depth, limits, ends_at, scope, confinement };
+            let taken = insert(tx, claim, Some(&parent), &place, now)?;
+            let sql = "UPDATE trees SET spawns = spawns + 1, tokens = ?2, refilled_at = ?3, taken = taken + ?4
+                       WHERE root = ?1";
+            tx.execute(sql, params![root, tokens.left, tokens.at, taken]).map_err(|error| in_file(tx, error))?;
+            Ok(place)
+        }
+    }
+}
+
+/// The bounds of the tree, and what is left to be started at once if a child of `parent` is.
+fn within_caps(tx: &Transaction<'_>, parent: &Registered, tree: &Tree, now: UnixMillis) -> Result<Tokens, Refused> {
+    let limits = &tree.limits;
+    if parent.depth >= limits.depth {
+        return Err(ClaimError::from(Cap::Depth { max: limits.depth }).into());
+    }
+    if tree.ends_at.is_some_and(|end| end <= now) {
+        return Err(ClaimError::from(Cap::WallTime { max: limits.seconds }).into());
+    }
+    let sql = "SELECT count(*) FROM pods WHERE root = ?1";
+    let pods: u32 = tx.query_row(sql, [parent.root], |row| row.get(0)).map_err(|error| in_file(tx, error))?;
+    if limits.pods > 0 && pods >= limits.pods {
+        let suspects = all(tx, "SELECT {} FROM pods WHERE root = ?1 ORDER BY at", [parent.root])?;
+        return Err(Refused { error: Cap::Pods { max: limits.pods }.into(), suspects });
+    }
+    if limits.spawns_per_minute == 0 {
+        return Ok(tree.tokens);
+    }
+    let max = limits.spawns_per_minute;
+    let rate = |retry_after_ms| Refused::from(ClaimError::from(Cap::SpawnRate { max, retry_after_ms }));
+    tree.tokens.take(max, now).map_err(rate)
+}
+
+fn refuse_overlap(tx: &Transaction<'_>, scope: &Rules, ancestors: &[Incarnation]) -> Result<(), Refused> {
+    let in_the_way = overlapping(tx, scope, ancestors)?;
+    // Who holds it now, not who has lent it.
+    let Some((holder, path)) = in_the_way.iter().max_by_key(|(holder, _)| holder.depth) else { return Ok(()) };
+    let error = ClaimError::Overlap { path: path.clone(), holder: holder.pod.name.clone() };
+    Err(Refused { error, suspects: in_the_way.into_iter().map(|(holder, _)| holder).collect() })
+}
+
+/// Who may write where `scope` may, and is not among `ancestors`, from whom it is taken.
+fn overlapping(
+    tx: &Transaction<'_>,
+    scope: &Rules,
+    ancestors: &[Incarnation],
+) -> Result<Vec<(Registered, PathBuf)>, RegistryError> {
+    if !scope.writes() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT {} FROM pods WHERE incarnation IN (SELECT holder FROM leases WHERE permission = 'write')";
+    let mut found = Vec::new();
+    for holder in all(tx, sql, [])?.into_iter().filter(|holder| !ancestors.contains(&holder.pod.incarnation)) {
+        if let Some(path) = rules_of(tx, holder.pod.incarnation)?.overlap(scope) {
+            found.push((holder, path));
+        }
+    }
+    Ok(found)
+}
+
+/// `parent` and all above it.
+fn ancestors(tx: &Transaction<'_>, parent: &Registered) -> Result<Vec<Incarnation>, RegistryError> {
+    let mut found = vec![parent.pod.incarnation];
+    let mut next = parent.parent.clone();
+    while let Some(above) = next.filter(|above| !found.contains(&above.incarnation)) {
+        found.push(above.incarnation);
+        next = by_incarnation(tx, above.incarnation)?.and_then(|row| row.parent);
+    }
+    Ok(found)
+}
+
+/// Writes the life and its rights. Returns how many rights to write were taken from its parent.
+fn insert(
+    tx: &Transaction<'_>,
+    claim: &Claim,
+    parent: Option<&Registered>,
+    place: &Place,
+    now: UnixMillis,
+) -> Result<u32, RegistryError> {
+    let run = || {
+        tx.execute(
+            "INSERT INTO pods (incarnation, name, parent_name, parent, root, depth, worker, state_dir, scoped, confinement, at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            params![
+                place.pod.incarnation,
+                place.pod.name,
+                parent.map(|parent| &parent.pod.name),
+                parent.map(|parent| parent.pod.incarnation),
+                place.root,
+                place.depth,
+                claim.worker,
+                claim.state_dir.to_string_lossy(),
+                place.scope.is_some(),
+                place.confinement.word(),
+                now,
+            ],
+        )?;
+        let mut taken = 0;
+        for rule in place.scope.iter().flat_map(Rules::iter) {
+            let writes = rule.permission == Permission::Write;
+            let from = match parent {
+                Some(parent) if writes => lease_for(tx, parent.pod.incarnation, &rule.target)?,
+                _ => None,
+            };
+            taken += u32::from(writes && parent.is_some());
+            tx.execute(
+                "INSERT INTO leases (holder, target, permission, recursive, taken_from) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    place.pod.incarnation,
+                    rule.target.to_string_lossy(),
+                    rule.permission.word(),
+                    rule.recursive,
+                    from
+                ],
+            )?;
+        }
+        Ok(taken)
+    };
+    run().map_err(|error| in_file(tx, error))
+}
+
+/// The lease of `holder` from which a right to write `target` is taken.
+fn lease_for(tx: &Transaction<'_>, holder: Incarnation, target: &Path) -> rusqlite::Result<Option<i64>> {
+    let mut statement =
+        tx.prepare_cached("SELECT id, target FROM leases WHERE holder = ?1 AND permission = 'write'")?;
+    let rows = statement.query_map([holder], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+    let mut covering = Vec::new();
+    for row in rows {
+        let (id, own) = row?;
+        if target.starts_with(&own) {
+            covering.push((own.len(), id));
+        }
+    }
+    Ok(covering.into_iter().max().map(|(_, id)| id))
+}
+
+fn insert_tree(
+    tx: &Transaction<'_>,
+    root: Incarnation,
+    limits: &TreeLimits,
+    ends_at: Option<UnixMillis>,
+    now: UnixMillis,
+) -> Result<(), RegistryError> {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let sql =
+        "INSERT INTO trees (root, at, depth_max, pods_max, children_max, spawns_per_minute, turns_max, seconds_max,
+                                  ends_at, tokens, refilled_at)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?6, ?2)";
+    let TreeLimits { depth, pods, children, spawns_per_minute, turns, seconds } = *limits;
+    let row = params![root, now, depth, pods, children, spawns_per_minute, number(turns), number(seconds), ends_at];
+    tx.execute(sql, row).map(drop).map_err(|error| in_file(tx, error))
+}
+
+fn tree(tx: &Transaction<'_>, root: Incarnation) -> Result<Option<Tree>, RegistryError> {
+    let sql = "SELECT depth_max, pods_max, children_max, spawns_per_minute, turns_max, seconds_max, ends_at, tokens,
+                      refilled_at FROM trees WHERE root = ?1";
+    let read = |row: &rusqlite::Row<'_>| {
+        let number = |at| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
+        let limits = TreeLimits {
+            depth: row.get(0)?,
+            pods: row.get(1)?,
+            children: row.get(2)?,
+            spawns_per_minute: row.get(3)?,
+            turns: number(4)?,
+            seconds: number(5)?,
+        };
+        Ok(Tree { limits, ends_at: row.get(6)?, tokens: Tokens { left: row.get(7)?, at: row.get(8)? } })
+    };
+    tx.query_row(sql, [root], read).optional().map_err(|error| in_file(tx, error))
+}
+
+fn by_incarnation(tx: &Transaction<'_>, life: Incarnation) -> Result<Option<Registered>, RegistryError> {
+    Ok(all(tx, "SELECT {} FROM pods WHERE incarnation = ?1", [life])?.pop())
+}
+
+fn scope_of(tx: &Transaction<'_>, row: &Registered) -> Result<Option<Rules>, RegistryError> {
+    if row.scoped { rules_of(tx, row.pod.incarnation).map(Some) } else { Ok(None) }
+}
+
+/// A word that is no permission is a deny: what cannot be read gives no right.
+fn rules_of(tx: &Transaction<'_>, holder: Incarnation) -> Result<Rules, RegistryError> {
+    let read = || {
+        let sql = "SELECT target, permission, recursive FROM leases WHERE holder = ?1 ORDER BY id";
+        let mut statement = tx.prepare_cached(sql)?;
+        let rows = statement.query_map([holder], |row| {
+            let permission = Permission::from_word(&row.get::<_, String>(1)?).unwrap_or(Permission::Deny);
+            Ok(Rule { target: PathBuf::from(row.get::<_, String>(0)?), permission, recursive: row.get(2)? })
+        })?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    read().map(Rules::from_parts).map_err(|error| in_file(tx, error))
+}

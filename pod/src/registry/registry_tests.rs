@@ -1,0 +1,370 @@
+//! Who gets what, and when it comes back; with life locks and stores as real pods have them.
+
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::life_lock::LifeLock;
+use crate::scope::{Permission, Rules, ScopeRule};
+use crate::spawn::process::LIFE_VARIABLE;
+use crate::store::{NewChild, Store, fixture};
+
+const NOW: UnixMillis = UnixMillis(1_000_000);
+
+struct World {
+    dir: TempDir,
+    roots: Roots,
+    registry: Registry,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let roots = Roots::at(&dir.path().join("root")).unwrap();
+        Self { dir, registry: Registry::at(&roots), roots }
+    }
+
+    /// A place for files, and how it is called in rules.
+    fn place(&self, name: &str) -> String {
+        let path = self.dir.path().canonicalize().unwrap().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn writing(&self, name: &str) -> Rules {
+        Rules::new(&[ScopeRule::below(self.place(name), Permission::Write)]).unwrap()
+    }
+
+    /// Makes `pod` live: its life lock is held until what is returned is dropped.
+    fn life(&self, pod: &PodId) -> LifeLock {
+        let paths = self.roots.pod(&pod.name);
+        paths.make_state_dir().unwrap();
+        LifeLock::acquire(&paths.life_lock(), pod).unwrap()
+    }
+
+    fn claim(&self, pod: &PodId, origin: Origin) -> Result<Place, ClaimError> {
+        self.claim_at(pod, origin, NOW)
+    }
+
+    fn claim_at(&self, pod: &PodId, origin: Origin, now: UnixMillis) -> Result<Place, ClaimError> {
+        let state_dir = self.roots.pod(&pod.name).state_dir().to_owned();
+        self.registry.claim(&Claim { pod: pod.clone(), worker: "ledger".into(), state_dir, origin }, now)
+    }
+}
+
+/// No two lives have the same incarnation, whatever their names.
+fn pod(name: &str, life: u64) -> PodId {
+    fixture::pod(name, name.bytes().fold(life, |number, byte| number * 257 + u64::from(byte)))
+}
+
+fn limits() -> TreeLimits {
+    TreeLimits { depth: 32, pods: 0, children: 10, spawns_per_minute: 0, turns: 0, seconds: 0 }
+}
+
+fn root(scope: Option<Rules>) -> Origin {
+    Origin::Root { limits: limits(), scope, confinement: Confinement::BestEffort }
+}
+
+fn child(parent: &PodId, asked: Rules) -> Origin {
+    Origin::Child { parent: parent.clone(), asked }
+}
+
+#[test]
+fn registry_is_ours_alone_and_named_as_no_pod_can_be() {
+    let world = World::new();
+    world.claim(&pod("a", 1), root(None)).unwrap();
+    let path = world.registry.path();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(path.file_name().unwrap().to_str().unwrap().parse::<PodName>().is_err());
+    world.registry.check().unwrap();
+    assert_eq!(world.roots.pods().unwrap(), []);
+}
+
+#[test]
+fn name_belongs_to_one_life_until_that_is_proven_dead() {
+    let world = World::new();
+    let (old, new) = (pod("a", 1), pod("a", 2));
+    let lock = world.life(&old);
+    world.claim(&old, root(None)).unwrap();
+    let error = world.claim(&new, root(None)).unwrap_err();
+    assert!(matches!(&error, ClaimError::NameTaken { holder } if *holder == old), "{error}");
+    drop(lock);
+    world.claim(&new, root(None)).unwrap();
+    let names: Vec<_> = world.registry.pods().unwrap().into_iter().map(|row| row.pod).collect();
+    assert_eq!(names, [new]);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a program that a dead pod has left behind")]
+fn life_whose_programs_run_is_not_dead_though_its_lock_is_free() {
+    let world = World::new();
+    let (old, new) = (PodId::new("a".parse().unwrap(), Incarnation::random()), pod("a", 2));
+    world.claim(&old, root(Some(world.writing("x")))).unwrap();
+    let mut program = std::process::Command::new("sleep");
+    let mut program = program.arg("60").env(LIFE_VARIABLE, old.incarnation.to_string()).spawn().unwrap();
+    let name = world.claim(&new, root(None));
+    let lease = world.claim(&pod("b", 1), root(Some(world.writing("x"))));
+    program.kill().unwrap();
+    program.wait().unwrap();
+    assert!(matches!(name, Err(ClaimError::NameTaken { .. })), "{name:?}");
+    assert!(matches!(lease, Err(ClaimError::Overlap { .. })), "{lease:?}");
+    world.claim(&pod("b", 1), root(Some(world.writing("x")))).unwrap();
+}
+
+#[test]
+fn right_to_write_is_taken_from_the_parent_and_comes_back_once() {
+    let world = World::new();
+    let (top, one, two) = (pod("top", 1), pod("one", 1), pod("two", 1));
+    let _lives = [world.life(&top), world.life(&one)];
+    world.claim(&top, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&one, child(&top, world.writing("tree/x"))).unwrap();
+    let lent = world.registry.lent(&top).unwrap();
+    assert_eq!(lent, [(one.clone(), world.writing("tree/x"))]);
+
+    let error = world.claim(&two, child(&top, world.writing("tree/x/below"))).unwrap_err().to_string();
+    assert!(
+        error.contains("pod `one`") && error.contains("tree/x/below") && error.contains("wait for its end"),
+        "{error}"
+    );
+    let error = world.claim(&two, child(&top, world.writing("elsewhere"))).unwrap_err().to_string();
+    assert!(error.contains("not the parent's to give") && error.contains("elsewhere"), "{error}");
+    assert_eq!(world.registry.pods().unwrap().len(), 2, "a claim that was refused has left something");
+
+    assert!(world.registry.give_back(&one).unwrap());
+    assert!(!world.registry.give_back(&one).unwrap(), "given back twice");
+    assert_eq!(world.registry.balance(top.incarnation).unwrap(), (1, 1));
+    assert_eq!(world.registry.lent(&top).unwrap(), []);
+    world.claim(&two, child(&top, world.writing("tree/x"))).unwrap();
+    // A late word about the first does not take it from the second.
+    assert!(!world.registry.give_back(&one).unwrap());
+    assert_eq!(world.registry.lent(&top).unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_grandchild_holds_outlives_the_child_and_is_taken_from_the_grandparent_then() {
+    let world = World::new();
+    let (top, mid, leaf, late) = (pod("top", 1), pod("mid", 1), pod("leaf", 1), pod("late", 1));
+    let _lives = [world.life(&top), world.life(&mid), world.life(&leaf)];
+    world.claim(&top, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&mid, child(&top, world.writing("tree/x"))).unwrap();
+    world.claim(&leaf, child(&mid, world.writing("tree/x/y"))).unwrap();
+    world.registry.give_back(&mid).unwrap();
+    assert_eq!(world.registry.lent(&top).unwrap(), [(leaf.clone(), world.writing("tree/x/y"))]);
+    let error = world.claim(&late, child(&top, world.writing("tree/x"))).unwrap_err().to_string();
+    assert!(error.contains("pod `leaf`"), "{error}");
+    world.registry.give_back(&leaf).unwrap();
+    assert_eq!(world.registry.balance(top.incarnation).unwrap(), (2, 2));
+    world.claim(&late, child(&top, world.writing("tree/x"))).unwrap();
+}
+
+#[test]
+fn trees_of_one_user_know_of_each_other() {
+    let world = World::new();
+    let (one, two) = (pod("one", 1), pod("two", 1));
+    let lock = world.life(&one);
+    world.claim(&one, root(Some(world.writing("x")))).unwrap();
+    let error = world.claim(&two, root(Some(world.writing("x/y")))).unwrap_err().to_string();
+    assert!(error.contains("pod `one`"), "{error}");
+    assert!(world.registry.is_free(&world.writing("x"), NOW).is_err());
+    drop(lock);
+    world.registry.is_free(&world.writing("x"), NOW).unwrap();
+    world.claim(&two, root(Some(world.writing("x/y")))).unwrap();
+}
+
+#[test]
+fn child_that_asks_for_nothing_reads_what_its_parent_has_and_denies_are_kept() {
+    let world = World::new();
+    let top = pod("top", 1);
+    let _life = world.life(&top);
+    let (all, secret) = (world.place("t"), world.place("t/secret"));
+    let rules = [ScopeRule::below(&all, Permission::Write), ScopeRule::below(&secret, Permission::Deny)];
+    world.claim(&top, root(Some(Rules::new(&rules).unwrap()))).unwrap();
+    let reader = world.claim(&pod("reader", 1), child(&top, Rules::default())).unwrap().scope.unwrap();
+    assert_eq!(reader.at(Path::new(&all)), Permission::Read);
+    let asked = Rules::new(&rules[..1]).unwrap();
+    let writer = world.claim(&pod("writer", 1), child(&top, asked)).unwrap().scope.unwrap();
+    assert_eq!(writer.at(Path::new(&all)), Permission::Write);
+    assert_eq!(writer.at(&Path::new(&secret).join("x")), Permission::Deny);
+    // Without a scope above, none below, unless it is asked for.
+    let free = pod("free", 1);
+    world.claim(&free, root(None)).unwrap();
+    assert_eq!(world.claim(&pod("as-free", 1), child(&free, Rules::default())).unwrap().scope, None);
+}
+
+#[test]
+fn link_is_followed_when_a_right_is_claimed() {
+    let world = World::new();
+    let top = pod("top", 1);
+    let _life = world.life(&top);
+    let (inside, outside) = (world.place("in"), world.place("out"));
+    std::os::unix::fs::symlink(&outside, Path::new(&inside).join("link")).unwrap();
+    world.claim(&top, root(Some(world.writing("in")))).unwrap();
+    let asked = Rules::new(&[ScopeRule::below(format!("{inside}/link/x"), Permission::Write)]).unwrap();
+    let error = world.claim(&pod("a", 1), child(&top, asked)).unwrap_err().to_string();
+    assert!(error.contains(&format!("{outside}/x")) && error.contains("not the parent's"), "{error}");
+}
+
+#[test]
+fn caps_of_the_tree_are_refused_by_their_kind_and_an_end_makes_room() {
+    let world = World::new();
+    let top = pod("top", 1);
+    let _life = world.life(&top);
+    let bounds = TreeLimits { depth: 1, pods: 3, spawns_per_minute: 3, seconds: 10, ..limits() };
+    let origin = Origin::Root { limits: bounds, scope: None, confinement: Confinement::Off };
+    world.claim(&top, origin).unwrap();
+    let spawn = |name: &str, parent: &PodId, at: u64| {
+        world.claim_at(&pod(name, 1), child(parent, Rules::default()), UnixMillis(NOW.0 + at))
+    };
+    let lives = [world.life(&pod("a", 1)), world.life(&pod("b", 1))];
+    let place = spawn("a", &top, 0).unwrap();
+    assert_eq!((place.depth, place.root, place.limits), (1, top.incarnation, bounds));
+    assert!(matches!(spawn("x", &pod("a", 1), 0), Err(ClaimError::Cap(Cap::Depth { max: 1 }))));
+    spawn("b", &top, 0).unwrap();
+    let full = spawn("x", &top, 0);
+    assert!(matches!(full, Err(ClaimError::Cap(Cap::Pods { max: 3 }))), "{full:?}");
+    drop(lives);
+    assert!(world.registry.give_back(&pod("a", 1)).unwrap());
+    spawn("c", &top, 0).unwrap();
+    assert!(world.registry.give_back(&pod("b", 1)).unwrap());
+    // Refused ones were not counted: three were started, and the next may be in 20 s; but the tree has 10.
+    let rate = spawn("d", &top, 5_000);
+    assert!(matches!(rate, Err(ClaimError::Cap(Cap::SpawnRate { max: 3, retry_after_ms: 15_000 }))), "{rate:?}");
+    let over = spawn("d", &top, 10_000);
+    assert!(matches!(over, Err(ClaimError::Cap(Cap::WallTime { max: 10 }))), "{over:?}");
+    for (cap, word) in [(Cap::Pods { max: 3 }, "limits.pods"), (Cap::WallTime { max: 1 }, "limits.tree_seconds")] {
+        assert!(cap.to_string().contains(word), "{cap}");
+    }
+}
+
+#[test]
+fn turns_that_pods_start_by_themselves_are_counted_for_the_whole_tree() {
+    let world = World::new();
+    let top = pod("top", 1);
+    let origin =
+        Origin::Root { limits: TreeLimits { turns: 2, ..limits() }, scope: None, confinement: Confinement::Off };
+    world.claim(&top, origin).unwrap();
+    let other = Registry::at(&world.roots);
+    world.registry.take_turn(top.incarnation).unwrap().unwrap();
+    other.take_turn(top.incarnation).unwrap().unwrap();
+    assert_eq!(world.registry.take_turn(top.incarnation).unwrap(), Err(Cap::Turns { max: 2 }));
+}
+
+#[test]
+fn claim_that_was_never_reserved_is_given_up_with_its_parent_or_after_a_while() {
+    let world = World::new();
+    let (top, a, b) = (pod("top", 1), pod("a", 1), pod("b", 1));
+    let life = world.life(&top);
+    let store = Store::open(world.roots.pod(&top.name).store(), fixture::options("top")).unwrap();
+    world.claim(&top, root(Some(world.writing("x")))).unwrap();
+    world.claim(&a, child(&top, world.writing("x"))).unwrap();
+    let again = |at: u64| world.claim_at(&b, child(&top, world.writing("x")), UnixMillis(NOW.0 + at));
+    // Its parent may be about to reserve it.
+    assert!(matches!(again(1_000), Err(ClaimError::Overlap { .. })));
+    again(60_000).unwrap();
+    world.registry.give_back(&b).unwrap();
+    world.claim(&a, child(&top, world.writing("x"))).unwrap();
+    drop(life);
+    again(1_000).unwrap();
+    drop(store);
+}
+
+#[test]
+fn life_that_its_living_parent_has_yet_to_bury_is_left_to_it() {
+    let world = World::new();
+    let (top, a, b) = (pod("top", 1), pod("a", 1), pod("b", 1));
+    let life = world.life(&top);
+    let store = Store::open(world.roots.pod(&top.name).store(), fixture::options("top")).unwrap();
+    world.claim(&top, root(Some(world.writing("x")))).unwrap();
+    world.claim(&a, child(&top, world.writing("x"))).unwrap();
+    let new: NewChild = fixture::new_child(&a);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.write(move |tx| tx.reserve_child(&new))).unwrap();
+    // Its lock is free, a million seconds have passed, and yet it may be told to begin.
+    let late = UnixMillis(NOW.0 + 1_000_000_000);
+    assert!(matches!(world.claim_at(&b, child(&top, world.writing("x")), late), Err(ClaimError::Overlap { .. })));
+    // A parent that is dead starts nobody.
+    drop(life);
+    world.claim_at(&b, child(&top, world.writing("x")), late).unwrap();
+}
+
+#[test]
+fn of_many_who_claim_the_same_at_once_one_gets_it() {
+    let world = World::new();
+    let top = pod("top", 1);
+    let _life = world.life(&top);
+    world.claim(&top, root(Some(world.writing("x")))).unwrap();
+    let asked = world.writing("x");
+    let won: Vec<_> = std::thread::scope(|threads| {
+        let claims = (0..8).map(|number| {
+            let (world, asked, top) = (&world, asked.clone(), &top);
+            threads.spawn(move || {
+                let own = Registry::at(&world.roots);
+                let pod = pod(&format!("c{number}"), 1);
+                let _life = world.life(&pod);
+                let state_dir = world.roots.pod(&pod.name).state_dir().to_owned();
+                let claim = Claim { pod, worker: "w".into(), state_dir, origin: child(top, asked) };
+                let won = own.claim(&claim, NOW).is_ok();
+                (won, _life)
+            })
+        });
+        let claims: Vec<_> = claims.collect();
+        claims.into_iter().map(|claim| claim.join().unwrap()).collect()
+    });
+    assert_eq!(won.iter().filter(|(won, _)| *won).count(), 1);
+    assert_eq!(world.registry.balance(top.incarnation).unwrap(), (1, 0));
+}
+
+#[test]
+fn reclaim_takes_out_the_dead_and_leaves_the_living() {
+    let world = World::new();
+    let (dead, alive) = (pod("dead", 1), pod("alive", 1));
+    let _life = world.life(&alive);
+    world.claim(&dead, root(None)).unwrap();
+    world.claim(&alive, root(None)).unwrap();
+    assert_eq!(world.registry.reclaim(10, NOW).unwrap(), [dead]);
+    assert_eq!(world.registry.pods().unwrap().len(), 1);
+}
+
+#[test]
+fn transaction_of_a_stopped_process_is_named_as_what_it_is_and_readers_go_on() {
+    let world = World::new();
+    world.claim(&pod("a", 1), root(None)).unwrap();
+    let stopped = Connection::open(world.registry.path()).unwrap();
+    stopped.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = world.claim(&pod("b", 1), root(None)).unwrap_err().to_string();
+    assert!(error.contains("stopped") && error.contains("try again"), "{error}");
+    assert_eq!(world.registry.pods().unwrap().len(), 1);
+    drop(stopped);
+    world.claim(&pod("b", 1), root(None)).unwrap();
+}
+
+#[test]
+fn files_that_are_no_registry_are_refused_untouched() {
+    for (bytes, word) in [
+        (b"this is a letter, and no database at all".repeat(50), "no database"),
+        (
+            {
+                let dir = TempDir::new().unwrap();
+                let path = dir.path().join("x.db");
+                Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+                std::fs::read(path).unwrap()
+            },
+            "another program's",
+        ),
+    ] {
+        let world = World::new();
+        std::fs::write(world.registry.path(), &bytes).unwrap();
+        let error = world.registry.pods().unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("move it away"), "{error}");
+        assert_eq!(std::fs::read(world.registry.path()).unwrap(), bytes, "it was changed");
+    }
+    let world = World::new();
+    world.registry.pods().unwrap();
+    Connection::open(world.registry.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let again = Registry::at(&world.roots);
+    assert!(matches!(again.pods(), Err(RegistryError::Newer { found: 99, .. })));
+    let world = World::new();
+    std::os::unix::fs::symlink("/nowhere", world.registry.path()).unwrap();
+    assert!(world.registry.pods().unwrap_err().to_string().contains("symbolic link"));
+}
