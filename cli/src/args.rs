@@ -10,8 +10,11 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use pod::id::{NoteKey, PodName, TurnId, WorkId};
 use pod::protocol::RewindChildren;
 
+use crate::commands::attach::AttachArgs;
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::events::EventsArgs;
 use crate::commands::man::ManArgs;
+use crate::commands::tree::TreeArgs;
 use crate::exit::EXIT_CODES;
 use crate::style::Color;
 
@@ -65,7 +68,33 @@ pub(crate) enum Command {
     /// Runs in a temporary directory that is removed afterwards; with --root it is kept, for `pod log` and `pod ls`.
     Demo(DemoArgs),
     /// Print the committed history of a pod, alive or dead
+    ///
+    /// With --follow it goes on with what is committed, through the pod's end into its next life, without leaving anything
+    /// out: between two lives it says that it waits. With --until-end it ends with the pod.
+    ///
+    /// Example: pod log a --follow --limit 20
     Log(LogArgs),
+    /// Show what a pod has told its parent, what waits to be told, and what its children have told it
+    ///
+    /// Of events for the parent: each that is not acked, how often it was offered and what became of the last offer. Those
+    /// that are acked are gone; how far that is, is said. Of events from children: each that was applied. Alive or dead.
+    Events(EventsArgs),
+    /// Follow a running pod as it works, and send it what is typed, line by line
+    ///
+    /// Output is shown as it is produced, in whole lines: `|` for what it says, `!` for stderr, `~` for what it thinks. A
+    /// line that is typed becomes work where the pod rests, as with `pod send`, and a note for its next request where it works,
+    /// as with `pod send --notify`; which of the two, and what became of it, is said, also if the pod dies first. Ctrl-D
+    /// detaches, and the pod goes on. Lines of a terminal are shown by it as they are typed, between those of the pod.
+    ///
+    /// Exits with 0 if every line was taken, else with the code of what became of the first that was not.
+    Attach(AttachArgs),
+    /// Show who is whose child, and how each pod is doing
+    ///
+    /// WORKS counts works that are open: given to the pod, and given by it to children. INBOX is what its agent has yet to be
+    /// told, OUTBOX what its parent has yet to commit, ENTRIES the length of its history.
+    ///
+    /// Example: pod tree run --watch
+    Tree(TreeArgs),
     /// List the pods: alive or ended, what they do, what waits
     ///
     /// INBOX counts what a pod's agent has yet to be told; OUTBOX the events that its parent has yet to commit;
@@ -168,6 +197,15 @@ pub(crate) struct LogArgs {
     /// Only the last N entries
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
+    /// Begin with the entry SEQ
+    #[arg(long, value_name = "SEQ", conflicts_with = "limit")]
+    pub(crate) from: Option<u64>,
+    /// Go on with what is committed, also by the pod's next lives, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// With --follow: end when the pod does not run, with all that it has committed
+    #[arg(long, requires = "follow")]
+    pub(crate) until_end: bool,
 }
 
 /// `pod send`.

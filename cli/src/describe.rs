@@ -104,23 +104,29 @@ pub(crate) fn terminal_line(terminal: &Terminal) -> String {
     }
 }
 
-fn event_line(event: &LocalEvent) -> String {
+/// What an event of a child says.
+pub(crate) fn event_line(event: &LocalEvent) -> String {
+    match event {
+        LocalEvent::Lost { reason, .. } => format!("`{}` is lost: {reason}", event.pod().name),
+        LocalEvent::Reported(event) => own_event_line(event),
+    }
+}
+
+/// What an event that a pod raises says.
+pub(crate) fn own_event_line(event: &PodEvent) -> String {
     let pod = &event.pod().name;
     match event {
-        LocalEvent::Lost { reason, .. } => format!("`{pod}` is lost: {reason}"),
-        LocalEvent::Reported(event) => match event {
-            PodEvent::TurnEnded { work, result, .. } => format!("`{pod}` ended a turn of work {work}: {result}"),
-            PodEvent::Errored { work, message, .. } => {
-                let of = work.map(|work| format!(" in work {work}")).unwrap_or_default();
-                format!("`{pod}` failed{of}: {}", quote(message))
-            }
-            PodEvent::ShutDown { .. } => format!("`{pod}` shut down"),
-            PodEvent::ScopeSubDelegated { parent_pod, sub_pod, .. } => {
-                format!("`{}` is a child of `{}`", sub_pod.name, parent_pod.name)
-            }
-            PodEvent::WorkSettled { work, result, .. } => format!("work {work} of `{pod}` is settled: {result}"),
-            PodEvent::Gap { from, to, .. } => format!("events {from} to {to} of `{pod}` are missing for good"),
-        },
+        PodEvent::TurnEnded { work, result, .. } => format!("`{pod}` ended a turn of work {work}: {result}"),
+        PodEvent::Errored { work, message, .. } => {
+            let of = work.map(|work| format!(" in work {work}")).unwrap_or_default();
+            format!("`{pod}` failed{of}: {}", quote(message))
+        }
+        PodEvent::ShutDown { .. } => format!("`{pod}` shut down"),
+        PodEvent::ScopeSubDelegated { parent_pod, sub_pod, .. } => {
+            format!("`{}` is a child of `{}`", sub_pod.name, parent_pod.name)
+        }
+        PodEvent::WorkSettled { work, result, .. } => format!("work {work} of `{pod}` is settled: {result}"),
+        PodEvent::Gap { from, to, .. } => format!("events {from} to {to} of `{pod}` are missing for good"),
     }
 }
 

@@ -11,7 +11,8 @@
 //! | errors as people read them | `failure` |
 //! | lines, tables, colour, JSON lines | `output`, `table`, `style` |
 //! | what a shell offers when Tab is pressed | `complete` |
-//! | history as sentences | `describe` |
+//! | history as sentences | `describe`, `entry` |
+//! | a pod's output as it comes | `screen` |
 //! | what a parent's history says about its children | `account`, read by `follow`, shown by `live` and `results` |
 //! | driving a parent and its children, and ending them | `tree`, `starting`, `stopping` |
 //! | one file for each command | `commands` |
@@ -22,12 +23,14 @@ mod ask;
 mod commands;
 mod complete;
 mod describe;
+mod entry;
 mod exit;
 mod failure;
 mod follow;
 mod live;
 mod output;
 mod results;
+mod screen;
 mod seen;
 mod starting;
 mod stopping;

@@ -53,6 +53,13 @@ impl Output {
         self.columns.filter(|columns| *columns >= 40 && !dumb)
     }
 
+    /// The rows of the terminal, if lines can be redrawn on it.
+    pub(crate) fn terminal_rows(&self) -> Option<usize> {
+        self.terminal_columns()?;
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        Some(usize::from(size.ws_row)).filter(|rows| *rows > 2)
+    }
+
     /// One line for people; nothing in JSON.
     pub(crate) fn line(&mut self, text: impl AsRef<str>) -> Result<(), Failure> {
         if self.json { Ok(()) } else { self.raw(&format!("{}\n", text.as_ref())) }

@@ -8,6 +8,7 @@ mod identity;
 mod kills;
 mod lane_model;
 mod matrix;
+mod observers;
 mod processes;
 mod scope_events;
 mod shutdown;

@@ -6,4 +6,5 @@
 pub mod checker;
 pub mod drive;
 pub mod sim;
+pub mod watching;
 pub mod world;

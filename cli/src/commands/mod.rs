@@ -1,9 +1,11 @@
 //! One file for each command, and what they have in common: finding the roots and a pod below them.
 
+pub(crate) mod attach;
 mod compact;
 pub(crate) mod completions;
 mod control;
 mod demo;
+pub(crate) mod events;
 mod frames;
 mod log;
 mod ls;
@@ -12,6 +14,7 @@ mod rewind;
 mod run;
 mod send;
 mod stop;
+pub(crate) mod tree;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,7 +39,10 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
     match &cli.command {
         Command::Run(args) => run::run(args, global, output).await,
         Command::Demo(args) => demo::demo(args, global, output).await,
-        Command::Log(args) => log::log(args, global, output),
+        Command::Log(args) => log::log(args, global, output).await,
+        Command::Events(args) => events::events(args, global, output).await,
+        Command::Attach(args) => attach::attach(args, global, output).await,
+        Command::Tree(args) => tree::tree(args, global, output).await,
         Command::Ls => ls::ls(global, output).await,
         Command::Send(args) => send::send(args, global, output).await,
         Command::Pause(args) => control::end_turn(control::Wish::Pause, args, global, output).await,

@@ -10,4 +10,5 @@ mod looking;
 mod running;
 mod steering;
 mod talking;
+mod watching;
 mod world;

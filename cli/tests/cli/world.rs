@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// No test waits longer for anything; what takes longer on the slowest machine is a defect.
@@ -29,6 +29,7 @@ pub(crate) struct Done {
 /// A command that runs; killed when it is dropped.
 pub(crate) struct Running {
     child: Child,
+    input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
     stderr: ChildStderr,
     shown: String,
@@ -82,10 +83,12 @@ impl World {
 
     /// Starts `pod` with `args` and lets it run.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        let mut child = self.command(&self.root(), args).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let stderr = child.stderr.take().unwrap();
-        Running { child, lines, stderr, shown: String::new() }
+        Running::of(self.command(&self.root(), args).spawn().unwrap())
+    }
+
+    /// The same, with somebody who types.
+    pub(crate) fn start_typing(&self, args: &[&str]) -> Running {
+        Running::of(self.command(&self.root(), args).stdin(Stdio::piped()).spawn().unwrap())
     }
 
     /// The committed history of a pod.
@@ -163,6 +166,24 @@ impl Done {
 }
 
 impl Running {
+    fn of(mut child: Child) -> Self {
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (input, stderr) = (child.stdin.take(), child.stderr.take().unwrap());
+        Self { child, input, lines, stderr, shown: String::new() }
+    }
+
+    /// Types into it.
+    pub(crate) async fn types(&mut self, text: &str) {
+        let input = self.input.as_mut().expect("somebody types");
+        input.write_all(text.as_bytes()).await.unwrap();
+        input.flush().await.unwrap();
+    }
+
+    /// Nothing more will be typed.
+    pub(crate) fn hangs_up(&mut self) {
+        self.input = None;
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }

@@ -193,4 +193,5 @@ impl From<StoreError> for End {
 }
 
 #[cfg(test)]
+#[path = "attach_tests.rs"]
 mod tests;

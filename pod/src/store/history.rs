@@ -19,17 +19,17 @@ use crate::store::tx::{Reads, Tx};
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// One entry, where it stands and what it belongs to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HistoryRow {
     /// Its place: larger for what was committed later. The cursor of observers.
     pub seq: u64,
     /// When it was written.
     pub at: UnixMillis,
     /// The turn in which it was.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turn: Option<TurnId>,
     /// The work that it was for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<WorkId>,
     /// What it was.
     #[serde(flatten)]

@@ -1,0 +1,217 @@
+//! `pod log --follow`, `pod events`, `pod tree` and `pod attach`: pods that are watched, and talked to beside it.
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::{Running, World, of_kind, of_type};
+
+/// A pod that stays, and its child that is done.
+async fn kept(world: &World) -> Running {
+    let mut run = world.start(&["run", "--keep", "--child", "a=true"]);
+    run.says("kept").await;
+    run
+}
+
+async fn ended(world: &World, run: Running) {
+    assert_eq!(world.pod(&["stop", "run"]).await.code, 0);
+    run.ended().await;
+}
+
+#[tokio::test]
+async fn log_that_follows_shows_what_is_committed_and_goes_on_in_the_next_life() {
+    let world = World::new();
+    let run = kept(&world).await;
+    let mut log = world.start(&["log", "run", "--follow", "--json"]);
+    log.says("work_settled").await;
+    assert_eq!(world.pod(&["send", "run", "the first life"]).await.code, 0);
+    log.says("the first life").await;
+    ended(&world, run).await;
+    log.says("\"alive\":false").await;
+    let run = kept(&world).await;
+    log.says("\"alive\":true").await;
+    assert_eq!(world.pod(&["send", "run", "the second life"]).await.code, 0);
+    log.says("the second life").await;
+    ended(&world, run).await;
+    log.says("\"alive\":false").await;
+    log.signal(Signal::INT);
+    let done = log.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    // Every entry once, in order, and no other: what the store has.
+    let shown: Vec<Value> = done.records().into_iter().filter(|record| record["seq"].is_u64()).collect();
+    assert_eq!(shown, world.history("run").await);
+}
+
+#[tokio::test]
+async fn log_that_follows_to_the_end_of_a_pod_ends_with_it() {
+    let world = World::new();
+    let run = kept(&world).await;
+    let log = world.start(&["log", "run", "--follow", "--until-end", "--from", "3", "--json"]);
+    ended(&world, run).await;
+    let done = log.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.records(), world.history("run").await[2..]);
+    // Of one that does not run, that is at once.
+    let text = world.pod(&["log", "a", "--follow", "--until-end"]).await;
+    assert!(text.code == 0 && text.stdout.contains("turn ended: finished"), "{text:?}");
+    world.pod(&["log", "a", "--until-end"]).await.refused(2, &["--follow"]);
+    world.pod(&["log", "a", "--from", "1", "--limit", "1"]).await.refused(2, &["--from", "--limit"]);
+}
+
+#[tokio::test]
+async fn log_that_follows_a_dead_pod_says_that_it_waits() {
+    let world = World::new();
+    assert_eq!(world.pod(&["run", "--child", "a=true"]).await.code, 0);
+    let mut log = world.start(&["log", "a", "--follow"]);
+    log.says("`a` does not run; waiting for its next life").await;
+    log.signal(Signal::TERM);
+    assert_eq!(log.ended().await.code, 0);
+}
+
+#[tokio::test]
+async fn events_say_what_was_told_and_what_was_applied() {
+    let world = World::new();
+    assert_eq!(world.pod(&["run", "--child", "a=true"]).await.code, 0);
+    let above = world.pod(&["events", "run", "--json"]).await;
+    assert_eq!(above.code, 0, "{above:?}");
+    let above = above.records();
+    let applied: Vec<_> = of_type(&above, "applied").iter().map(|event| event["key"]["seq"].as_u64()).collect();
+    assert!(applied.len() >= 2 && applied.is_sorted(), "{above:?}");
+    assert!(of_type(&above, "applied").iter().all(|event| event["child"] == "a"));
+    let below = world.pod(&["events", "a", "--json"]).await.records();
+    let outbox = of_type(&below, "outbox")[0].clone();
+    assert!(outbox["raised"].as_u64().unwrap() >= 2, "{outbox}");
+    let last = world.pod(&["events", "run", "--limit", "1", "--json"]).await.records();
+    assert_eq!(of_type(&last, "applied"), of_type(&above, "applied")[applied.len() - 1..]);
+    let text = world.pod(&["events", "run"]).await.stdout;
+    assert!(text.contains("from its children, each applied once:") && text.contains("`a` ended a turn"), "{text}");
+    world.pod(&["events", "nobody"]).await.refused(6, &["no pod `nobody`"]);
+}
+
+#[tokio::test]
+async fn events_of_a_child_whose_parent_is_halted_wait_and_are_told_later() {
+    let world = World::new();
+    let run = kept(&world).await;
+    run.stop().await;
+    let work = world.pod(&["send", "a", "again"]).await;
+    assert_eq!(work.code, 0, "{work:?}");
+    let pending = async || {
+        let events = world.pod(&["events", "a", "--json"]).await.records();
+        let outbox = of_type(&events, "outbox")[0].clone();
+        (outbox["pending"].as_u64().unwrap(), of_type(&events, "event").len() as u64)
+    };
+    world.until("its end waits for the parent", async || pending().await.0 > 0).await;
+    let (waiting, shown) = pending().await;
+    assert_eq!(waiting, shown);
+    let mut follow = world.start(&["events", "a", "--follow"]);
+    follow.says("pending").await;
+    run.signal(Signal::CONT);
+    follow.says("acked up to").await;
+    follow.signal(Signal::INT);
+    assert_eq!(follow.ended().await.code, 0);
+    world.until("it is acked", async || pending().await == (0, 0)).await;
+    ended(&world, run).await;
+}
+
+#[tokio::test]
+async fn tree_shows_children_below_their_parent_and_what_each_does() {
+    let world = World::new();
+    let run = kept(&world).await;
+    let tree = world.pod(&["tree"]).await;
+    let lines: Vec<&str> = tree.stdout.lines().collect();
+    assert!(lines[1].starts_with("run ") && lines[1].contains("alive") && lines[1].contains("idle"), "{tree:?}");
+    assert!(lines[2].starts_with("\u{2514}\u{2500} a ") && lines[2].contains("alive"), "{tree:?}");
+    let nodes = world.pod(&["tree", "a", "--json"]).await.records();
+    assert_eq!((nodes.len(), &nodes[0]["name"], &nodes[0]["parent"]), (1, &"a".into(), &"run".into()));
+    let mut watch = world.start(&["tree", "--watch", "--json"]);
+    watch.says("\"name\":\"a\"").await;
+    ended(&world, run).await;
+    watch.says("\"end\":\"shut down\"").await;
+    watch.signal(Signal::INT);
+    assert_eq!(watch.ended().await.code, 0);
+    let text = world.pod(&["tree", "run"]).await.stdout;
+    assert!(text.contains("shut down") && !text.contains('\u{1b}'), "{text}");
+    world.pod(&["tree", "nobody"]).await.refused(6, &["no pod `nobody`"]);
+}
+
+#[tokio::test]
+async fn tree_of_no_pods_makes_nothing() {
+    let world = World::new();
+    let tree = world.pod(&["tree"]).await;
+    assert_eq!((tree.code, tree.stdout.as_str()), (0, "no pods\n"));
+    assert!(!world.root().exists());
+}
+
+#[tokio::test]
+async fn line_is_work_where_the_pod_rests_and_a_note_where_it_works() {
+    let world = World::new();
+    let mut run = world.start(&["run", "--keep", "--child", "a=true"]);
+    run.says("kept").await;
+    let mut attach = world.start_typing(&["attach", "a"]);
+    attach.says("-- attached to `a`, idle").await;
+    attach.types("first\n").await;
+    attach.says("-- accepted: `a` does it in turn 2").await;
+    attach.says("turn ended: finished").await;
+    attach.hangs_up();
+    let done = attach.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.ends_with("-- detached from `a`, which goes on\n"), "{done:?}");
+    assert_eq!(of_kind(&world.history("a").await, "user_input").len(), 2);
+    ended(&world, run).await;
+
+    let mut run = world.start(&["run", "--child", "b=echo begun; exec sleep 600"]);
+    run.says("work was given to `b`").await;
+    let mut attach = world.start_typing(&["attach", "b", "--json"]);
+    attach.says("begun").await;
+    attach.says("\"attached\"").await;
+    attach.types("know this\n").await;
+    attach.says("\"told\"").await;
+    assert_eq!(world.pod(&["stop", "run", "--now"]).await.code, 0);
+    attach.says("\"ended\"").await;
+    let done = attach.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(of_type(&done.records(), "sent")[0]["outcome"], "told");
+    run.ended().await;
+}
+
+#[tokio::test]
+async fn output_is_shown_as_it_comes_and_once() {
+    let world = World::new();
+    let gate = world.path("gate");
+    let command = format!("echo one; while [ ! -e {} ]; do sleep 0.05; done; echo two", gate.display());
+    let mut run = world.start(&["run", "--child", &format!("a={command}")]);
+    run.says("work was given to `a`").await;
+    let mut attach = world.start(&["attach", "a", "--read-only", "--limit", "100"]);
+    attach.says("| one").await;
+    std::fs::write(&gate, "").unwrap();
+    attach.says("| two").await;
+    run.ended().await;
+    let done = attach.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    for line in ["| one", "| two"] {
+        assert_eq!(done.stdout.lines().filter(|shown| *shown == line).count(), 1, "{done:?}");
+    }
+    assert!(done.stdout.contains("-- `a` has ended"), "{done:?}");
+}
+
+#[tokio::test]
+async fn line_that_a_dead_pod_did_not_take_is_said_to_be_not_delivered() {
+    let world = World::new();
+    let run = kept(&world).await;
+    let pid = world.list().await.iter().find(|pod| pod["name"] == "a").unwrap()["pid"].as_u64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let mut attach = world.start_typing(&["attach", "a"]);
+    attach.says("-- attached").await;
+    // Halted, so that nothing of it is answered, and then killed with the lines unanswered.
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    attach.types("one\ntwo\nthree\n").await;
+    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    let done = attach.ended().await;
+    let ends = [": one", ": two", ": three"];
+    let fates = done.stdout.lines().filter(|line| ends.iter().any(|end| line.ends_with(end)));
+    let fates: Vec<&str> = fates.collect();
+    assert_eq!(fates.len(), 3, "each line has its sentence: {done:?}");
+    assert!(fates[1..].iter().all(|fate| fate.starts_with("-- not delivered")), "{done:?}");
+    assert!([3, 5].contains(&done.code), "{done:?}");
+    ended(&world, run).await;
+    world.pod(&["attach", "a"]).await.refused(6, &["does not run", "pod log a"]);
+}
