@@ -273,6 +273,34 @@ async fn observers_that_come_at_any_moment_show_every_byte_once_and_end_with_wha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn worker_that_is_faster_than_everybody_is_shown_whole_in_the_end() {
+    let puppet = Puppet::new().await;
+    let mut watch = watch(&puppet.pod, 0).await;
+    while !matches!(next(&mut watch).await, Seen::CaughtUp) {}
+    let (live, turn) = (&puppet.pod.shared().live, crate::id::TurnId(9));
+    live.begin(turn);
+    // Far more than its queue holds, without a pause; and what follows when the queue has been given up.
+    let mut said = String::new();
+    for number in 0..5000 {
+        let text = format!("{number} ");
+        live.delta(turn, OutputKind::Text, &text);
+        said.push_str(&text);
+    }
+    let whole = |watch: &Watch| watch.is_whole() && watch.picture().pieces.iter().any(|piece| piece.text == said);
+    while !whole(&watch) {
+        next(&mut watch).await;
+    }
+    live.delta(turn, OutputKind::Text, "more");
+    while !watch.picture().pieces.iter().any(|piece| piece.text.ends_with(" more")) {
+        next(&mut watch).await;
+    }
+    live.over(turn);
+    while !watch.picture().pieces.is_empty() {
+        next(&mut watch).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_attaches_in_mid_turn_is_shown_what_is_in_flight() {
     let dir = TempDir::new().unwrap();
     let spec = WorkerSpec::scripted(

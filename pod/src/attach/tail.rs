@@ -31,6 +31,9 @@ pub(crate) const OBSERVERS_MAX: u32 = 256;
 /// The pause between two rounds, for each observer. LIMIT: to be woken, send and be given new credit costs about 20 us each; so
 /// they take a tenth of a processor, however many there are and however much is committed.
 const PAUSE_PER_OBSERVER: Duration = Duration::from_micros(200);
+/// How many times as long the pause is when changes were missed and everything in flight was sent anew. LIMIT: a worker that
+/// is faster than its observers would have that sent in every round, a hundred times as much as a change.
+const LOOKED_AGAIN: u32 = 10;
 /// LIMIT: nobody sees anything sooner.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// LIMIT: entries that are read at a time, in bytes.
@@ -165,12 +168,20 @@ struct Run {
     head: watch::Receiver<u64>,
     phase: watch::Receiver<PodState>,
     changes: broadcast::Receiver<Placed>,
+    /// Whether changes were missed since the last pause.
+    looked_again: bool,
 }
 
 impl Run {
     fn new(shared: Shared) -> Self {
         let (_, _, changes) = shared.live.look_placed();
-        Self { head: shared.store.history_head(), phase: shared.phase.subscribe(), changes, shared }
+        Self {
+            head: shared.store.history_head(),
+            phase: shared.phase.subscribe(),
+            changes,
+            looked_again: false,
+            shared,
+        }
     }
 
     async fn run(mut self) {
@@ -211,7 +222,8 @@ impl Run {
             };
             self.round().await?;
             self.shared.tail.wake();
-            tokio::time::sleep(PAUSE_PER_OBSERVER.saturating_mul(observers).max(PAUSE_MIN)).await;
+            let times = if std::mem::take(&mut self.looked_again) { LOOKED_AGAIN } else { 1 };
+            tokio::time::sleep(PAUSE_PER_OBSERVER.saturating_mul(observers).max(PAUSE_MIN) * times).await;
             // CANCEL SAFETY: waiting changes nothing, but for a change that is received: it is put in order.
             tokio::select! {
                 changed = self.head.changed() => changed.map_err(|_| StoreError::Closed)?,
@@ -310,6 +322,7 @@ impl Run {
     /// Changes were missed: observers are shown all that is in flight.
     async fn look_again(&mut self) -> Result<(), StoreError> {
         let (picture, after) = self.look().await?;
+        self.looked_again = true;
         self.entries(after).await?;
         self.shared.tail.lock().ring.replace(picture);
         Ok(())
