@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use pod::id::{NoteKey, PodName, TurnId, WorkId};
-use pod::protocol::RewindChildren;
+use pod::protocol::{OutputCursor, RewindChildren};
 
 use crate::commands::attach::AttachArgs;
 use crate::commands::completions::CompletionsArgs;
@@ -132,6 +132,55 @@ pub(crate) enum Command {
     Rewind(RewindArgs),
     /// Stop a running pod and wait until its process is gone
     Stop(StopArgs),
+    /// Run a pod by itself until it is stopped
+    ///
+    /// Says `ready` when it takes work: from `pod send`, and as the parent of what `pod spawn` starts. With --detach it
+    /// runs in the background and this returns when it is ready. What it was started as is recorded beside its store, so
+    /// that `pod restore` needs nothing else. Ctrl-C lets its turn end; a second one does not.
+    ///
+    /// Example: pod serve --name boss --detach
+    Serve(ServeArgs),
+    /// Let a running pod start a child, and wait until it is ready
+    ///
+    /// A child that runs a command or follows a script begins at once, unless --idle is given. It ends with its parent,
+    /// to which it reports.
+    ///
+    /// Example: pod spawn boss digger --command 'git log --oneline | head -3'
+    Spawn(SpawnArgs),
+    /// Tell a running pod something in the middle of its turn
+    ///
+    /// It is told with its next request, and goes on; a pod at rest starts a turn for it. Says when it is told. Other work,
+    /// to be done afterwards, is `pod send --after`; to do something else instead is `pod interrupt`.
+    ///
+    /// Example: pod steer digger 'leave the tests out'
+    Steer(SteerArgs),
+    /// Cancel the turn of a running pod, and give it something else to do
+    ///
+    /// The new work is committed before the turn is told to end, so that nothing is interrupted for nothing. Without TEXT
+    /// the turn, or what is paused, is only cancelled.
+    ///
+    /// Example: pod interrupt digger 'begin with the newest commit instead'
+    Interrupt(InterruptArgs),
+    /// Print what a pod has produced, page by page, alive or dead
+    ///
+    /// Each page ends with the place from which to read on, which stays good whatever becomes of the pod. What was
+    /// rewound is marked. `pod log` shows all that happened.
+    ///
+    /// Example: pod output digger --from 41
+    Output(OutputArgs),
+    /// Show all that there is to know of one pod, alive or dead
+    ///
+    /// Who holds its life lock, whose child it is, its worker, rights, children and open works, what waits in it and for
+    /// its parent, its store, its last entries, and whether it could be restored.
+    Inspect(InspectArgs),
+    /// Let a pod that has ended live again, under its name and with its history
+    ///
+    /// A child is started again by its parent, which must run. A root is run again in the background from what it was
+    /// started as; children that still live are taken up again, those that ended with it stay ended, and each can be
+    /// restored in turn. What was lost with it is to be given again. A pod that lives is only asked whether it answers.
+    ///
+    /// Example: pod restore boss && pod restore digger
+    Restore(RestoreArgs),
     /// Print in words what is said on a connection: from a recording, or while it is said
     ///
     /// With --listen and --to it stands between: whoever connects to the one socket is passed on to the other. The server
@@ -216,8 +265,11 @@ pub(crate) struct SendArgs {
     /// What
     pub(crate) message: String,
     /// Tell, instead of giving work
-    #[arg(long)]
+    #[arg(long, conflicts_with = "after")]
     pub(crate) notify: bool,
+    /// If a turn runs, do it when that has ended, instead of saying no
+    #[arg(long)]
+    pub(crate) after: bool,
     /// The message's key, 16 hexadecimal digits
     ///
     /// Sending a message again under its key does it once. A new key is chosen and printed if none is given.
@@ -306,6 +358,128 @@ pub(crate) struct StopArgs {
     pub(crate) timeout: Duration,
 }
 
+/// What a pod is to host.
+#[derive(Debug, Args)]
+pub(crate) struct HostedArgs {
+    /// It runs COMMAND in a shell, in each turn
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["script", "worker"])]
+    pub(crate) command: Option<String>,
+    /// It follows the script in FILE (TOML)
+    #[arg(long, value_name = "FILE", conflicts_with = "worker")]
+    pub(crate) script: Option<PathBuf>,
+    /// It hosts a worker of this kind [default: ledger, which records what it is told]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) worker: Option<String>,
+}
+
+/// `pod serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Its name
+    #[arg(long, value_name = "NAME", conflicts_with = "manifest")]
+    pub(crate) name: Option<PodName>,
+    /// What it is configured to be (TOML): its name, worker, durability, limits and directory
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "script", "worker"])]
+    pub(crate) manifest: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hosted: HostedArgs,
+    /// Run it in the background, and return when it is ready
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// With --detach: how long it may take to be ready
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s", requires = "detach")]
+    pub(crate) timeout: Duration,
+    /// This process is the one in the background.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) background: bool,
+}
+
+/// `pod spawn`.
+#[derive(Debug, Args)]
+pub(crate) struct SpawnArgs {
+    /// Whose child it is to be
+    pub(crate) parent: PodName,
+    /// Its name
+    pub(crate) name: PodName,
+    #[command(flatten)]
+    pub(crate) hosted: HostedArgs,
+    /// What it is to do first; for a command or a script, it begins by itself
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) input: Option<String>,
+    /// It is to do nothing yet
+    #[arg(long, conflicts_with = "input")]
+    pub(crate) idle: bool,
+    /// What it may read, and with `:w` write, of what its parent may: an absolute path and all below it; repeatable
+    #[arg(long, value_name = "PATH[:w]", value_parser = right)]
+    pub(crate) scope: Vec<(String, bool)>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "45s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod steer`.
+#[derive(Debug, Args)]
+pub(crate) struct SteerArgs {
+    /// Whom
+    pub(crate) name: PodName,
+    /// What it is to know
+    pub(crate) text: String,
+    /// The text's key, 16 hexadecimal digits; the same key again tells it once
+    #[arg(long, value_name = "KEY", value_parser = key)]
+    pub(crate) key: Option<u64>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod interrupt`.
+#[derive(Debug, Args)]
+pub(crate) struct InterruptArgs {
+    /// Whom
+    pub(crate) name: PodName,
+    /// What it is to do instead
+    pub(crate) text: Option<String>,
+    /// The text's key, 16 hexadecimal digits; the same key again does it once
+    #[arg(long, value_name = "KEY", value_parser = key, requires = "text")]
+    pub(crate) key: Option<u64>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+}
+
+/// `pod output`.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// Whose
+    pub(crate) name: PodName,
+    /// From this place on: what the last page ended with
+    #[arg(long, value_name = "CURSOR", value_parser = cursor, default_value = "0")]
+    pub(crate) from: OutputCursor,
+    /// From this turn on
+    #[arg(long, value_name = "TURN", value_parser = turn, conflicts_with = "from")]
+    pub(crate) turn: Option<TurnId>,
+    /// How much text, in bytes
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(256..=49152), default_value = "16384")]
+    pub(crate) max_bytes: u32,
+}
+
+/// `pod inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Which
+    pub(crate) name: PodName,
+}
+
+/// `pod restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// Which
+    pub(crate) name: PodName,
+    /// How long it may take until it answers
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub(crate) timeout: Duration,
+}
+
 /// `pod frames`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("from").args(["recording", "listen"]).required(true))]
@@ -354,6 +528,19 @@ fn named_child(text: &str) -> Result<NamedChild, String> {
 fn turn(text: &str) -> Result<TurnId, String> {
     let remedy = "a turn is a whole number, as `pod rewind NAME` and `pod log NAME` show it";
     text.parse().map(TurnId).map_err(|_| remedy.to_owned())
+}
+
+fn cursor(text: &str) -> Result<OutputCursor, String> {
+    text.parse()
+}
+
+/// A right as it is typed: `PATH` or `PATH:w`.
+fn right(text: &str) -> Result<(String, bool), String> {
+    let (path, write) = text.strip_suffix(":w").map_or((text, false), |path| (path, true));
+    if !path.starts_with('/') {
+        return Err("it is no absolute path; write /some/where to read it, /some/where:w to change it, too".to_owned());
+    }
+    Ok((path.to_owned(), write))
 }
 
 fn key(text: &str) -> Result<u64, String> {

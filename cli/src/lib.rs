@@ -15,11 +15,13 @@
 //! | a pod's output as it comes | `screen` |
 //! | what a parent's history says about its children | `account`, read by `follow`, shown by `live` and `results` |
 //! | driving a parent and its children, and ending them | `tree`, `starting`, `stopping` |
+//! | what a pod is to host, as it is typed; this program in the background | `hosted`, `background` |
 //! | one file for each command | `commands` |
 
 mod account;
 mod args;
 mod ask;
+mod background;
 mod commands;
 mod complete;
 mod describe;
@@ -27,6 +29,7 @@ mod entry;
 mod exit;
 mod failure;
 mod follow;
+mod hosted;
 mod live;
 mod output;
 mod results;

@@ -216,7 +216,7 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-fn not_started(error: StartError) -> Failure {
+pub(crate) fn not_started(error: StartError) -> Failure {
     let exit = match &error {
         StartError::HeldBy { .. } => Exit::Held,
         StartError::Worker { .. } | StartError::Directory { .. } => Exit::Usage,

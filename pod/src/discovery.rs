@@ -1,8 +1,11 @@
-//! Which pods there are, below the roots of a user.
+//! Which pods there are below the roots of a user, what there is to know of one, and the way to it.
 //!
 //! Looks and changes nothing. A pod lives if its life lock is held, by nothing else.
 //!
-//! Used by `pod ls`.
+//! Used by `pod ls`, `inspect` and `restore`, and by `tools` for what is below a pod.
+
+mod inspect;
+mod way;
 
 use std::time::Duration;
 
@@ -11,6 +14,9 @@ use crate::life_lock::{self, Holder, Life};
 use crate::protocol::{Method, PodStatus, Status};
 use crate::runtime_dir::{DirError, Roots};
 use crate::store::{ChildRow, StatusCounts, StoreReader};
+
+pub use self::inspect::inspect;
+pub use self::way::{Way, parent_name, way};
 
 /// One pod, alive or not.
 #[derive(Clone, Debug)]

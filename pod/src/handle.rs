@@ -240,6 +240,11 @@ impl PodHandle {
         &self.shared.id
     }
 
+    /// To whom it reports.
+    pub fn parent(&self) -> Option<PodId> {
+        self.shared.parent.as_ref().map(|parent| parent.link().pod)
+    }
+
     /// Where it listens.
     pub fn address(&self) -> rpc::Address {
         rpc::Address::unix(self.shared.paths.socket())

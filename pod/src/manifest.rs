@@ -14,8 +14,9 @@ use crate::registry::TreeLimits;
 use crate::scope::{Confinement, Permission, Rules, ScopeRule};
 use crate::store::Durability;
 
-/// LIMIT: the size of a manifest, in bytes. What is written by hand has a few hundred.
-const BYTES_MAX: u64 = 64 * 1024;
+/// LIMIT: the size of a manifest, in bytes. What is written by hand has a few hundred; one that is kept for a pod that follows a
+/// script holds all of that.
+const BYTES_MAX: u64 = 256 * 1024;
 
 /// What a pod is configured to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub struct PodSection {
     /// When an ack may be given.
     #[serde(default)]
     pub durability: Durability,
+    /// Where its process runs; where it is started, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
     /// How the programs that it and its children run are confined to their scopes.
     #[serde(default, with = "words")]
     pub confinement: Confinement,
@@ -62,6 +66,14 @@ pub struct ScopeEntry {
     /// The child that is given it; the pod itself, if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<PodName>,
+}
+
+impl From<&ScopeRule> for ScopeEntry {
+    /// A right of the pod itself.
+    fn from(rule: &ScopeRule) -> Self {
+        let (permission, recursive) = (rule.permission, rule.recursive);
+        Self { target: rule.target.to_string(), permission, recursive, child: None }
+    }
 }
 
 /// What a pod hosts: the kind of its worker, and the table that this kind reads.
@@ -186,6 +198,26 @@ impl Manifest {
             })?;
         }
         Ok(manifest)
+    }
+
+    /// Writes the manifest to the file `path`, so that it is there, whole, after a power failure, too.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was there before is then still there.
+    pub fn keep(&self, path: &Path) -> std::io::Result<()> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let text = self.to_toml().map_err(std::io::Error::other)?;
+        if std::fs::read_to_string(path).is_ok_and(|kept| kept == text) {
+            return Ok(());
+        }
+        let draft = path.with_extension("new");
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)?;
+        // The name, too, is to last.
+        path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
     }
 
     /// The manifest as TOML, as [`Manifest::parse`] reads it.
@@ -384,6 +416,20 @@ children = 4
         assert_eq!((manifest.limits.children, manifest.limits.attempts), (4, 5));
         assert_eq!(manifest.worker.table["program"].as_str(), Some("git log"));
         assert_eq!(Manifest::parse(&manifest.to_toml().unwrap(), "again").unwrap(), manifest);
+    }
+
+    #[test]
+    fn manifest_that_is_kept_reads_as_it_was_and_a_later_one_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifest.toml");
+        let mut manifest = Manifest::parse(GOOD, "pod.toml").unwrap();
+        manifest.keep(&path).unwrap();
+        assert_eq!(Manifest::read(&path).unwrap(), manifest);
+        manifest.pod.directory = Some("/tmp".into());
+        manifest.keep(&path).unwrap();
+        assert_eq!(Manifest::read(&path).unwrap(), manifest);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a draft is left");
+        assert!(manifest.keep(&dir.path().join("no/such/place")).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::event::{Edge, Reporter};
 use crate::handle::{Inner, PodHandle, Shared, carry_out_intents};
 use crate::id::{Incarnation, PodId, PodName};
 use crate::life_lock::{LifeLock, LifeLockError};
-use crate::manifest::{Limits, ManifestError, WorkerSpec};
+use crate::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry, WorkerSpec};
 use crate::protocol::{Method, PodState};
 use crate::registry::{Claim, ClaimError, Member, Origin, Registry};
 use crate::runtime_dir::{self, DirError, Roots};
@@ -275,6 +275,26 @@ impl PodController {
         let store = opened.unwrap_or(Err(StoreError::Closed)).map_err(store_error)?;
         let recovery = store.write(|tx| tx.recover()).await.map_err(store_error)?;
 
+        if child.is_none() {
+            // A child's parent knows what it is; nobody else knows what a root was started as.
+            let pod = PodSection {
+                name: name.clone(),
+                durability: options.durability,
+                directory: std::env::current_dir().ok(),
+                confinement: options.confinement,
+            };
+            let scope = options.scope.iter().map(ScopeEntry::from).collect();
+            let manifest = Manifest { pod, worker: options.worker.clone(), limits: options.limits, scope };
+            let path = paths.manifest();
+            let kept = tokio::task::spawn_blocking(move || manifest.keep(&path)).await;
+            kept.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(|source| {
+                directory(DirError::Io {
+                    doing: "record what the pod is in",
+                    path: paths.state_dir().to_owned(),
+                    source,
+                })
+            })?;
+        }
         let socket = rpc::Address::unix(paths.socket());
         let (server, calls) = rpc::serve_calls::<Method>(&socket, CALLS)
             .await

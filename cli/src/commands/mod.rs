@@ -7,12 +7,18 @@ mod control;
 mod demo;
 pub(crate) mod events;
 mod frames;
+mod inspect;
 mod log;
 mod ls;
 pub(crate) mod man;
+mod output;
+mod restore;
 mod rewind;
-mod run;
+pub(crate) mod run;
 mod send;
+mod serve;
+mod spawn;
+mod steer;
 mod stop;
 pub(crate) mod tree;
 
@@ -51,6 +57,13 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Compact(args) => compact::compact(args, global, output).await,
         Command::Rewind(args) => rewind::rewind(args, global, output).await,
         Command::Stop(args) => stop::stop(args, global, output).await,
+        Command::Serve(args) => serve::serve(args, global, output).await,
+        Command::Spawn(args) => spawn::spawn(args, global, output).await,
+        Command::Steer(args) => steer::steer(args, global, output).await,
+        Command::Interrupt(args) => steer::interrupt(args, global, output).await,
+        Command::Output(args) => output::output(args, global, output),
+        Command::Inspect(args) => inspect::inspect(args, global, output),
+        Command::Restore(args) => restore::restore(args, global, output).await,
         Command::Frames(args) => frames::frames(args, output).await,
         Command::Completions(args) => completions::completions(args, output),
         Command::Man(args) => man::man(args, output),
@@ -122,11 +135,11 @@ fn running_client(global: &Global, name: &PodName) -> Result<Client<Method>, Fai
     Ok(Client::new(&rpc::Address::unix(paths.socket())))
 }
 
-fn life_of(paths: &PodPaths) -> Result<Life, Failure> {
+pub(crate) fn life_of(paths: &PodPaths) -> Result<Life, Failure> {
     life_lock::probe(&paths.life_lock()).map_err(|error| Failure::from_error(Exit::Internal, error))
 }
 
 /// A duration as people read it.
-fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f64())
 }

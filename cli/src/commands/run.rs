@@ -109,7 +109,7 @@ fn parent(args: &RunArgs) -> Result<(PodName, WorkerSpec, Durability, Limits), F
     Ok((name, WorkerSpec::ledger(), Durability::default(), Limits::default()))
 }
 
-fn read_script(child: &PodName, path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_script(child: &PodName, path: &Path) -> Result<String, Failure> {
     let failure = || Failure::usage(format!("the script `{}` of child `{child}` cannot be read", path.display()));
     let file = std::fs::File::open(path).map_err(|error| failure().because(error))?;
     let mut text = String::new();

@@ -5,11 +5,11 @@
 
 use std::fmt::Display;
 
-use pod::protocol::{NOTE_BYTES_MAX, Notify, RUN_INPUT_BYTES_MAX, Run};
+use pod::protocol::{NOTE_BYTES_MAX, Notify, RUN_INPUT_BYTES_MAX, Run, SendKind};
 
 use crate::args::{Global, SendArgs};
 use crate::ask::ask;
-use crate::commands::running_client;
+use crate::commands::{running_client, steer};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -17,6 +17,11 @@ use crate::output::Output;
 pub(crate) async fn send(args: &SendArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
     let (name, message) = (&args.name, &args.message);
     check_message(args)?;
+    if args.after {
+        let (how, key) = (SendKind::FollowUp, args.work());
+        let sending = steer::Sending { name, how, text: message, key, timeout: args.timeout };
+        return steer::send(sending, global, output).await;
+    }
     let client = running_client(global, name)?;
     if args.notify {
         let key = args.note();

@@ -8,6 +8,7 @@ mod frames;
 mod help;
 mod looking;
 mod running;
+mod serving;
 mod steering;
 mod talking;
 mod watching;

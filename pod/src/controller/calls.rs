@@ -66,7 +66,11 @@ impl Actor {
             call @ (MethodCall::SpawnPod(..)
             | MethodCall::ReadPodOutput(..)
             | MethodCall::StopPod(..)
-            | MethodCall::ListPods(..)) => crate::tools::serve(&self.handle, call),
+            | MethodCall::ListPods(..)
+            | MethodCall::ListVisiblePods(..)
+            | MethodCall::InspectPod(..)
+            | MethodCall::AttachOrRestorePod(..)
+            | MethodCall::ListCompletions(..)) => crate::tools::serve(&self.handle, call),
         }
     }
 

@@ -5,8 +5,9 @@
 //! Served by `controller`, called by parents, children, observers and the command line.
 
 use crate::protocol::{
-    Cancel, ChildReady, Compact, ListPods, ListRewindTargets, Notify, Pause, PodEventOffer, ReadPodOutput, Resume,
-    RewindTo, Run, SendToPod, Shutdown, SpawnPod, Status, StopPod, Subscribe,
+    AttachOrRestorePod, Cancel, ChildReady, Compact, InspectPod, ListCompletions, ListPods, ListRewindTargets,
+    ListVisiblePods, Notify, Pause, PodEventOffer, ReadPodOutput, Resume, RewindTo, Run, SendToPod, Shutdown, SpawnPod,
+    Status, StopPod, Subscribe,
 };
 
 /// What a pod can be asked.
@@ -50,6 +51,14 @@ pub enum Method {
     StopPod(StopPod),
     /// Which children are there?
     ListPods(ListPods),
+    /// Which pods are below you?
+    ListVisiblePods(ListVisiblePods),
+    /// What is there to know of one of them?
+    InspectPod(InspectPod),
+    /// Reach a child, or start it again.
+    AttachOrRestorePod(AttachOrRestorePod),
+    /// What could be meant by this word?
+    ListCompletions(ListCompletions),
 }
 
 #[cfg(test)]
@@ -79,6 +88,10 @@ mod tests {
             (32, "read_pod_output", false),
             (33, "stop_pod", false),
             (34, "list_pods", false),
+            (35, "list_visible_pods", false),
+            (36, "inspect_pod", false),
+            (37, "attach_or_restore_pod", false),
+            (38, "list_completions", false),
         ];
         assert_eq!(methods, expected);
     }

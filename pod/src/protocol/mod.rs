@@ -7,6 +7,7 @@
 
 mod child;
 mod control;
+mod discovery;
 mod event;
 mod method;
 mod observe;
@@ -18,6 +19,11 @@ mod work;
 
 pub use child::{CHILD_CONFIG_BYTES_MAX, ChildReady, ChildRejection, Go};
 pub use control::{Cancel, ControlAck, ControlRejection, Pause, Resume, Shutdown, ShutdownMode, Stopping};
+pub use discovery::{
+    AttachOrRestorePod, Attached, COMPLETIONS_MAX, ChildOf, Completion, CompletionKind, Completions, FindRejection,
+    InspectPod, LAST_ENTRIES_MAX, LastEntry, LifeHolder, ListCompletions, ListVisiblePods, OpenWork, ParentOf,
+    PodReport, REPORT_LINES_MAX, Restore, RestoreRejection, StoreFacts, VisiblePage, VisiblePod,
+};
 pub use event::{
     Disposition, EventAck, EventRejection, LocalEvent, LostReason, PodEvent, PodEventOffer, SCOPE_RULES_MAX,
     TurnResult, WorkResult,

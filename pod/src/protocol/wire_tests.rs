@@ -69,6 +69,10 @@ fn requests_have_stable_bytes_and_survive_whatever_arrives() {
     check(&ReadPodOutput { pod: pod("b").name, from, turn: Some(TurnId(2)), bytes_max: 300 }, "016203040102fb2c01");
     check(&StopPod { pod: pod("b").name, now: true, grace_ms: 300 }, "016201fb2c01");
     check(&ListPods { after: Some(pod("b").name), max: 9, live_only: true }, "0101620901");
+    check(&ListVisiblePods { after: None, max: 9 }, "0009");
+    check(&InspectPod { pod: pod("b").name }, "0162");
+    check(&AttachOrRestorePod { pod: pod("b").name, limit_ms: 300 }, "0162fb2c01");
+    check(&ListCompletions { prefix: "po".into(), kind: Some(CompletionKind::Worker) }, "02706f0101");
     let ready = ChildReady { pod: pod("b"), stream: StreamId(9), pid: 70_000, socket: "/s".into() };
     check(&ready, "0162fb2c0109fc70110100022f73");
     for (event, golden) in events().into_iter().zip([
@@ -155,6 +159,16 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&Glimpse::PieceOver { turn: TurnId(2), piece: 3 }, "010203");
     check(&Glimpse::Progress { turn: TurnId(2), call: CallId(5), text: "half".into() }, "0202050468616c66");
     check(&Glimpse::TurnOver { turn: TurnId(2) }, "0302");
+    let visible = VisiblePod { pod: pod("b"), parent: pod("a").name, depth: 1, alive: true };
+    check(&VisiblePage { pods: [visible].into(), more: false }, "010162fb2c010161010100");
+    check(&Attached { pod: pod("b"), pid: Some(7), socket: "/s".into(), restored: true }, "0162fb2c010107022f7301");
+    check(
+        &RestoreRejection::Locked { name: pod("b").name, pid: Some(7), life: Some(pod("b")) },
+        "0201620107010162fb2c01",
+    );
+    let word = Completion { kind: CompletionKind::Tool, word: "S".into(), about: "x".into() };
+    check(&Completions { found: [word].into(), more: true }, "01020153017801");
+    check(&report(), REPORT);
     let child = ChildStatus { pod: pod("b"), pid: Some(7), state: "ready".into(), socket: "/s".into() };
     let status = PodStatus {
         pod: pod("a"),
@@ -181,6 +195,36 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
         &status,
         "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73",
     );
+}
+
+const REPORT: &str = "0161010107000000010301066c656467657200010162fb2c01057265616479010701020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
+
+fn report() -> PodReport {
+    PodReport {
+        name: pod("a").name,
+        life: Some(LifeHolder { pid: Some(7), incarnation: None }),
+        parent: None,
+        state: PodState::Idle,
+        turn: Some(TurnId(3)),
+        worker: Some("ledger".into()),
+        scope: rpc::List::new(),
+        children: [ChildOf { pod: pod("b"), state: "ready".into(), pid: Some(7) }].into(),
+        children_live: 1,
+        children_total: 2,
+        works: [OpenWork { work: WorkId(7), child: None, since_ms: 3, turn: None, input: "x".into() }].into(),
+        works_received_open: 1,
+        works_delegated_open: 2,
+        runs_staged: 3,
+        inbox_waiting: 4,
+        outbox_pending: 5,
+        outbox_undeliverable: 6,
+        outbox_acked: Seq(8),
+        outbox_last_outcome: None,
+        history: 9,
+        last: [LastEntry { seq: 9, at_ms: 4, turn: None, kind: "output".into() }].into(),
+        store: StoreFacts { path: "/d".into(), bytes: 300, schema: 3, unreadable: None },
+        restore: Restore::ByParent { parent: pod("b").name },
+    }
 }
 
 #[test]

@@ -74,6 +74,15 @@ impl Reads<'_> {
         Ok(rows)
     }
 
+    /// The version of the file's tables.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn schema(&self) -> Result<u32, StoreError> {
+        let found = self.number("SELECT user_version FROM pragma_user_version", [])?;
+        Ok(u32::try_from(found).unwrap_or(u32::MAX))
+    }
+
     /// The entry with which a turn began; none, if it has not.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 //!
 //! Never decides about a turn: that is the pod's own business, which `controller` decides.
 
+mod attach_or_restore_pod;
+mod find_pods;
 mod list_pods;
 mod read_pod_output;
 mod send_to_pod;
@@ -17,6 +19,8 @@ use rpc::Responder;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use self::attach_or_restore_pod::{AttachOrRestorePodInput, attach_or_restore_pod};
+pub use self::find_pods::{InspectPodInput, ListVisiblePodsInput, inspect_pod, list_completions, list_visible_pods};
 pub use self::list_pods::{ListPodsInput, list_pods};
 pub use self::read_pod_output::{ReadPodOutputInput, read, read_pod_output};
 pub use self::send_to_pod::{SendToPodInput, send_to_pod};
@@ -39,12 +43,15 @@ pub struct Description {
 }
 
 /// The tools, in the order in which a model is told about them.
-pub const ALL: [Description; 5] = [
+pub const ALL: [Description; 8] = [
     spawn_pod::DESCRIPTION,
     send_to_pod::DESCRIPTION,
     read_pod_output::DESCRIPTION,
     stop_pod::DESCRIPTION,
     list_pods::DESCRIPTION,
+    find_pods::LIST,
+    find_pods::INSPECT,
+    attach_or_restore_pod::DESCRIPTION,
 ];
 
 /// Who uses a tool: a pod, the turn that does, and the work for which it does. A turn that is over changes nothing.
@@ -124,6 +131,18 @@ async fn dispatch(caller: &Caller, name: &str, arguments: Value) -> Result<Strin
             let input: ListPodsInput = told(name, arguments)?;
             answer(list_pods(caller, input.into()).await)
         }
+        "ListVisiblePods" => {
+            let input: ListVisiblePodsInput = told(name, arguments)?;
+            answer(list_visible_pods(caller, input.into()).await)
+        }
+        "InspectPod" => {
+            let input: InspectPodInput = told(name, arguments)?;
+            answer(inspect_pod(caller, input.into()).await)
+        }
+        "AttachOrRestorePod" => {
+            let input: AttachOrRestorePodInput = told(name, arguments)?;
+            answer(attach_or_restore_pod(caller, input.into()).await)
+        }
         unknown => {
             let names: Vec<&str> = ALL.iter().map(|tool| tool.name).collect();
             Err(format!("there is no tool `{}`; there are {}", crate::protocol::clip(unknown, 64), names.join(", ")))
@@ -169,6 +188,18 @@ pub(crate) fn serve(pod: &PodHandle, call: MethodCall) {
         }
         MethodCall::StopPod(request, responder) => run(responder, async move { stop_pod(&caller, request).await }),
         MethodCall::ListPods(request, responder) => run(responder, async move { list_pods(&caller, request).await }),
+        MethodCall::ListVisiblePods(request, responder) => {
+            run(responder, async move { list_visible_pods(&caller, request).await });
+        }
+        MethodCall::InspectPod(request, responder) => {
+            run(responder, async move { inspect_pod(&caller, request).await });
+        }
+        MethodCall::AttachOrRestorePod(request, responder) => {
+            run(responder, async move { attach_or_restore_pod(&caller, request).await });
+        }
+        MethodCall::ListCompletions(request, responder) => {
+            run(responder, async move { list_completions(&caller, request).await });
+        }
         // The controller sends nothing else here; a responder that is dropped answers that it was not taken.
         _ => tracing::error!(pod = %pod.id(), "a method that is no tool came to the tools"),
     }

@@ -5,11 +5,15 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fixture::{Act, Puppet, Said};
 use crate::id::{PodId, TurnId};
+use crate::id::{Seq, StreamId};
+use crate::protocol::{
+    AttachOrRestorePod, CompletionKind, FindRejection, InspectPod, ListCompletions, ListVisiblePods, LostReason,
+    Method, PodEvent, PodEventOffer, Restore, RestoreRejection, TurnResult,
+};
 use crate::protocol::{
     LifeEnd, ListPods, OutputCursor, OutputPage, PodState, Produced, ReadPodOutput, ReadRejection, SendKind,
     SendRejection, SendToPod, SpawnPod, SpawnRejection, StopOutcome, StopPod, StopRejection, TargetFault,
 };
-use crate::protocol::{LostReason, TurnResult};
 use crate::store::{
     EndOfLife, EndTurn, HistoryItem, NewRun, Origin, OutputKind, Own, StartCause, Store, StoreOptions, TurnOutcome,
     TurnStart,
@@ -188,6 +192,116 @@ async fn child_that_has_ended_is_listed_told_about_and_sent_nothing() {
     }
 }
 
+/// A pod with a child, which has told of one of its own, and a pod that is nobody's.
+async fn family() -> (Puppet, PodId, PodId) {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let grandchild = crate::store::fixture::pod("grandchild", 9);
+    let event = PodEvent::ScopeSubDelegated {
+        pod: child.clone(),
+        parent_pod: child.clone(),
+        sub_pod: grandchild.clone(),
+        sub_socket: "/s".into(),
+        scope: rpc::List::new(),
+    };
+    let offer = PodEventOffer { from: child.clone(), stream: StreamId(5), seq: Seq(1), event };
+    rpc::Client::<Method>::new(&puppet.pod.address()).call(offer).await.unwrap();
+    for name in ["grandchild", "stranger"] {
+        let paths = puppet.pod.roots().pod(&name.parse().unwrap());
+        paths.make_state_dir().unwrap();
+        std::fs::write(paths.life_lock(), "").unwrap();
+    }
+    (puppet, child, grandchild)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_sees_itself_and_what_is_below_it_and_nothing_else() {
+    let (puppet, child, grandchild) = family().await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let page = list_visible_pods(&caller, ListVisiblePods { max: 100, after: None }).await.unwrap();
+    let seen: Vec<_> =
+        page.pods.iter().map(|pod| (pod.pod.clone(), pod.parent.as_str(), pod.depth, pod.alive)).collect();
+    assert_eq!(seen, [(child.clone(), "puppet", 1, false), (grandchild.clone(), "child", 2, false)]);
+    let first = list_visible_pods(&caller, ListVisiblePods { max: 1, after: None }).await.unwrap();
+    assert!(first.pods.len() == 1 && first.more);
+    let rest = ListVisiblePods { max: 1, after: Some(child.name.clone()) };
+    let rest = list_visible_pods(&caller, rest).await.unwrap();
+    assert!(rest.pods.len() == 1 && !rest.more);
+
+    let inspect = async |name: &str| inspect_pod(&caller, InspectPod { pod: name.parse().unwrap() }).await;
+    let own = inspect("puppet").await.unwrap();
+    assert_eq!(own.life.unwrap().pid, Some(std::process::id()));
+    assert_eq!((own.restore, own.children_live, own.children[0].pod.clone()), (Restore::Lives, 1, child.clone()));
+    assert_eq!(own.last.last().unwrap().seq, own.history);
+    let below = inspect("grandchild").await.unwrap();
+    assert!(matches!(below.restore, Restore::No { .. }) && below.life.is_none(), "{below:?}");
+    let foreign = inspect("stranger").await;
+    assert!(matches!(foreign, Err(FindRejection::Target(TargetFault::NotVisible { .. }))), "{foreign:?}");
+    let missing = inspect("nobody").await;
+    assert!(matches!(missing, Err(FindRejection::Target(TargetFault::Missing { .. }))), "{missing:?}");
+    // What is done to children is done to children: a child of a child has a parent of its own.
+    let stop = stop_pod(&caller, StopPod { pod: grandchild.name, now: true, grace_ms: 0 }).await.unwrap_err();
+    assert!(stop.to_string().contains("no child of this pod but of `child`"), "{stop}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_are_completed_with_what_can_be_meant() {
+    let (puppet, ..) = family().await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let words = async |prefix: &str, kind| {
+        let found = list_completions(&caller, ListCompletions { prefix: prefix.into(), kind }).await.unwrap();
+        found.found.iter().map(|found| found.word.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(words("", Some(CompletionKind::Pod)).await, ["child", "grandchild", "puppet"]);
+    assert_eq!(words("pup", None).await, ["puppet", "puppet"], "the pod, and the worker of this test");
+    assert_eq!(words("S", Some(CompletionKind::Tool)).await, ["SendToPod", "SpawnPod", "StopPod"]);
+    assert_eq!(words("x", None).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_cannot_be_reached_or_restored_says_why_in_a_way_of_its_own() {
+    let (puppet, child, _) = family().await;
+    let caller = Caller::of_pod(&puppet.pod);
+    let restore = async |name: &str, limit_ms| {
+        let request = AttachOrRestorePod { pod: name.parse().unwrap(), limit_ms };
+        attach_or_restore_pod(&caller, request).await.unwrap_err()
+    };
+    let missing = restore("nobody", 100).await;
+    assert!(matches!(missing, RestoreRejection::Target(TargetFault::Missing { .. })), "{missing}");
+    let foreign = restore("stranger", 100).await;
+    assert!(matches!(foreign, RestoreRejection::Target(TargetFault::NotVisible { .. })), "{foreign}");
+    // It lives, and nothing listens.
+    let deaf = restore("child", 100).await;
+    assert!(matches!(deaf, RestoreRejection::TimedOut { limit_ms: 100, .. }), "{deaf}");
+    let end = EndOfLife::Dead(LostReason::Killed { signal: 9 });
+    crate::event::settle_dead_child(puppet.pod.store(), &child, end).await.unwrap();
+    let unknown = restore("child", 1000).await;
+    assert!(matches!(unknown, RestoreRejection::NotRestorable { .. }), "what it hosted was not recorded: {unknown}");
+    let paths = puppet.pod.roots().pod(&child.name);
+    paths.make_state_dir().unwrap();
+    let other = PodId { incarnation: crate::id::Incarnation(8), ..child };
+    let lock = crate::life_lock::LifeLock::acquire(&paths.life_lock(), &other).unwrap();
+    let locked = restore("child", 1000).await;
+    let said = locked.to_string();
+    assert!(said.contains(&format!("process {}", std::process::id())) && said.contains("0000000000000008"), "{said}");
+    assert!(matches!(locked, RestoreRejection::Locked { pid: Some(_), life: Some(_), .. }));
+    drop(lock);
+
+    // Children are started from `/bin/false`.
+    let failed = spawn_pod(
+        &caller,
+        SpawnPod {
+            name: "brief".parse().unwrap(),
+            worker: r#"{"kind":"ledger"}"#.into(),
+            input: None,
+            scope: rpc::List::new(),
+        },
+    );
+    failed.await.unwrap_err();
+    let exited = restore("brief", 20_000).await;
+    assert!(matches!(exited, RestoreRejection::Exited { .. }) && exited.to_string().contains("code 1"), "{exited}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn child_that_is_not_started_is_refused_with_a_reason_of_its_own_and_nothing_stays_open() {
     // Children are started from `/bin/false`.
@@ -263,7 +377,11 @@ fn parameters_are_a_schema_of_what_the_tool_is_told() {
         json!({ "pod": "a", "cursor": "1", "turn": 1, "max_bytes": 256 }),
         json!({ "pod": "a", "now": true, "grace_seconds": 1 }),
         json!({ "after": "a", "max": 1, "live_only": true }),
+        json!({ "after": "a", "max": 1 }),
+        json!({ "pod": "a" }),
+        json!({ "pod": "a", "limit_seconds": 1 }),
     ];
+    assert_eq!(samples.len(), ALL.len());
     for (tool, sample) in ALL.iter().zip(samples) {
         let schema: Value = serde_json::from_str(tool.parameters).unwrap();
         let properties = schema["properties"].as_object().unwrap();
@@ -277,6 +395,9 @@ fn parameters_are_a_schema_of_what_the_tool_is_told() {
             "ReadPodOutput" => told::<ReadPodOutputInput>(tool.name, sample).map(|input| json!(input)),
             "StopPod" => told::<StopPodInput>(tool.name, sample).map(|input| json!(input)),
             "ListPods" => told::<ListPodsInput>(tool.name, sample).map(|input| json!(input)),
+            "ListVisiblePods" => told::<ListVisiblePodsInput>(tool.name, sample).map(|input| json!(input)),
+            "InspectPod" => told::<InspectPodInput>(tool.name, sample).map(|input| json!(input)),
+            "AttachOrRestorePod" => told::<AttachOrRestorePodInput>(tool.name, sample).map(|input| json!(input)),
             other => panic!("{other} has no sample"),
         };
         assert_eq!(

@@ -62,6 +62,11 @@ impl Workers {
         self
     }
 
+    /// The kinds of workers that there are, by name.
+    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.factories.keys().map(String::as_str)
+    }
+
     /// The worker that `spec` describes.
     ///
     /// # Errors

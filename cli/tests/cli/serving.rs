@@ -1,0 +1,289 @@
+//! `pod serve`, `spawn`, `steer`, `interrupt`, `output`, `inspect` and `restore`: pods that live by themselves, and after
+//! their end again.
+
+use pod::id::{Incarnation, PodId, PodName};
+use pod::life_lock::LifeLock;
+use pod::runtime_dir::{PodPaths, Roots};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::world::{Running, World, of_kind};
+
+/// Ends a pod that lives in the background when its test is over, however that ended.
+struct Background<'w>(&'w World, &'static str);
+
+impl Drop for Background<'_> {
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    fn drop(&mut self) {
+        let mut stop = std::process::Command::new(env!("CARGO_BIN_EXE_pod"));
+        let _ = stop.args(["stop", self.1, "--now", "--root"]).arg(self.0.root()).output();
+    }
+}
+
+/// The pod `boss`, which serves.
+async fn boss(world: &World) -> Running {
+    let mut boss = world.start(&["serve", "--name", "boss"]);
+    boss.says("ready: `boss` is process").await;
+    boss
+}
+
+async fn ok(world: &World, args: &[&str]) -> String {
+    let done = world.pod(args).await;
+    assert_eq!(done.code, 0, "{args:?}: {done:?}");
+    done.stdout
+}
+
+#[track_caller]
+fn says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+}
+
+async fn said(world: &World, name: &str, text: &str) {
+    let said = async || {
+        let history = world.history(name).await;
+        of_kind(&history, "output").iter().any(|entry| entry["text"].as_str().is_some_and(|said| said.contains(text)))
+    };
+    world.until(&format!("`{name}` says {text}"), said).await;
+}
+
+fn paths(world: &World, name: &str) -> PodPaths {
+    Roots::at(&world.root()).unwrap().pod(&name.parse().unwrap())
+}
+
+#[tokio::test]
+async fn child_is_spawned_steered_sent_more_interrupted_and_read() {
+    let world = World::new();
+    let boss = boss(&world).await;
+    let script = "runs = [[{ say = 'begun' }, { read_reports = 1 }, { sleep_ms = 600000 }], [{ say = 'done' }]]";
+    let script = world.file("plan.toml", script);
+    let spawned = ok(&world, &["spawn", "boss", "digger", "--script", &script, "--scope", "/tmp:w"]).await;
+    says(&spawned, &["spawned: `digger` is ready as process", "a child of `boss`", "it has its work"]);
+    said(&world, "digger", "begun").await;
+    let steered = ok(&world, &["steer", "digger", "mind the gap"]).await;
+    says(&steered, &["`digger` steered: it is told with the next request of turn 1"]);
+    said(&world, "digger", "mind the gap").await;
+    world.pod(&["send", "digger", "later"]).await.refused(4, &["turn 1 is running"]);
+    says(&ok(&world, &["send", "digger", "later", "--after"]).await, &["staged as turn 2", "when turn 1 has ended"]);
+
+    let inspected = ok(&world, &["inspect", "digger"]).await;
+    says(&inspected, &["holds its life lock", "`boss` (alive)", "running, turn 1", "scripted", "read and write /tmp"]);
+    says(&inspected, &["1 runs staged", "schema", "it lives", "said: begun"]);
+    let record = world.pod(&["inspect", "digger", "--json"]).await.records().remove(0);
+    assert_eq!((&record["type"], &record["parent"]["name"]), (&"inspected".into(), &"boss".into()));
+    assert_eq!((&record["runs_staged"], &record["restore"]), (&1.into(), &"lives".into()));
+
+    let sent = world.pod(&["interrupt", "digger", "this instead", "--json"]).await.records().remove(0);
+    let outcome = &sent["outcome"]["interrupted"];
+    assert_eq!(
+        (&outcome["turn"], &outcome["next"]["turn"], &outcome["next"]["ahead"]),
+        (&1.into(), &3.into(), &1.into())
+    );
+    let both = async || {
+        let history = world.history("digger").await;
+        of_kind(&history, "output").iter().filter(|entry| entry["text"] == "done").count() == 2
+    };
+    world.until("both are done", both).await;
+    world.pod(&["interrupt", "digger"]).await.refused(4, &["no turn runs", "pod send digger"]);
+
+    let page = world.pod(&["output", "digger", "--json"]).await.records().remove(0);
+    let entries = page["entries"].as_array().unwrap();
+    assert_eq!(entries.iter().filter(|entry| entry["what"].get("turn_ended").is_some()).count(), 3, "{page}");
+    let next = page["next"].as_str().unwrap();
+    let shown = ok(&world, &["output", "digger", "--turn", "3"]).await;
+    says(&shown, &["turn 3", "done", "finished", "it lives, and may say more; read on with --from"]);
+    let rest = world.pod(&["output", "digger", "--from", next, "--json"]).await.records().remove(0);
+    assert_eq!(rest["entries"].as_array().unwrap().len(), 0, "{rest}");
+
+    world.pod(&["spawn", "boss", "digger", "--idle"]).await.refused(4, &["`digger` is taken", "pod inspect digger"]);
+    boss.signal(Signal::INT);
+    let ended = boss.ended().await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    says(&ended.stdout, &["stopped: `boss` has ended"]);
+    // How each turn ended is known to the parent.
+    let settled = world.history("boss").await;
+    assert_eq!(of_kind(&settled, "work_settled").first().unwrap()["result"], "Cancelled");
+}
+
+#[tokio::test]
+async fn pod_in_the_background_is_ready_when_the_command_returns_and_is_restored_from_what_is_recorded() {
+    let world = World::new();
+    let script = world.file("plan.toml", "runs = [[{ say = 'one' }], ['recall', { say = 'two' }]]");
+    let _ended = Background(&world, "root");
+    let ready = world.pod(&["serve", "--name", "root", "--script", &script, "--detach", "--json"]).await;
+    let record = ready.records().remove(0);
+    assert_eq!(
+        (&record["type"], &record["background"], &record["worker"]),
+        (&"ready".into(), &true.into(), &"scripted".into())
+    );
+    world.pod(&["serve", "--name", "root"]).await.refused(7, &["runs already", "pod stop root"]);
+    says(&ok(&world, &["restore", "root"]).await, &["attached: `root` lived already"]);
+    ok(&world, &["send", "root", "x"]).await;
+    said(&world, "root", "one").await;
+    ok(&world, &["stop", "root"]).await;
+    says(
+        &ok(&world, &["inspect", "root"]).await,
+        &["ended: nobody", "none: it is a root", "from its recorded manifest"],
+    );
+
+    // The script is recorded, too: the file may go.
+    std::fs::remove_file(&script).unwrap();
+    says(&ok(&world, &["restore", "root"]).await, &["restored: `root` lives again as process"]);
+    let first = pid(&world, "root").await;
+    kill(first);
+    world.until("it is dead", async || !alive(&world, "root").await).await;
+    says(&ok(&world, &["restore", "root"]).await, &["restored: `root`"]);
+    assert_ne!(pid(&world, "root").await, first);
+    let history = world.history("root").await;
+    assert_eq!(of_kind(&history, "life_started").len(), 3);
+    assert_eq!(of_kind(&history, "output")[0]["text"], "one", "it goes on with its history");
+    ok(&world, &["stop", "root"]).await;
+}
+
+async fn line(world: &World, name: &str) -> Value {
+    world.list().await.into_iter().find(|pod| pod["name"] == name).unwrap()
+}
+
+async fn alive(world: &World, name: &str) -> bool {
+    line(world, name).await["alive"] == true
+}
+
+async fn pid(world: &World, name: &str) -> i32 {
+    i32::try_from(line(world, name).await["pid"].as_i64().unwrap()).unwrap()
+}
+
+fn kill(pid: i32) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn child_is_restored_by_its_parent_and_by_nobody_else() {
+    let world = World::new();
+    let serving = boss(&world).await;
+    ok(&world, &["spawn", "boss", "a", "--command", "echo hello"]).await;
+    said(&world, "a", "hello").await;
+    ok(&world, &["stop", "a"]).await;
+    let ended = async || {
+        let record = world.pod(&["inspect", "boss", "--json"]).await.records().remove(0);
+        record["children_live"] == 0
+    };
+    world.until("its parent knows of its end", ended).await;
+    says(&ok(&world, &["inspect", "a"]).await, &["yes, by its parent `boss`: `pod restore a`"]);
+    world.pod(&["serve", "--name", "a"]).await.refused(2, &["is a child of `boss`", "pod restore a"]);
+    says(&ok(&world, &["restore", "a"]).await, &["restored: `a` lives again as process"]);
+    says(&ok(&world, &["restore", "a"]).await, &["attached: `a` lived already"]);
+    ok(&world, &["send", "a", "again"]).await;
+    let twice = async || of_kind(&world.history("a").await, "output").len() == 2;
+    world.until("it works as before", twice).await;
+    ok(&world, &["stop", "boss"]).await;
+    serving.ended().await;
+    let refused = world.pod(&["restore", "a"]).await;
+    refused.refused(4, &["`a` cannot be restored", "its parent `boss` does not run", "pod restore boss"]);
+    // The root comes back, and what it had with it, on request.
+    let _ended = Background(&world, "boss");
+    ok(&world, &["restore", "boss"]).await;
+    says(&ok(&world, &["restore", "a"]).await, &["restored: `a`"]);
+    ok(&world, &["stop", "boss"]).await;
+}
+
+#[tokio::test]
+async fn each_reason_why_a_pod_is_not_restored_is_told_apart() {
+    let world = World::new();
+    let serving = boss(&world).await;
+    ok(&world, &["stop", "boss"]).await;
+    serving.ended().await;
+    let boss = paths(&world, "boss");
+    let _ended = Background(&world, "boss");
+    world.pod(&["restore", "nobody"]).await.refused(6, &["there is no pod `nobody`", "`boss`"]);
+
+    let known = version(&boss, 99);
+    world.pod(&["restore", "boss"]).await.refused(4, &["cannot be restored", "schema 99", "newer program"]);
+    says(&ok(&world, &["inspect", "boss"]).await, &["cannot be read", "schema 99", "no: its store cannot be used"]);
+    version(&boss, known);
+
+    let life = PodId::new("boss".parse::<PodName>().unwrap(), Incarnation(7));
+    let held = LifeLock::acquire(&boss.life_lock(), &life).unwrap();
+    let pid = std::process::id().to_string();
+    let locked = world.pod(&["restore", "boss", "--timeout", "300ms"]).await;
+    locked.refused(7, &["`boss` is locked by process", &pid, "0000000000000007", "does not answer"]);
+    drop(held);
+
+    world
+        .pod(&["restore", "boss", "--timeout", "1ms"])
+        .await
+        .refused(70, &["was not ready within 0.001 s", "was ended"]);
+    world.until("nothing of it is left", async || !alive(&world, "boss").await).await;
+
+    let recorded = std::fs::read_to_string(boss.manifest()).unwrap();
+    let gone = recorded
+        .lines()
+        .map(|line| if line.starts_with("directory") { "directory = \"/no/such/place\"" } else { line });
+    std::fs::write(boss.manifest(), gone.collect::<Vec<_>>().join("\n")).unwrap();
+    let exited = world.pod(&["restore", "boss"]).await;
+    exited.refused(2, &["`boss` exited while it was starting", "it said: ", "/no/such/place", "cannot be entered"]);
+
+    std::fs::write(boss.manifest(), recorded.replace("[worker]", "[wroker]")).unwrap();
+    world.pod(&["restore", "boss"]).await.refused(4, &["cannot be restored", "`wroker`", "did you mean `worker`?"]);
+    std::fs::remove_file(boss.manifest()).unwrap();
+    world.pod(&["restore", "boss"]).await.refused(4, &["cannot be restored", "is not recorded"]);
+    std::fs::write(boss.manifest(), recorded).unwrap();
+}
+
+/// Makes the store one of that version of the tables; returns what it was.
+fn version(paths: &PodPaths, new: u32) -> u32 {
+    let store = rusqlite::Connection::open(paths.store()).unwrap();
+    let old = store.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    store.pragma_update(None, "user_version", new).unwrap();
+    old
+}
+
+#[tokio::test]
+async fn child_that_dies_before_it_is_ready_is_quoted_and_nothing_of_it_is_left() {
+    let world = World::new();
+    let boss = boss(&world).await;
+    let bad = paths(&world, "bad");
+    bad.make_state_dir().unwrap();
+    std::fs::write(bad.store(), "this is a letter, and no database at all".repeat(50)).unwrap();
+    let refused = world.pod(&["spawn", "boss", "bad", "--idle"]).await;
+    refused.refused(4, &["`bad` ended before it was ready", "exited with code 1", "it said: ", "no database"]);
+    assert!(!alive(&world, "bad").await && !bad.runtime_dir().exists());
+    boss.signal(Signal::TERM);
+    assert_eq!(boss.ended().await.code, 0);
+}
+
+#[tokio::test]
+async fn commands_that_are_wrong_are_refused_before_anything_is_made() {
+    let long = "x".repeat(20 * 1024);
+    let table: &[(&[&str], i32, &[&str])] = &[
+        (&["serve"], 2, &["--name", "--manifest"]),
+        (&["serve", "--name", "The Boss"], 2, &["The Boss", "a-z"]),
+        (&["serve", "--name", "a", "--worker", "leger"], 2, &["`leger`", "did you mean `ledger`?"]),
+        (&["serve", "--name", "a", "--command", "x", "--script", "y"], 2, &["--command", "--script"]),
+        (&["serve", "--name", "a", "--script", "/no/such/file"], 2, &["/no/such/file", "No such file"]),
+        (&["serve", "--name", "a", "--timeout", "1s"], 2, &["--detach"]),
+        (&["spawn", "a", "a"], 2, &["its parent's name"]),
+        (&["spawn", "a", "b", "--scope", "tmp"], 2, &["no absolute path", "/some/where:w"]),
+        (&["spawn", "a", "b", "--worker", "comand"], 2, &["`comand`", "did you mean `command`?"]),
+        (&["spawn", "a", "b"], 6, &["there is no pod `a`"]),
+        (&["steer", "a", " "], 2, &["text is empty"]),
+        (&["steer", "a", &long], 2, &["20480 bytes", "16384", "file"]),
+        (&["steer", "a", "x"], 6, &["there is no pod `a`"]),
+        (&["interrupt", "a", ""], 2, &["text is empty", "leave it out"]),
+        (&["interrupt", "a", "--key", "00000000000000aa"], 2, &["TEXT"]),
+        (&["send", "a", "x", "--notify", "--after"], 2, &["--notify", "--after"]),
+        (&["output", "a", "--from", "x"], 2, &["`x` is no cursor"]),
+        (&["output", "a", "--max-bytes", "9"], 2, &["256..=49152"]),
+        (&["inspect", "a"], 6, &["there is no pod `a`"]),
+        (&["restore", "a", "--timeout", "never"], 2, &["never", "90s"]),
+    ];
+    for (args, code, words) in table {
+        let world = World::new();
+        world.pod(args).await.refused(*code, words);
+        assert!(!world.root().exists(), "{args:?} made something");
+    }
+    let world = World::new();
+    let manifest = world.file("pod.toml", "[pod]\nname = \"a\"\nplace = \"/\"\n[worker]\nkind = \"ledger\"\n");
+    world.pod(&["serve", "--manifest", &manifest]).await.refused(2, &["pod.toml, line 3", "`place`", "directory"]);
+    assert!(!world.root().exists());
+}
