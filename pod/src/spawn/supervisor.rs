@@ -24,7 +24,7 @@ use crate::handle::Shared;
 use crate::id::PodId;
 use crate::life_lock::{self, Life};
 use crate::protocol::{LostReason, Method, PodState, Shutdown, ShutdownMode};
-use crate::store::{ChildRow, Direction, Durability, EndOfLife, Terminal};
+use crate::store::{ChildRow, Durability, EndOfLife, Terminal};
 
 /// The variable by which a child learns what it is.
 pub(crate) const CHILD_VARIABLE: &str = "POD_CHILD";
@@ -245,8 +245,8 @@ async fn bury(shared: &Shared, pod: &PodId, reason: LostReason) {
 /// Those who wait for a work that the dead child had learn what its store and its end say.
 pub(crate) async fn tell_works(shared: &Shared, pod: &PodId, terminal: &Terminal) {
     let dead = pod.clone();
-    let works = shared.store.read(move |reads| reads.works(Direction::Delegated, false)).await.unwrap_or_default();
-    for work in works.into_iter().filter(|work| work.child.as_ref() == Some(&dead)) {
+    let works = shared.store.read(move |reads| reads.works_of(&dead)).await.unwrap_or_default();
+    for work in works {
         if let Some(result) = work.result {
             shared.registry.work_lost(work.work, terminal, result);
             shared.registry.settled(&[(work.work, result)]);

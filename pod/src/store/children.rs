@@ -321,7 +321,8 @@ impl Tx<'_> {
         self.run(sql, (&row.pod.name, row.pod.incarnation, self.now()))?;
         let kind = IntentKind::ReclaimRuntimeDir { pod: row.pod.clone(), dir: row.runtime_dir.clone() };
         self.push_intent(&row.pod.name, &kind)?;
-        self.push_intent(&row.pod.name, &IntentKind::ReturnLeases { pod: row.pod.clone() })
+        self.push_intent(&row.pod.name, &IntentKind::ReturnLeases { pod: row.pod.clone() })?;
+        self.prune()
     }
 }
 

@@ -174,9 +174,10 @@ impl Reads<'_> {
             "SELECT h.turn, h.history, h.started_at, h.cause FROM
                  (SELECT turn, history, history AS seq, started_at, cause, state FROM turns) h
              WHERE h.history IS NOT NULL AND h.state <> 'running' AND h.cause IN ('run', 'reports') AND {COUNTS}
+                 AND h.history > ?2
              ORDER BY h.history DESC LIMIT ?1"
         );
-        let mut found = self.all(&sql, [int(u64::from(limit) + 1)], |row| {
+        let mut found = self.all(&sql, [int(u64::from(limit) + 1), int(self.told_apart_from()?)], |row| {
             Ok((row.get::<_, TurnId>(0)?, row.get::<_, i64>(1)?, row.get::<_, UnixMillis>(2)?, row.get(3)?))
         })?;
         let more = found.len() > usize::try_from(limit).unwrap_or(usize::MAX);
@@ -289,6 +290,9 @@ impl Tx<'_> {
         })?;
         Ok(match found {
             None => Err(format!("there was no turn {turn}")),
+            Some((Some(seq), ..)) if count(seq) <= self.told_apart_from()? => {
+                Err(format!("turn {turn} is too long ago: what was told since could not be told again"))
+            }
             Some((Some(seq), Some(TurnCause::Run | TurnCause::Reports), true)) => Ok(count(seq)),
             Some((_, Some(TurnCause::Compact), _)) => Err(format!("turn {turn} made the context shorter")),
             Some((_, Some(TurnCause::Resume), _)) => Err(format!("turn {turn} went on with an earlier one")),

@@ -63,9 +63,9 @@ async fn kept(in_log: bool) -> Kept {
     // One after the other, so that there are as many commits as steps.
     options.limits.batch = 1;
     let store = Store::open(&path, options).unwrap();
-    for step in 0..40 {
+    for step in 0..18 {
         store.write(move |tx| fill(tx, step)).await.unwrap();
-        if step == 20 {
+        if step == 9 {
             let checkpoint = |reads: &crate::store::Reads<'_>| Ok(reads.conn.path().map(str::to_owned));
             let name = store.read(checkpoint).await.unwrap().unwrap();
             let _: i64 = Connection::open(name)
@@ -85,7 +85,7 @@ async fn kept(in_log: bool) -> Kept {
     assert_eq!(log.is_some(), in_log);
     let (conn, _) = open_reader(&path).unwrap();
     let rows = rows(&conn).unwrap();
-    assert!(rows["history"].len() > 100 && rows["inbox"].len() == 40, "too little to lose");
+    assert!(rows["history"].len() > 40 && rows["inbox"].len() == 18, "too little to lose");
     Kept { store: fs::read(&path).unwrap(), log, head: fs::read(head::path_of(&path)).unwrap(), rows }
 }
 
@@ -171,7 +171,7 @@ async fn write_ahead_log_cut_short_at_any_frame_is_a_loss_that_is_said() {
     let mut count = Count::default();
     for frame in 0..frames {
         let end = LOG_HEADER + frame * FRAME;
-        for end in [end, end + 10, end + FRAME - 1] {
+        for end in [end, end + FRAME / 2] {
             count.open(&kept, &format!("log cut to {end} bytes"), Some(&kept.store), Some(&log[..end]));
         }
     }
@@ -186,7 +186,7 @@ async fn write_ahead_log_cut_short_at_any_frame_is_a_loss_that_is_said() {
 #[tokio::test]
 async fn bit_that_is_flipped_anywhere_is_found_or_means_nothing() {
     // Seeded: the same places every time. More with `POD_FLIPS`.
-    let flips: usize = std::env::var("POD_FLIPS").ok().and_then(|number| number.parse().ok()).unwrap_or(250);
+    let flips: usize = std::env::var("POD_FLIPS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = move |below: usize| {
         random ^= random << 13;
@@ -213,12 +213,12 @@ async fn bit_that_is_flipped_anywhere_is_found_or_means_nothing() {
     // What the file says of itself, bit by bit.
     let kept = kept(false).await;
     let mut count = Count::default();
-    for bit in 0..100 * 8 {
+    for bit in (0..100 * 8).step_by(if flips > 100 { 1 } else { 13 }) {
         let mut store = kept.store.clone();
         store[bit / 8] ^= 1 << (bit % 8);
         count.open(&kept, &format!("bit {bit} of the header"), Some(&store), None);
     }
-    println!("800 bits of the header: {count:?}");
+    println!("the header: {count:?}");
 }
 
 #[tokio::test]

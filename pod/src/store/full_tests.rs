@@ -96,7 +96,7 @@ impl Met {
     }
 }
 
-const EVENTS: u64 = 10;
+const EVENTS: u64 = 3;
 
 /// A store is made, told of a child and its events, and opened again, with `bytes` to spare. Whether they were enough.
 async fn live_with(disk: &Disk, bytes: u64, checkpoints: bool) -> bool {
@@ -181,7 +181,7 @@ fn full_disk_at_any_write_is_said_and_costs_nothing_that_was_acked() {
             assert!(pages * 4096 < BYTES / 2, "never enough");
         }
         println!("written back at once: {checkpoints}; each of 0 to {pages} free pages was too few at another write");
-        assert!(pages > 50, "the disk was never full");
+        assert!(pages > 40, "the disk was never full");
     }
 }
 

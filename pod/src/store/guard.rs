@@ -20,6 +20,8 @@ use crate::store::tx::Reads;
 const TAIL: u64 = 1024;
 /// The one table whose sum is not kept: it only grows, and would have to be read from its beginning.
 const ONLY_GROWS: &str = "history";
+/// What the file is made of, as a sum. Where in the file it is may change.
+const SCHEMA: &str = "SELECT sum(pod_sum(type, name, tbl_name, sql)) FROM main.sqlite_schema";
 
 /// Gives `conn` the function that the triggers and transactions use.
 pub(crate) fn install(conn: &Connection) -> rusqlite::Result<()> {
@@ -60,7 +62,7 @@ pub(crate) fn seal(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "INSERT OR IGNORE INTO sums (what, sum) VALUES ('commits', 0);
          INSERT OR IGNORE INTO sums (what, sum) SELECT 'history from', coalesce(max(seq), 0) + 1 FROM history;
-         DELETE FROM sums WHERE what LIKE 'table %';
+         DELETE FROM sums WHERE what LIKE 'table %' OR what = 'schema';
          UPDATE inbox SET sum = pod_sum(at, wakes, stream, seq, note, body) WHERE sum IS NULL;
          UPDATE outbox SET sum = pod_sum(seq, at, kind, body) WHERE sum IS NULL;
          UPDATE runs SET sum = pod_sum(turn, work, at, origin, input) WHERE sum IS NULL;",
@@ -79,7 +81,7 @@ pub(crate) fn seal(conn: &Connection) -> rusqlite::Result<()> {
             of("")?
         ))?;
     }
-    Ok(())
+    conn.execute_batch(&format!("INSERT INTO sums (what, sum) VALUES ('schema', ({SCHEMA}))"))
 }
 
 /// What is not as it was written, if anything: every table but the history, whose end alone is looked at. Nothing for a
@@ -91,13 +93,18 @@ pub(crate) fn differing(conn: &Connection) -> Result<Option<String>, StoreError>
     if commits(conn)?.is_none() {
         return Ok(None);
     }
+    let kept = |what: &str| {
+        let kept = "SELECT sum FROM main.sums WHERE what = ?1";
+        conn.query_row(kept, [what], |row| row.get::<_, i64>(0)).optional()
+    };
+    if kept("schema")? != Some(conn.query_row(SCHEMA, [], |row| row.get(0))?) {
+        return Ok(Some("its tables, indexes and triggers are not those that were made".to_owned()));
+    }
     for table in guarded(conn)? {
-        let sum =
-            format!("SELECT coalesce(sum(pod_sum({})), 0) FROM main.{table} NOT INDEXED", columns(conn, &table, "")?);
+        let columns = columns(conn, &table, "")?;
+        let sum = format!("SELECT coalesce(sum(pod_sum({columns})), 0) FROM main.{table} NOT INDEXED");
         let found: i64 = conn.query_row(&sum, [], |row| row.get(0))?;
-        let kept = "SELECT sum FROM sums WHERE what = ?1";
-        let kept: Option<i64> = conn.query_row(kept, [format!("table {table}")], |row| row.get(0)).optional()?;
-        if kept != Some(found) {
+        if kept(&format!("table {table}"))? != Some(found) {
             return Ok(Some(format!("the rows of `{table}` are not those that were written")));
         }
     }

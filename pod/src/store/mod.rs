@@ -20,6 +20,7 @@ mod observe;
 mod older;
 mod open;
 mod outbox;
+mod prune;
 mod reader;
 mod schema;
 mod sql;

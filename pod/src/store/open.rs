@@ -73,6 +73,8 @@ pub struct StoreLimits {
     pub pause_max_ms: u64,
     /// Reports in one request to the worker.
     pub reports_per_request: u32,
+    /// Of what is over (seen entries of the inbox, ended lives, settled works), how many of each are kept beside the history.
+    pub over_kept: u64,
 }
 
 /// Whose store it is.
@@ -116,6 +118,8 @@ impl Default for StoreLimits {
             pause_max_ms: 300_000,
             // LIMIT: 64 reports of 1 KiB: what a model may be told at once without losing the thread.
             reports_per_request: 64,
+            // LIMIT: 1 to 2 MiB of rows; a day of a busy pod is still in its tables, the rest is in its history.
+            over_kept: 4096,
         }
     }
 }

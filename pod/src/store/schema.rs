@@ -178,6 +178,14 @@ ALTER TABLE outbox ADD COLUMN sum INTEGER;
 ALTER TABLE runs ADD COLUMN sum INTEGER;
 -- what: `table ..`, the sum of its rows; `commits`, their number; `history from`, the first entry that has a sum.
 CREATE TABLE sums (what TEXT PRIMARY KEY, sum INTEGER NOT NULL) WITHOUT ROWID;
+
+-- What is over, so that the oldest of it can go, and what is asked for by other than its key.
+CREATE INDEX children_over ON children (ended_at) WHERE state = 'ended';
+CREATE INDEX children_by_stream ON children (stream);
+CREATE INDEX works_over ON works (settled_at) WHERE state = 'settled';
+CREATE INDEX works_of ON works (child, incarnation) WHERE direction = 'delegated';
+CREATE INDEX descendants_of ON descendants (parent_name, parent_incarnation);
+CREATE INDEX inbox_in_turn ON inbox (turn) WHERE turn IS NOT NULL;
 ";
 
 /// Brings a file of version `from` to [`VERSION`], in one transaction.

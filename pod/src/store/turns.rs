@@ -227,6 +227,7 @@ impl Tx<'_> {
             self.set_meta_text("blocked_told", None)?;
         }
         let settled = self.settle_works()?;
+        self.prune()?;
         let events = (head.0 + 1..=self.outbox_head()?.0).map(Seq).collect();
         crate::failpoint!("turn_end_before_commit");
         Ok(EndedTurn { events, settled, returned, blocked })

@@ -81,10 +81,24 @@ impl Reads<'_> {
     /// # Errors
     /// If the file or a row cannot be read.
     pub fn works(&self, direction: Direction, open_only: bool) -> Result<Vec<WorkRow>, StoreError> {
-        let sql =
+        self.works_where("direction = ?1 AND (state = 'open' OR NOT ?2)", (direction, open_only))
+    }
+
+    /// The works that were given to this life of a child, oldest first.
+    ///
+    /// # Errors
+    /// If the file or a row cannot be read.
+    pub fn works_of(&self, child: &PodId) -> Result<Vec<WorkRow>, StoreError> {
+        let condition = "direction = 'delegated' AND child = ?1 AND incarnation = ?2";
+        self.works_where(condition, (&child.name, child.incarnation))
+    }
+
+    fn works_where(&self, condition: &str, params: impl rusqlite::Params) -> Result<Vec<WorkRow>, StoreError> {
+        let sql = format!(
             "SELECT work, direction, at, settled_at, child, incarnation, belongs_to, input, turn, result FROM works
-                   WHERE direction = ?1 AND (state = 'open' OR NOT ?2) ORDER BY at, work";
-        let rows = self.all(sql, (direction, open_only), |row| {
+             WHERE {condition} ORDER BY at, work"
+        );
+        let rows = self.all(&sql, params, |row| {
             let child: Option<PodName> = row.get(4)?;
             let row_without_result = WorkRow {
                 work: row.get(0)?,
