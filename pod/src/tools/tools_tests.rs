@@ -76,6 +76,7 @@ async fn output_is_read_piece_by_piece_without_a_gap_and_a_cursor_reads_what_cam
         assert!(got.entries.iter().all(|entry| entry.counts));
         read.extend(texts(&got));
         (cursor, pages) = (got.next, pages + 1);
+        assert!(pages < 100, "it does not come to an end: {cursor}");
         if !got.more {
             break;
         }
