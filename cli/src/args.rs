@@ -135,8 +135,8 @@ pub(crate) enum Command {
     /// Run a pod by itself until it is stopped
     ///
     /// Says `ready` when it takes work: from `pod send`, and as the parent of what `pod spawn` starts. With --detach it
-    /// runs in the background and this returns when it is ready. What it was started as is recorded beside its store, so
-    /// that `pod restore` needs nothing else. Ctrl-C lets its turn end; a second one does not.
+    /// runs in the background, logs to stderr.log beside its store, and this returns when it is ready. What it was started
+    /// as is recorded there, too, so that `pod restore` needs nothing else. Ctrl-C lets its turn end; a second one does not.
     ///
     /// Example: pod serve --name boss --detach
     Serve(ServeArgs),

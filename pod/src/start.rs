@@ -276,6 +276,8 @@ impl PodController {
         let recovery = store.write(|tx| tx.recover()).await.map_err(store_error)?;
 
         if child.is_none() {
+            // A root in the background writes where a child does; one that does not is left alone.
+            tokio::spawn(crate::spawn::stderr::keep_bounded(paths.stderr()));
             // A child's parent knows what it is; nobody else knows what a root was started as.
             let pod = PodSection {
                 name: name.clone(),

@@ -5,7 +5,8 @@
 //! behind a line that names it; the life itself looks now and then how long the file is, and begins a new one when it has
 //! become too long. The last file is kept beside it.
 //!
-//! Opened by `supervisor` before the fork, quoted when a child dies before it is ready, watched by `worker::host`.
+//! Opened by `supervisor` before the fork, quoted when a child dies before it is ready, watched by `worker::host`, and for
+//! a root in the background by `start`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
