@@ -68,6 +68,13 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
         HistoryItem::WorkSettled { result, child: None } => format!("work is settled: {result}"),
         HistoryItem::Blocked { reason } => format!("blocked: {}", quote(reason)),
         HistoryItem::Unblocked => "no longer blocked".to_owned(),
+        HistoryItem::OlderThanParent { ours, parent } => format!(
+            "this store is an older copy: its parent has events up to {parent}, it knew of none after {ours}; it goes on behind them"
+        ),
+        HistoryItem::NewerThanParent { ours, parent } => format!(
+            "the parent has events up to {parent}, though {ours} was acked: its store is an older copy, or it is another; \
+             what lies between is told to it as missing"
+        ),
         other => other.kind().replace('_', " "),
     }
 }
@@ -78,6 +85,8 @@ pub(crate) fn tone(item: &HistoryItem) -> Tone {
         HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { .. } }
         | HistoryItem::ChildTerminal { terminal: Terminal::Lost { .. } | Terminal::NeverStarted { .. }, .. }
         | HistoryItem::ToolResult { how: ToolEnd::Failed, .. }
+        | HistoryItem::OlderThanParent { .. }
+        | HistoryItem::NewerThanParent { .. }
         | HistoryItem::Blocked { .. } => Tone::Bad,
         HistoryItem::WorkSettled { result, .. } if result.is_success() => Tone::Good,
         HistoryItem::WorkSettled { .. } => Tone::Bad,

@@ -99,7 +99,8 @@ impl Roots {
         Self::named_from(flag, |variable| std::env::var_os(variable).filter(|value| !value.is_empty()))
     }
 
-    fn named_from(
+    /// The same, for a process with other variables than ours.
+    pub(crate) fn named_from(
         flag: Option<&Path>,
         variable: impl Fn(&str) -> Option<std::ffi::OsString>,
     ) -> Result<Self, DirError> {

@@ -273,7 +273,14 @@ impl PodController {
         let path = paths.store();
         let opened = tokio::task::spawn_blocking(move || Store::open(path, store_options)).await;
         let store = opened.unwrap_or(Err(StoreError::Closed)).map_err(store_error)?;
-        let recovery = store.write(|tx| tx.recover()).await.map_err(store_error)?;
+        let below = roots.clone();
+        let recovery = store
+            .write(move |tx| {
+                tx.relocate_children(&below)?;
+                tx.recover()
+            })
+            .await
+            .map_err(store_error)?;
 
         if child.is_none() {
             // A root in the background writes where a child does; one that does not is left alone.

@@ -10,6 +10,7 @@ mod lane_model;
 mod matrix;
 mod observers;
 mod processes;
+mod restoring;
 mod scope_events;
 mod shutdown;
 mod simulator;

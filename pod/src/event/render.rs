@@ -18,6 +18,10 @@ pub fn render_event(event: &LocalEvent) -> String {
     let head = format!("[report of pod `{}` ({}), not the user's words]", pod.name, pod.incarnation);
     let more = format!("More: ReadPodOutput {{ pod: \"{}\" }}.", pod.name);
     match event {
+        // Of no turn.
+        LocalEvent::Reported(PodEvent::Errored { turn: crate::id::TurnId(0), message, .. }) => {
+            quoting(&format!("{head} Something is wrong with it. It said:"), message, &more)
+        }
         LocalEvent::Reported(PodEvent::TurnEnded { work, turn, result, .. }) => {
             let what = match result {
                 TurnResult::Finished => "finished".to_owned(),

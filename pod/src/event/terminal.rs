@@ -134,6 +134,10 @@ fn left_by(reads: &Reads<'_>, pod: &PodId) -> Result<Left, StoreError> {
     }
     match read_left(reads, &row) {
         Ok(left) => Ok(left),
+        // It said that it was ready, and its store was there then.
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && row.stream.is_some() => {
+            Ok(Left::Unreadable(format!("its store `{}` is gone", row.store.display())))
+        }
         // It died before it had written anything.
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(nothing_at(&row.store)),
         Err(StoreError::Empty { .. }) => Ok(nothing_at(&row.store)),

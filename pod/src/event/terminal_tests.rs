@@ -126,6 +126,37 @@ async fn events_that_are_gone_from_a_dead_childs_store_become_a_gap() {
 }
 
 #[tokio::test]
+async fn events_that_were_acked_to_a_parent_whose_store_is_now_older_become_a_gap() {
+    for (events, acked) in [(5, 5), (5, 3), (0, 0)] {
+        let family = family(events).await;
+        family.child.write(move |tx| tx.trim_outbox(Seq(acked))).await.unwrap();
+        let end = settle_dead_child(&family.parent, &pod("b", 1), KILLED).await.unwrap();
+        assert_eq!(end.drained, events - acked);
+        let told = told(&family.parent).await;
+        let gap = LocalEvent::Reported(PodEvent::Gap { pod: pod("b", 1), from: Seq(1), to: Seq(acked) });
+        let gaps = told.iter().filter(|event| event.kind() == "gap").collect::<Vec<_>>();
+        assert_eq!(gaps, if acked > 0 { vec![&gap] } else { vec![] });
+        assert!(matches!(told.last(), Some(LocalEvent::Lost { .. })), "the end comes last: {told:?}");
+        let stream = family.child.stream();
+        assert_eq!(family.parent.read(move |reads| reads.watermark(stream)).await.unwrap(), Seq(events));
+    }
+}
+
+#[tokio::test]
+async fn child_that_was_ready_and_whose_store_is_gone_is_lost_and_that_is_said() {
+    let family = family(1).await;
+    let stream = family.child.stream();
+    family.parent.write(move |tx| tx.child_ready(&pod("b", 1), stream)).await.unwrap();
+    std::fs::remove_file(family._dir.path().join("b.db")).unwrap();
+    settle_dead_child(&family.parent, &pod("b", 1), KILLED).await.unwrap();
+    let unread = history(&family.parent).await.into_iter().find_map(|row| match row.item {
+        HistoryItem::ChildTerminal { unread, .. } => unread,
+        _ => None,
+    });
+    assert!(unread.is_some_and(|why| why.contains("b.db") && why.contains("gone")));
+}
+
+#[tokio::test]
 async fn child_that_died_before_it_made_a_store_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let parent = Store::open(dir.path().join("a.db"), fixture::options("a")).unwrap();

@@ -30,13 +30,14 @@ pub enum PodEvent {
         /// How it ended.
         result: TurnResult,
     },
-    /// The worker failed in a turn that belonged to `work`. Rejections and cancels are no errors.
+    /// The worker failed in a turn that belonged to `work`, or something is wrong with the pod itself. Rejections and cancels
+    /// are no errors.
     Errored {
         /// Who ran it.
         pod: PodId,
-        /// What it was for; none, if the pod is blocked without work.
+        /// What it was for; none, if the pod is blocked without work, or it is no turn that failed.
         work: Option<WorkId>,
-        /// Which turn.
+        /// Which turn; 0 if it is none.
         turn: TurnId,
         /// What the worker said.
         message: Text<1024>,

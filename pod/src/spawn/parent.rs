@@ -22,7 +22,7 @@ use crate::handle::{PodHandle, Shared};
 use crate::id::PodId;
 use crate::life_lock::{self, Life};
 use crate::protocol::{ChildReady, ChildRejection, Method, ShutdownMode, Text};
-use crate::store::{Lifetime, StoreReader};
+use crate::store::{Lifetime, Meeting, StoreReader};
 
 /// How long a parent may take to take a child up before it is asked again.
 const READY_CALL: Duration = Duration::from_secs(20);
@@ -102,6 +102,7 @@ pub(crate) async fn begin(
     };
     if matches!(word, Word::NoParent) {
         expected(shared, parent)?;
+        shared.store.write(|tx| tx.forego_meeting()).await.map_err(|error| error.chain())?;
         if lifetime == Lifetime::Tied {
             handle.request_stop(ShutdownMode::Now);
         }
@@ -135,6 +136,9 @@ async fn be_taken_up(shared: &Shared, parent: &Parent, alive: &AsyncFd<OwnedFd>)
 }
 
 /// Tells the parent that we are there, and takes out of the outbox what it has.
+///
+/// # Errors
+/// What became of the call; `Unavailable` also if our own store could not take its answer.
 async fn say_ready(shared: &Shared, parent: &Parent) -> Result<(), CallError<ChildReady>> {
     let client = rpc::Client::<Method>::new(&Address::unix(&parent.link().socket));
     let request = ChildReady {
@@ -144,9 +148,16 @@ async fn say_ready(shared: &Shared, parent: &Parent) -> Result<(), CallError<Chi
         socket: Text::clipped(shared.paths.socket().to_string_lossy()),
     };
     let go = client.call(request).deadline(READY_CALL).await?;
-    // What cannot be taken out is offered again, and is a duplicate.
-    if let Err(error) = shared.store.write(move |tx| tx.trim_outbox(go.watermark)).await {
-        tracing::warn!(pod = %shared.id, error = error.chain(), "the outbox cannot be trimmed");
+    match shared.store.write(move |tx| tx.meet_parent(go.watermark)).await {
+        Ok(Meeting::Agreed) => {}
+        Ok(met) => {
+            tracing::error!(pod = %shared.id, ?met, parent = %go.watermark, "one of the two stores is an older copy");
+        }
+        // Nothing may be offered that the parent could take for something else: we say once more that we are there.
+        Err(error) => {
+            let reason = Text::clipped(error.chain());
+            return Err(CallError::Rejected(ChildRejection::Unavailable { reason }));
+        }
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use tokio::process::Child;
 
 use super::supervisor::{CHILD_VARIABLE, ChildConfig};
 use crate::id::Incarnation;
+use crate::runtime_dir::Roots;
 
 /// Variables by which a pod tells its child what it is; no program that a pod runs may see them.
 pub(crate) const WITHHELD: [&str; 1] = [CHILD_VARIABLE];
@@ -116,11 +117,34 @@ impl Drop for Leader {
     }
 }
 
-/// Kills the programs that the dead life `life` has left behind: they lead groups of their own, so that nothing but their
-/// mark tells whose they were. Returns how many there were. Blocks for as long as reading the process table takes.
+/// Kills the programs that the dead life `life` below `roots` has left behind: they lead groups of their own, so that nothing
+/// but their mark tells whose they were. Returns how many there were. Blocks for as long as reading the process table takes.
 #[expect(clippy::disallowed_methods, reason = "an exec that is under way says nothing when it is over")]
-pub(crate) fn kill_programs_of(life: Incarnation) -> usize {
-    kill_all(|| marked(life), |pid| kill_if_marked(pid, life), || std::thread::sleep(BETWEEN_LOOKS))
+pub(crate) fn kill_programs_of(life: Incarnation, roots: &Roots) -> usize {
+    let marked = || marked().into_iter().filter(|found| found.is_of(life, roots)).map(|found| found.pid).collect();
+    kill_all(marked, |pid| kill_if_marked(pid, life, roots), || std::thread::sleep(BETWEEN_LOOKS))
+}
+
+/// A process that a pod has started, or was about to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Marked {
+    pub(crate) pid: Pid,
+    /// The life that it belongs to.
+    pub(crate) life: Incarnation,
+    /// Where it finds its pods.
+    roots: Option<Roots>,
+}
+
+impl Marked {
+    /// Whether it belongs to `life` as the tree below `roots` knows it. A copy of a tree knows the same lives, and has no
+    /// right to the processes of the original.
+    pub(crate) fn is_of(&self, life: Incarnation, roots: &Roots) -> bool {
+        self.life == life && self.is_below(roots)
+    }
+
+    pub(crate) fn is_below(&self, roots: &Roots) -> bool {
+        self.roots.as_ref().is_some_and(|found| found.state_root() == roots.state_root())
+    }
 }
 
 /// Looks and kills until nobody new is found twice in a row, with a pause between. Returns how many were killed.
@@ -144,35 +168,37 @@ fn kill_all(look: impl Fn() -> Vec<Pid>, kill: impl Fn(Pid) -> bool, pause: impl
     killed.len()
 }
 
-/// Whether a process carries the mark of `life`: the pod itself, or a program that it has started. Blocks for as long as
-/// reading the process table takes.
+/// Whether a process carries the mark of `life`, below whatever root: the pod itself, or a program that it has started. Blocks
+/// for as long as reading the process table takes.
 pub(crate) fn has_programs(life: Incarnation) -> bool {
-    !marked(life).is_empty()
+    marked().iter().any(|found| found.life == life)
 }
 
-fn marked(life: Incarnation) -> Vec<Pid> {
+/// All processes that bear a pod's mark, as far as this user may look at them.
+pub(crate) fn marked() -> Vec<Marked> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?));
-    pids.filter(|pid| is_marked(*pid, life)).collect()
+    pids.filter_map(mark_of).collect()
 }
 
 /// A dead process that is not reaped has no environment any more. One that was forked and is not its program yet has
 /// that of its pod, which says who the pod is.
-fn is_marked(pid: Pid, life: Incarnation) -> bool {
-    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
-    let mut entries =
-        environment.split(|byte| *byte == 0).filter_map(|entry| str::from_utf8(entry).ok()?.split_once('='));
-    entries.any(|(name, value)| match name {
-        LIFE_VARIABLE => value == life.to_string(),
-        CHILD_VARIABLE => serde_json::from_str::<ChildConfig>(value).is_ok_and(|child| child.pod.incarnation == life),
-        _ => false,
-    })
+fn mark_of(pid: Pid) -> Option<Marked> {
+    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+    let entries = environment.split(|byte| *byte == 0);
+    let entries: Vec<(&str, &str)> = entries.filter_map(|entry| str::from_utf8(entry).ok()?.split_once('=')).collect();
+    let variable = |wanted: &str| entries.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+    let child = variable(CHILD_VARIABLE).and_then(|child| serde_json::from_str::<ChildConfig>(child).ok());
+    let program = variable(LIFE_VARIABLE).and_then(|life| life.parse().ok());
+    let life = program.or(child.map(|child| child.pod.incarnation))?;
+    let roots = Roots::named_from(None, |name| variable(name).filter(|value| !value.is_empty()).map(Into::into)).ok();
+    Some(Marked { pid, life, roots })
 }
 
-fn kill_if_marked(pid: Pid, life: Incarnation) -> bool {
+pub(crate) fn kill_if_marked(pid: Pid, life: Incarnation, roots: &Roots) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     // Looked at again, now that the descriptor says whom a signal reaches: the number may be another's by now.
-    is_marked(pid, life) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+    mark_of(pid).is_some_and(|found| found.is_of(life, roots)) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
 }
 
 #[cfg(test)]
@@ -181,6 +207,7 @@ mod tests {
 
     use super::*;
     use crate::id::PodId;
+    use crate::runtime_dir::ROOT_VARIABLE;
     use crate::store::Durability;
 
     /// Kills on drop what nobody else has.
@@ -194,8 +221,9 @@ mod tests {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test")]
-    fn sleeper(variable: &str, value: &str) -> Sleeper {
-        Sleeper(std::process::Command::new("sleep").arg("60").env(variable, value).spawn().unwrap())
+    fn sleeper(root: &str, variable: &str, value: &str) -> Sleeper {
+        let mut sleep = std::process::Command::new("sleep");
+        Sleeper(sleep.arg("60").env(ROOT_VARIABLE, root).env(variable, value).spawn().unwrap())
     }
 
     #[test]
@@ -231,13 +259,18 @@ mod tests {
             serde_json::to_string(&config).unwrap()
         };
         let mut its = [
-            sleeper(LIFE_VARIABLE, &dead.incarnation.to_string()),
+            sleeper("/here", LIFE_VARIABLE, &dead.incarnation.to_string()),
             // As it is between fork and exec: with all that its pod has.
-            sleeper(CHILD_VARIABLE, &environment(&dead)),
+            sleeper("/here", CHILD_VARIABLE, &environment(&dead)),
         ];
-        let mut not_its =
-            [sleeper(LIFE_VARIABLE, &other.incarnation.to_string()), sleeper(CHILD_VARIABLE, &environment(&other))];
-        assert_eq!(kill_programs_of(dead.incarnation), 2);
+        let mut not_its = [
+            sleeper("/here", LIFE_VARIABLE, &other.incarnation.to_string()),
+            sleeper("/here", CHILD_VARIABLE, &environment(&other)),
+            // The same life of the tree that this one is a copy of.
+            sleeper("/there", LIFE_VARIABLE, &dead.incarnation.to_string()),
+            sleeper("/there", CHILD_VARIABLE, &environment(&dead)),
+        ];
+        assert_eq!(kill_programs_of(dead.incarnation, &Roots::named(Some("/here".as_ref())).unwrap()), 2);
         for sleeper in &mut its {
             assert!(!sleeper.0.wait().unwrap().success());
         }

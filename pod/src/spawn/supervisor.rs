@@ -99,7 +99,7 @@ pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut
         }
     };
     if reason != (LostReason::Exited { code: 0 }) {
-        end_programs(&pod).await;
+        end_programs(&shared, &pod).await;
     }
     bury(&shared, &pod, reason).await;
 }
@@ -129,7 +129,7 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
         }
         tokio::time::sleep(PROBE_EVERY).await;
     }
-    end_programs(&row.pod).await;
+    end_programs(&shared, &row.pod).await;
     bury(&shared, &row.pod, LostReason::Unobserved).await;
 }
 
@@ -204,9 +204,9 @@ async fn ask(row: &ChildRow, stop: Stop) -> bool {
 }
 
 /// A child that did not end by itself could not end what it ran.
-async fn end_programs(pod: &PodId) {
-    let life = pod.incarnation;
-    let killed = tokio::task::spawn_blocking(move || kill_programs_of(life)).await;
+async fn end_programs(shared: &Shared, pod: &PodId) {
+    let (life, roots) = (pod.incarnation, shared.roots.clone());
+    let killed = tokio::task::spawn_blocking(move || kill_programs_of(life, &roots)).await;
     if let Ok(killed @ 1..) = killed {
         tracing::warn!(%pod, killed, "programs that a dead child had left behind were killed");
     }

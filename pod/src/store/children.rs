@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, PodId, PodName, Seq, StreamId};
 use crate::protocol::{LostReason, WorkResult};
+use crate::runtime_dir::Roots;
 use crate::scope::ScopeRule;
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
@@ -241,6 +242,26 @@ impl Tx<'_> {
         Ok(Reservation::Reserved)
     }
 
+    /// Takes note of where the files of children that are not over are: below the same roots as ours. A tree that was moved
+    /// or copied must not look for its children where it was.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn relocate_children(&self, roots: &Roots) -> Result<(), StoreError> {
+        for row in self.live_children()? {
+            let paths = roots.pod(&row.pod.name);
+            let (socket, store, runtime_dir) = (paths.socket(), paths.store(), paths.runtime_dir());
+            if row.store == store && row.runtime_dir == runtime_dir {
+                continue;
+            }
+            let sql =
+                "UPDATE children SET socket = ?3, store = ?4, runtime_dir = ?5 WHERE name = ?1 AND incarnation = ?2";
+            let (socket, store, runtime_dir) = (path_text(&socket)?, path_text(&store)?, path_text(runtime_dir)?);
+            self.run(sql, (&row.pod.name, row.pod.incarnation, socket, store, runtime_dir))?;
+        }
+        Ok(())
+    }
+
     /// The process of a life was started.
     ///
     /// # Errors
@@ -379,6 +400,25 @@ mod tests {
             assert_eq!(tx.reserve_child(&new_child(&pod("b", 2)))?, Reservation::Reserved);
             assert_eq!(tx.child_by_name(&pod("b", 0).name)?.unwrap().pod, pod("b", 2));
             assert_eq!((tx.children()?.len(), tx.live_children()?.len()), (2, 1));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn children_of_a_tree_that_was_moved_are_looked_for_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::at(&dir.path().join("r")).unwrap();
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            for name in ["b", "c"] {
+                tx.reserve_child(&new_child(&pod(name, 1)))?;
+            }
+            tx.end_life(&tx.child(&pod("c", 1))?.unwrap())?;
+            tx.relocate_children(&roots)?;
+            let (b, c) = (tx.child(&pod("b", 1))?.unwrap(), tx.child(&pod("c", 1))?.unwrap());
+            let paths = roots.pod(&b.pod.name);
+            assert_eq!((b.store, b.socket, &*b.runtime_dir), (paths.store(), paths.socket(), paths.runtime_dir()));
+            assert_eq!(c.store, new_child(&c.pod).store, "a life that is over is history");
             Ok(())
         });
     }

@@ -190,6 +190,22 @@ pub enum HistoryItem {
     },
     /// Turns are started again.
     Unblocked,
+    /// This store is an older copy of one that went further: the parent has events that stand nowhere here. What is raised
+    /// from here on has numbers behind them.
+    OlderThanParent {
+        /// The last event that we knew of.
+        ours: Seq,
+        /// The last that the parent has.
+        parent: Seq,
+    },
+    /// The parent lacks events that were acked: its store is an older copy, or it is another parent. What lies between is a
+    /// gap for it.
+    NewerThanParent {
+        /// The last event that was acked.
+        ours: Seq,
+        /// The last that the parent has.
+        parent: Seq,
+    },
 }
 
 /// What an agent is told.
@@ -350,6 +366,8 @@ impl HistoryItem {
             Self::WorkSettled { .. } => "work_settled",
             Self::Blocked { .. } => "blocked",
             Self::Unblocked => "unblocked",
+            Self::OlderThanParent { .. } => "older_than_parent",
+            Self::NewerThanParent { .. } => "newer_than_parent",
         }
     }
 }

@@ -59,6 +59,8 @@ fn every_item_reads_as_it_was_written() {
         HistoryItem::ChildTerminal { child: pod("b", 2), terminal: Terminal::ShutDown, unread: None },
         HistoryItem::WorkSettled { result: WorkResult::Lost, child: Some(pod("b", 2).name) },
         HistoryItem::Unblocked,
+        HistoryItem::OlderThanParent { ours: Seq(3), parent: Seq(9) },
+        HistoryItem::NewerThanParent { ours: Seq(9), parent: Seq(3) },
     ];
     store.with(|tx| {
         for item in &items {

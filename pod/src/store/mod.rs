@@ -45,7 +45,7 @@ pub use intents::{Intent, IntentKind, carry_out};
 pub use looks::{DescendantRow, LifeEndRow};
 pub(crate) use observe::HistoryLine;
 pub use open::{Durability, Identity, StoreLimits, StoreOptions};
-pub use outbox::{OutboxRow, OutboxState, Room, UndeliverableReason};
+pub use outbox::{Meeting, OutboxRow, OutboxState, Room, UndeliverableReason};
 pub use reader::StoreReader;
 pub use status::{Control, StatusCounts};
 pub use thread::{Store, Submitted};

@@ -6,12 +6,16 @@
 //!
 //! Filled by `turns`, `works` and `event`; emptied by `event::Reporter`; read by the parent when the pod has died.
 
-use crate::id::{Incarnation, PodId, Seq};
-use crate::protocol::{PodEvent, clip};
+use crate::id::{Incarnation, PodId, Seq, TurnId};
+use crate::protocol::{PodEvent, Text, clip};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
-use crate::store::sql::{from_json, int, stored_word, to_json};
+use crate::store::history::HistoryItem;
+use crate::store::sql::{count, from_json, int, stored_word, to_json};
 use crate::store::tx::{Reads, Tx};
+
+/// Under which key `meta` has the newest event from before this life, until a parent has been met.
+const UNMET: &str = "unmet_head";
 
 /// LIMIT: how far a parent may be ahead of us. More events than a pod raises in its time; a larger claim is not believed.
 const REWOUND_MAX: u64 = 1_000_000_000;
@@ -49,6 +53,17 @@ pub enum UndeliverableReason {
     Stale,
     /// The parent cannot read it, or takes it for a contradiction.
     Unreadable,
+}
+
+/// What a parent and its child found when the one said how far it has the other's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// What one expects of two stores that have grown together.
+    Agreed,
+    /// The parent has events that this store does not know of: it is an older copy of one that went further.
+    WeAreOlder,
+    /// The parent lacks events that it, or another parent, had acked.
+    ParentIsOlder,
 }
 
 /// Which places of the outbox an event may take.
@@ -91,7 +106,7 @@ impl Reads<'_> {
         let rows = self.all(sql, (seq, limit), |row| {
             let read = || -> rusqlite::Result<_> {
                 let body: String = row.get(2)?;
-                let offers = crate::store::sql::count(row.get(4)?);
+                let offers = count(row.get(4)?);
                 Ok((row.get(1)?, body, row.get(3)?, offers, row.get(5)?, row.get(6)?))
             };
             Ok((row.get::<_, Seq>(0)?, read()))
@@ -158,6 +173,64 @@ impl Tx<'_> {
             Room::Reserved => limits.outbox,
         };
         Ok(self.outbox_waiting()? < max)
+    }
+
+    /// A life begins: what is raised from here on is new to any parent.
+    pub(crate) fn begin_unmet(&self) -> Result<(), StoreError> {
+        self.set_meta_number(UNMET, self.outbox_head()?.0)
+    }
+
+    /// This life offers its events to a parent that it has not met: how far that one has come shows in its answers.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn forego_meeting(&self) -> Result<(), StoreError> {
+        self.set_meta_text(UNMET, None)
+    }
+
+    /// The parent says that it has our events up to `watermark`. To be called before anything is offered to it.
+    ///
+    /// Where the two contradict each other, one of the stores is an older copy, and that is told, here and to the parent. A
+    /// number that the parent has seen is never used for another event: what this life has raised so far gets numbers
+    /// behind it. What the parent lacks and we no longer have becomes a gap.
+    ///
+    /// # Errors
+    /// If it cannot be written: nothing may then be offered.
+    pub fn meet_parent(&self, watermark: Seq) -> Result<Meeting, StoreError> {
+        let unmet = self.one("SELECT value FROM meta WHERE key = ?1", [UNMET], |row| row.get::<_, i64>(0))?;
+        self.forego_meeting()?;
+        let (ours, acked) = (unmet.map(count), self.outbox_acked()?);
+        let ahead = ours.map_or(0, |ours| watermark.0.saturating_sub(ours));
+        let meeting = match ours {
+            Some(ours) if ahead > 0 && ahead <= REWOUND_MAX => {
+                self.renumber_outbox(ours, ahead)?;
+                self.append(None, None, &HistoryItem::OlderThanParent { ours: Seq(ours), parent: watermark })?;
+                let message = format!(
+                    "its store is an older copy: it knows nothing of what it had reported as events {} to {watermark}",
+                    Seq(ours).next()
+                );
+                let (pod, message) = (self.own().pod.clone(), Text::clipped(message));
+                self.raise(&PodEvent::Errored { pod, work: None, turn: TurnId(0), message }, Room::Reserved)?;
+                Meeting::WeAreOlder
+            }
+            _ if watermark < acked => {
+                // Offered from there on, and what is gone as the gap that it is: at once, not with the next event.
+                self.set_meta_number("acked_seq", watermark.0)?;
+                self.append(None, None, &HistoryItem::NewerThanParent { ours: acked, parent: watermark })?;
+                Meeting::ParentIsOlder
+            }
+            _ => Meeting::Agreed,
+        };
+        self.trim_outbox(watermark)?;
+        Ok(meeting)
+    }
+
+    /// Moves the events behind `from` by `by` places, and those that follow.
+    fn renumber_outbox(&self, from: u64, by: u64) -> Result<(), StoreError> {
+        // By way of negative numbers: no row takes the place of one that is still to be moved.
+        self.run("UPDATE outbox SET seq = -(seq + ?2) WHERE seq > ?1", (int(from), int(by)))?;
+        self.run("UPDATE outbox SET seq = -seq, sum = pod_sum(-seq, at, kind, body) WHERE seq < 0", [])?;
+        self.set_meta_number("next_seq", self.meta_number("next_seq")?.saturating_add(by))
     }
 
     /// The parent has everything up to `durable`. Undeliverable events stay to be seen.
@@ -294,6 +367,81 @@ mod tests {
             tx.raise(&event(), Room::Ordinary)?;
             tx.trim_outbox(Seq(99))?;
             assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(100)));
+            Ok(())
+        });
+    }
+
+    fn raise(tx: &Tx<'_>, events: u64) -> Result<(), StoreError> {
+        (0..events).try_for_each(|_| tx.raise(&event(), Room::Ordinary).map(|_| ()))
+    }
+
+    fn places(tx: &Tx<'_>) -> Result<Vec<u64>, StoreError> {
+        Ok(tx.outbox_from(Seq(0), 100)?.iter().map(|row| row.seq.0).collect())
+    }
+
+    #[test]
+    fn event_of_a_restored_store_never_has_a_number_that_its_parent_has_seen() {
+        // Events before the copy, those raised by the life that meets its parent, and how far the parent has come.
+        for (before, raised, parent) in [(8, 2, 9), (8, 2, 10), (8, 2, 20), (8, 0, 20), (0, 3, 1)] {
+            let store = fixture::memory("a");
+            store.with(|tx| {
+                raise(tx, before)?;
+                tx.trim_outbox(Seq(before.saturating_sub(3)))?;
+                tx.begin_unmet()?;
+                raise(tx, raised)?;
+                assert_eq!(tx.meet_parent(Seq(parent))?, Meeting::WeAreOlder);
+                // All that this life has raised, and that it says what it is; nothing of what the parent has.
+                let expected: Vec<u64> = (parent + 1..=parent + raised + 1).collect();
+                assert_eq!((places(tx)?, tx.outbox_acked()?), (expected, Seq(parent)), "{before} {raised} {parent}");
+                let last = tx.outbox_from(Seq(parent + raised + 1), 1)?;
+                assert!(matches!(&last[0].event, PodEvent::Errored { work: None, message, .. } if message.contains("older copy")));
+                assert_eq!(tx.raise(&event(), Room::Ordinary)?, Some(Seq(parent + raised + 2)));
+                assert_eq!(tx.meet_parent(Seq(parent))?, Meeting::Agreed, "said twice");
+                Ok(())
+            });
+        }
+    }
+
+    #[test]
+    fn parent_that_lacks_what_was_acked_is_offered_it_as_a_gap_at_once() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            raise(tx, 9)?;
+            tx.trim_outbox(Seq(9))?;
+            tx.begin_unmet()?;
+            assert_eq!(tx.meet_parent(Seq(4))?, Meeting::ParentIsOlder);
+            assert_eq!((tx.outbox_acked()?, tx.outbox_head()?, places(tx)?), (Seq(4), Seq(9), vec![]));
+            let told = tx.history_after(0, 10)?;
+            assert_eq!(told[0].item, HistoryItem::NewerThanParent { ours: Seq(9), parent: Seq(4) });
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn stores_that_have_grown_together_agree() {
+        for (parent, left) in [(5, vec![6, 7, 8, 9]), (8, vec![9]), (6, vec![7, 8, 9])] {
+            let store = fixture::memory("a");
+            store.with(|tx| {
+                raise(tx, 8)?;
+                tx.trim_outbox(Seq(5))?;
+                tx.begin_unmet()?;
+                raise(tx, 1)?;
+                assert_eq!(tx.meet_parent(Seq(parent))?, Meeting::Agreed);
+                assert_eq!((places(tx)?, tx.history_head()?), (left, 0));
+                Ok(())
+            });
+        }
+    }
+
+    #[test]
+    fn life_that_offered_before_it_met_its_parent_renumbers_nothing() {
+        let store = fixture::memory("a");
+        store.with(|tx| {
+            tx.begin_unmet()?;
+            tx.forego_meeting()?;
+            raise(tx, 3)?;
+            assert_eq!(tx.meet_parent(Seq(2))?, Meeting::Agreed);
+            assert_eq!(places(tx)?, [3]);
             Ok(())
         });
     }

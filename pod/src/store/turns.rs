@@ -301,6 +301,7 @@ impl Tx<'_> {
     pub fn recover(&self) -> Result<Recovery, StoreError> {
         let pod: PodId = self.own().pod.clone();
         self.append(None, None, &HistoryItem::LifeStarted { pod })?;
+        self.begin_unmet()?;
         self.revive_outbox()?;
         let mut interrupted = Vec::new();
         while let Some(turn) = self.turn_in("running")? {
