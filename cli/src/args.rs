@@ -12,6 +12,7 @@ use pod::protocol::{OutputCursor, RewindChildren};
 
 use crate::commands::attach::AttachArgs;
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::doctor::DoctorArgs;
 use crate::commands::events::EventsArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::tree::TreeArgs;
@@ -189,6 +190,11 @@ pub(crate) enum Command {
     ///
     /// Example: pod frames --listen /tmp/me/tap.sock --to $XDG_RUNTIME_DIR/pods/run.sock --out talk.rec
     Frames(FramesArgs),
+    /// Look for what is wrong with pods, their files, their processes and the machine
+    ///
+    /// Each finding says what it is, where, why it matters and what to do. Reads all stores. Exits with 0 if nobody has to do
+    /// anything, else with 8.
+    Doctor(DoctorArgs),
     /// Print what makes a shell complete commands, options and the names of pods
     ///
     /// Names come from the pods that there are, those that live first. To be run by the shell when it starts:

@@ -22,6 +22,8 @@ pub enum Exit {
     NoSuchPod,
     /// Another process runs a pod of that name.
     Held,
+    /// `pod doctor` has found something that somebody has to see to.
+    Unwell,
     /// A defect, or a machine that does not do what it must: disk, memory, processes.
     Internal,
 }
@@ -37,6 +39,7 @@ Exit codes:
    5  unknown: it may have been applied, or may still be; repeat it under its key, or look
    6  no such pod, or it does not run
    7  another process runs a pod of that name
+   8  `pod doctor` has found something that somebody has to see to
   70  internal: a defect, or a machine that fails (disk, memory, processes)";
 
 impl Exit {
@@ -51,6 +54,7 @@ impl Exit {
             Self::Unknown => 5,
             Self::NoSuchPod => 6,
             Self::Held => 7,
+            Self::Unwell => 8,
             Self::Internal => 70,
         }
     }
@@ -77,6 +81,7 @@ mod tests {
             Exit::Unknown,
             Exit::NoSuchPod,
             Exit::Held,
+            Exit::Unwell,
             Exit::Internal,
         ];
         let lines: Vec<u8> = EXIT_CODES.lines().skip(1).map(|line| line[..4].trim().parse::<u8>().unwrap()).collect();

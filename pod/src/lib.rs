@@ -92,6 +92,7 @@ mod start;
 mod fixture;
 
 pub mod discovery;
+pub mod doctor;
 pub mod signals;
 pub mod tools;
 

@@ -128,6 +128,12 @@ pub fn probe(path: &Path) -> Result<Life, LifeLockError> {
     if i32::from(found.l_type) == libc::F_UNLCK { Ok(Life::Free) } else { Ok(Life::Held(holder(&mut file))) }
 }
 
+/// What the last holder of the lock at `path` has said about itself, alive or dead; nothing, if there was none.
+pub fn last_holder(path: &Path) -> Holder {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    opened.map(|mut file| holder(&mut file)).unwrap_or_default()
+}
+
 /// An exclusive lock of all bytes there are and will be.
 fn whole_file() -> libc::flock {
     libc::flock {

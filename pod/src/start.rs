@@ -265,7 +265,8 @@ impl PodController {
                 None => Origin::Root { limits: options.limits.tree(), scope, confinement: options.confinement },
             },
         };
-        let member = blocking(move || join(registry, &claim)).await.map_err(registry_error)?;
+        let below = roots.clone();
+        let member = blocking(move || join(registry, &claim, &below)).await.map_err(registry_error)?;
 
         let own = Own { pod: id.clone(), has_parent: child.is_some(), reads_reports: worker.reads_reports() };
         let mut store_options = StoreOptions::new(own).durability(options.durability);
@@ -373,12 +374,12 @@ impl PodController {
 
 /// Registers the life whose life lock this process holds. What a dead life of that name has left running is ended first,
 /// as a parent would have done; others that are dead are taken out on the way, a few at a time.
-fn join(registry: Registry, claim: &Claim) -> Result<Member, ClaimError> {
+fn join(registry: Registry, claim: &Claim, roots: &Roots) -> Result<Member, ClaimError> {
     let is_root = matches!(claim.origin, Origin::Root { .. });
     if is_root {
         let earlier = registry.pods()?.into_iter().find(|row| row.pod.name == claim.pod.name);
         if let Some(earlier) = earlier.filter(|row| row.pod != claim.pod) {
-            kill_programs_of(earlier.pod.incarnation);
+            kill_programs_of(earlier.pod.incarnation, roots);
         }
     }
     let member = Member::join(registry.clone(), claim)?;

@@ -5,6 +5,7 @@ mod compact;
 pub(crate) mod completions;
 mod control;
 mod demo;
+pub(crate) mod doctor;
 pub(crate) mod events;
 mod frames;
 mod inspect;
@@ -65,6 +66,7 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Inspect(args) => inspect::inspect(args, global, output),
         Command::Restore(args) => restore::restore(args, global, output).await,
         Command::Frames(args) => frames::frames(args, output).await,
+        Command::Doctor(args) => doctor::doctor(args, global, output),
         Command::Completions(args) => completions::completions(args, output),
         Command::Man(args) => man::man(args, output),
     }

@@ -7,6 +7,7 @@ mod demo;
 mod frames;
 mod help;
 mod looking;
+mod operations;
 mod running;
 mod serving;
 mod steering;

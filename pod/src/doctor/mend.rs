@@ -1,0 +1,82 @@
+//! All that an examination may change.
+//!
+//! Each of these proves first that what it changes is ours, or nobody's: an owner that the kernel names for an open
+//! descriptor, or a life lock that is held while it works. A lock that is held by somebody else ends the attempt.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::id::{Incarnation, PodId};
+use crate::life_lock::LifeLock;
+use crate::runtime_dir::{PodPaths, Roots};
+use crate::spawn::process::kill_programs_of;
+
+/// Takes from everybody else the use of a file or directory that is ours.
+pub(super) fn tighten(path: &Path) -> Result<String, String> {
+    let tighten = || {
+        // What a link leads to may be anybody's; a pipe that is opened for reading waits for its writer.
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let found = file.metadata()?;
+        if found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it is not ours"));
+        }
+        let mode = found.mode() & 0o700;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        Ok(mode)
+    };
+    tighten().map(|mode| format!("its mode is {mode:o} now")).map_err(|error: io::Error| error.to_string())
+}
+
+/// Removes what a dead life has left of its runtime directory, as the holder of the pod's life lock.
+pub(super) fn reclaim(paths: &PodPaths) -> Result<String, String> {
+    as_its_only_life(paths, || {
+        let dir = paths.runtime_dir();
+        let plain = std::fs::symlink_metadata(dir).map_err(|error| error.to_string())?;
+        if !plain.is_dir() || plain.uid() != rustix::process::geteuid().as_raw() {
+            return Err("it is no directory of ours".to_owned());
+        }
+        let remove = || {
+            for entry in std::fs::read_dir(dir)? {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                if !kind.is_socket() && !kind.is_file() {
+                    return Err(io::Error::other(format!("`{}` is nothing that a pod makes", entry.path().display())));
+                }
+                std::fs::remove_file(entry.path())?;
+            }
+            std::fs::remove_dir(dir)
+        };
+        remove().map(|()| "it was removed".to_owned()).map_err(|error| error.to_string())
+    })
+}
+
+/// Kills the programs of `life`, a life of the pod at `paths`, if `over` still says that it is over.
+pub(super) fn end_programs(
+    paths: &PodPaths,
+    roots: &Roots,
+    life: Incarnation,
+    over: impl FnOnce() -> bool,
+) -> Result<String, String> {
+    as_its_only_life(paths, || {
+        if !over() {
+            return Err("its life may just be beginning".to_owned());
+        }
+        match kill_programs_of(life, roots) {
+            1 => Ok("it was killed".to_owned()),
+            0 => Ok("it has ended".to_owned()),
+            killed => Ok(format!("it was killed, and {} more of the same life", killed - 1)),
+        }
+    })
+}
+
+/// Does `work` while no life of the pod lives, and none can begin.
+fn as_its_only_life<T>(paths: &PodPaths, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let own = PodId::new(paths.name().clone(), Incarnation::random());
+    let lock = LifeLock::acquire(&paths.life_lock(), &own).map_err(|error| error.to_string())?;
+    let done = work();
+    drop(lock);
+    done
+}
