@@ -2,6 +2,7 @@
 
 mod checker;
 mod completion;
+mod confinement;
 mod duplicates;
 mod ends;
 mod identity;

@@ -110,7 +110,7 @@ fn programs_are_started_in_two_places() {
     nowhere_but(
         "pod/src",
         "Command::new",
-        &["spawn/supervisor.rs", "worker/command"],
+        &["spawn/supervisor.rs", "worker/command", "scope/launch.rs"],
         "a started program needs its own group",
     );
 }

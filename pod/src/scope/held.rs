@@ -5,7 +5,7 @@
 //!
 //! Kept by `registry::member`, asked by `confine`, `launch` and workers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Permission;
@@ -49,6 +49,24 @@ impl Scope {
         let own = self.0.rules.as_ref().map_or(Permission::Write, |rules| rules.at(path));
         let lent = self.0.lent.read().unwrap_or_else(PoisonError::into_inner);
         if lent.iter().any(|(_, rules)| rules.at(path) == Permission::Write) { own.min(Permission::Read) } else { own }
+    }
+
+    /// How what is below `path` may be used now, where no rule says more.
+    pub(crate) fn below(&self, path: &Path) -> Permission {
+        let own = self.0.rules.as_ref().map_or(Permission::Write, |rules| rules.below(path));
+        let lent = self.0.lent.read().unwrap_or_else(PoisonError::into_inner);
+        if lent.iter().any(|(_, rules)| rules.below(path) == Permission::Write) {
+            own.min(Permission::Read)
+        } else {
+            own
+        }
+    }
+
+    /// Every path that has a rule of its own, here or with a child.
+    pub(crate) fn targets(&self) -> Vec<PathBuf> {
+        let lent = self.0.lent.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.0.rules.iter().chain(lent.iter().map(|(_, rules)| rules)).flat_map(Rules::iter);
+        all.map(|rule| rule.target.clone()).collect()
     }
 
     pub(crate) fn lend(&self, to: PodId, rules: Rules) {

@@ -5,14 +5,18 @@
 //!
 //! Carried by `protocol`, kept by `registry`, used by workers and their tools.
 
+mod confine;
 mod held;
+pub(crate) mod launch;
 pub(crate) mod rules;
 
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Text;
 
+pub use confine::ScopeError;
 pub use held::Scope;
+pub use launch::kernel_confinement;
 pub use rules::{NotYours, RuleError, Rules};
 
 /// One right: what, how, and whether below it too.

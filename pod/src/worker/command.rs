@@ -15,6 +15,8 @@ use tokio::process::{ChildStderr, ChildStdout, Command};
 
 use super::{Signal, TurnContext, TurnEnd, Worker, WorkerError};
 use crate::manifest::{ManifestError, WorkerSpec};
+use crate::scope::launch::{self, CONFINE_VARIABLE};
+use crate::scope::{Confinement, kernel_confinement};
 use crate::spawn::process::{LIFE_VARIABLE, Leader, WITHHELD};
 use crate::store::OutputKind;
 
@@ -70,7 +72,8 @@ impl CommandWorker {
     }
 
     async fn run(&self, cx: &TurnContext) -> Result<TurnEnd, WorkerError> {
-        let (leader, streams) = self.start(cx)?;
+        let confined = confined(cx).await?;
+        let (leader, streams) = self.start(cx, confined)?;
         let outputs =
             async { tokio::try_join!(keep(cx, OutputKind::Text, streams.0), keep(cx, OutputKind::Stderr, streams.1)) };
         let mut outputs = std::pin::pin!(outputs);
@@ -106,9 +109,17 @@ impl CommandWorker {
     }
 
     #[expect(clippy::disallowed_methods, reason = "one of the two places that start programs")]
-    fn start(&self, cx: &TurnContext) -> Result<(Leader, Streams), WorkerError> {
+    fn start(&self, cx: &TurnContext, confined: Option<String>) -> Result<(Leader, Streams), WorkerError> {
         let (program, arguments) = self.argv.split_first().ok_or_else(|| WorkerError::new("there is no program"))?;
-        let mut command = Command::new(program);
+        let mut command = match &confined {
+            // Our own program, which ties itself down and becomes this one.
+            Some(orders) => {
+                let mut host = Command::new(&cx.pod().shared().program);
+                host.arg(program).env(CONFINE_VARIABLE, orders);
+                host
+            }
+            None => Command::new(program),
+        };
         command
             .args(arguments)
             .stdin(Stdio::null())
@@ -129,6 +140,22 @@ impl CommandWorker {
         let streams = (child.stdout.take(), child.stderr.take());
         Ok((Leader::new(child).map_err(failed)?.kill_on_drop(), streams))
     }
+}
+
+/// What the kernel is to keep the program to, if anything; written to the history with what the kernel can do.
+async fn confined(cx: &TurnContext) -> Result<Option<String>, WorkerError> {
+    let member = &cx.pod().shared().member;
+    let (asked, scope) = (member.place().confinement, member.scope());
+    if scope.rules().is_none() {
+        return Ok(None);
+    }
+    let effective = launch::effective(asked, true, kernel_confinement()).map_err(WorkerError::new)?;
+    let detail = serde_json::json!({ "asked": asked.word(), "effective": effective.word() });
+    cx.note("confinement", detail).await?;
+    if effective == Confinement::Off {
+        return Ok(None);
+    }
+    launch::orders(scope, asked).map(Some).ok_or_else(|| WorkerError::new("the scope of the program cannot be told"))
 }
 
 impl Worker for CommandWorker {

@@ -92,6 +92,7 @@ impl fmt::Debug for Workers {
 /// Runs this process as the child pod that it was started as, and exits; returns at once if it was started as anything
 /// else. To be called before anything else is done, in particular before a runtime is made.
 pub fn host(workers: &Workers) {
+    crate::scope::launch::become_program_if_told();
     let Some(config) = std::env::var_os(CHILD_VARIABLE) else { return };
     close_inherited();
     let code = match run(workers, &config.to_string_lossy()) {

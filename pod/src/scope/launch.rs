@@ -1,0 +1,249 @@
+//! Programs that cannot leave their scope: our own binary, started anew, ties itself down (Landlock) and becomes the
+//! program.
+//!
+//! A process can only give up rights of its own, and only before the program runs; that is why there is a start in
+//! between. What the kernel enforces is a list of what is allowed: where a rule allows less below one that allows more,
+//! the entries beside it are allowed one by one, as they are at the start, and nothing new can be made next to it.
+//! Everybody may read and run what programs need to run at all ([`SYSTEM`]).
+//!
+//! Asked for by `worker::command`, done in `worker::host` before anything else.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetStatus,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Confinement, Permission, Rules, Scope, ScopeRule};
+use crate::id::PodId;
+
+/// The variable by which a start in between learns what to allow. The program does not see it.
+pub(crate) const CONFINE_VARIABLE: &str = "POD_CONFINE";
+
+/// What every program may read and run.
+const SYSTEM: [&str; 9] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/proc"];
+/// Devices that give nothing away, and may be written, too.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// What a kernel must know so that nothing of a scope is left open: with it, files cannot be cut off either.
+const WHOLE: ABI = ABI::V3;
+/// LIMIT: entries that are allowed one by one beside what is not; each is a descriptor and a rule for a moment.
+const ENTRIES_MAX: usize = 4096;
+/// The exit code of a start in between that ended there, as shells have it for what cannot be run.
+const NOT_RUN: i32 = 126;
+
+/// What a start in between is told.
+#[derive(Debug, Serialize, Deserialize)]
+struct Orders {
+    level: Confinement,
+    rules: Vec<ScopeRule>,
+    lent: Vec<(PodId, Vec<ScopeRule>)>,
+}
+
+/// One allowance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Grant {
+    path: PathBuf,
+    permission: Permission,
+}
+
+/// How far programs are confined when `asked` for, with a scope or without one, on a kernel that can do `best` at best.
+///
+/// # Errors
+/// The kernel cannot do what is required.
+pub(crate) fn effective(asked: Confinement, scoped: bool, best: Confinement) -> Result<Confinement, String> {
+    match (asked, scoped) {
+        (Confinement::Off, _) | (_, false) => Ok(Confinement::Off),
+        (Confinement::BestEffort, true) => Ok(best),
+        (Confinement::Required, true) if best == Confinement::Required => Ok(best),
+        (Confinement::Required, true) => Err(format!(
+            "this kernel cannot confine programs as far as `confinement = \"required\"` asks (it needs Landlock {WHOLE}, \
+             Linux 6.2 or later, switched on with `lsm=landlock,...`); use such a kernel, or `best-effort`"
+        )),
+    }
+}
+
+/// What this kernel can do at best: `required` if all of a scope can be enforced, `best-effort` if some, `off` if none.
+pub fn kernel_confinement() -> Confinement {
+    let can = |abi: ABI| {
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        ruleset.handle_access(AccessFs::from_all(abi)).and_then(Ruleset::create).is_ok()
+    };
+    if can(WHOLE) {
+        Confinement::Required
+    } else if can(ABI::V1) {
+        Confinement::BestEffort
+    } else {
+        Confinement::Off
+    }
+}
+
+/// What a start in between is to be told so that it keeps to `scope`.
+pub(crate) fn orders(scope: &Scope, level: Confinement) -> Option<String> {
+    let rules = scope.rules()?.to_wire();
+    let lent = scope.lent_to().into_iter().map(|(child, rules)| (child, rules.to_wire())).collect();
+    serde_json::to_string(&Orders { level, rules, lent }).ok()
+}
+
+/// If this process is a start in between: ties it down and becomes the program that its arguments name, or ends.
+#[expect(clippy::disallowed_methods, reason = "this process becomes the program: it starts none")]
+pub(crate) fn become_program_if_told() {
+    let Some(orders) = std::env::var_os(CONFINE_VARIABLE) else { return };
+    let mut arguments = std::env::args_os().skip(1);
+    let why = match (tie_down(&orders.to_string_lossy()), arguments.next()) {
+        (Ok(()), Some(program)) => {
+            let error = Command::new(&program).args(arguments).env_remove(CONFINE_VARIABLE).exec();
+            format!(
+                "failed to start `{}`: {error}; check that it exists, may be executed and is in the scope",
+                program.display()
+            )
+        }
+        (Ok(()), None) => "there is no program to become".to_owned(),
+        (Err(why), _) => why,
+    };
+    eprintln!("pod: {why}");
+    std::process::exit(NOT_RUN);
+}
+
+fn tie_down(orders: &str) -> Result<(), String> {
+    let orders: Orders =
+        serde_json::from_str(orders).map_err(|error| format!("{CONFINE_VARIABLE} cannot be read: {error}"))?;
+    let rules = |rules: &[ScopeRule]| Rules::new(rules).map_err(|error| error.to_string());
+    let mut lent = Vec::new();
+    for (child, held) in &orders.lent {
+        lent.push((child.clone(), rules(held)?));
+    }
+    let scope = Scope::new(Some(rules(&orders.rules)?), lent);
+    let grants = grants(&scope)?;
+    let all = AccessFs::from_all(ABI::V5);
+    let failed = |error: &dyn std::fmt::Display| format!("the program could not be confined: {error}");
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)
+        .and_then(|ruleset| ruleset.scope(landlock::Scope::from_all(ABI::V6)))
+        .and_then(Ruleset::create);
+    let mut ruleset = ruleset.map_err(|error| failed(&error))?;
+    let system = SYSTEM.iter().map(|path| (PathBuf::from(path), AccessFs::from_read(ABI::V5)));
+    let devices = DEVICES.iter().map(|path| (PathBuf::from(path), AccessFs::ReadFile | AccessFs::WriteFile));
+    let granted = grants.into_iter().map(|grant| {
+        let access = if grant.permission == Permission::Write { all } else { AccessFs::from_read(ABI::V5) };
+        (grant.path, access)
+    });
+    for (path, access) in system.chain(devices).chain(granted) {
+        // What is not there cannot be used either.
+        let Ok(opened) = PathFd::new(&path) else { continue };
+        let access: BitFlags<AccessFs> = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V5) };
+        ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|error| failed(&error))?;
+    }
+    let status = ruleset.restrict_self().map_err(|error| failed(&error))?;
+    if orders.level == Confinement::Required && status.ruleset == RulesetStatus::NotEnforced {
+        return Err(failed(&"the kernel enforces nothing"));
+    }
+    Ok(())
+}
+
+/// What `scope` allows, as a list that has no exceptions.
+fn grants(scope: &Scope) -> Result<Vec<Grant>, String> {
+    let mut grants = Vec::new();
+    let targets = scope.targets();
+    let own: Vec<PathBuf> = scope.rules().into_iter().flat_map(Rules::iter).map(|rule| rule.target.clone()).collect();
+    for target in &own {
+        grant(scope, &targets, target, &mut grants)?;
+    }
+    Ok(grants)
+}
+
+/// Allows what `scope` does at `path` and below it.
+fn grant(scope: &Scope, targets: &[PathBuf], path: &Path, grants: &mut Vec<Grant>) -> Result<(), String> {
+    if grants.len() > ENTRIES_MAX {
+        return Err(format!(
+            "more than {ENTRIES_MAX} entries lie beside something in the scope that may be used less (the last is `{}`); \
+             put what is denied or lent into a directory of its own",
+            path.display()
+        ));
+    }
+    let found = path.symlink_metadata().ok().filter(|found| !found.is_symlink());
+    let Some(found) = found else { return Ok(()) };
+    if !found.is_dir() {
+        allow(path, scope.at(path), grants);
+        return Ok(());
+    }
+    let inside: Vec<&PathBuf> = targets.iter().filter(|target| target.starts_with(path) && *target != path).collect();
+    let below = scope.below(path);
+    let least = inside.iter().flat_map(|target| [scope.at(target), scope.below(target)]).fold(below, Permission::min);
+    // For the directory itself alone there is no word that the kernel has.
+    allow(path, least, grants);
+    if below == least {
+        return Ok(());
+    }
+    let entries = path.read_dir().map_err(|error| format!("`{}` cannot be looked through: {error}", path.display()))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| format!("`{}` cannot be looked through: {error}", path.display()))?.path();
+        if inside.iter().any(|target| target.starts_with(&entry)) {
+            // Deeper ones have their own turn only if they are rules of ours: a lent one is none.
+            grant(scope, targets, &entry, grants)?;
+        } else {
+            allow(&entry, below, grants);
+        }
+    }
+    Ok(())
+}
+
+fn allow(path: &Path, permission: Permission, grants: &mut Vec<Grant>) {
+    if permission > Permission::Deny && !path.is_symlink() {
+        grants.push(Grant { path: path.to_owned(), permission });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Confinement::{BestEffort, Off, Required};
+
+    #[test]
+    fn effective_level_is_what_was_asked_for_or_what_the_kernel_can_and_never_less_than_required() {
+        for (asked, scoped, best, expected) in [
+            (Off, true, Required, Some(Off)),
+            (BestEffort, true, Required, Some(Required)),
+            (BestEffort, true, BestEffort, Some(BestEffort)),
+            (BestEffort, true, Off, Some(Off)),
+            (Required, true, Required, Some(Required)),
+            (Required, true, BestEffort, None),
+            (Required, true, Off, None),
+            (Required, false, Off, Some(Off)),
+        ] {
+            let found = effective(asked, scoped, best);
+            assert_eq!(found.clone().ok(), expected, "{asked} on a kernel with {best}");
+            assert!(found.is_ok() || found.unwrap_err().contains("best-effort"), "no remedy");
+        }
+    }
+
+    #[test]
+    fn grants_are_the_scope_without_exceptions() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let at = |path: &str| dir.path().canonicalize().unwrap().join(path);
+        for path in ["a/secret/x", "a/open/y", "a/lent/z", "b"] {
+            std::fs::create_dir_all(at(path)).unwrap();
+        }
+        std::os::unix::fs::symlink(at("b"), at("a/link")).unwrap();
+        let rule = |path: &str, permission| ScopeRule::below(at(path).to_str().unwrap(), permission);
+        let found = |scope: &Scope| {
+            let mut found = grants(scope).unwrap();
+            found.sort_by(|a, b| a.path.cmp(&b.path));
+            let shown =
+                found.into_iter().map(|grant| (grant.path.strip_prefix(at("")).unwrap().to_owned(), grant.permission));
+            shown.map(|(path, permission)| format!("{permission} {}", path.display())).collect::<Vec<_>>()
+        };
+        let write = rule("a", Permission::Write);
+        let scope = Scope::of(Rules::new(std::slice::from_ref(&write)).unwrap());
+        assert_eq!(found(&scope), ["write a"]);
+        let lent = Rules::new(&[rule("a/lent", Permission::Write)]).unwrap();
+        scope.lend(crate::store::fixture::pod("child", 1), lent);
+        assert_eq!(found(&scope), ["read a", "read a/lent", "write a/open", "write a/secret"]);
+        let scope = Scope::of(Rules::new(&[write, rule("a/secret", Permission::Deny)]).unwrap());
+        assert_eq!(found(&scope), ["write a/lent", "write a/open"]);
+    }
+}
