@@ -235,6 +235,7 @@ impl<'a> Spot<'a> {
         }
         // The one name that it has may be another one by now, outside: it is looked for here.
         for _ in 0..LOOKS {
+            self.fence();
             let named = rustix::fs::statat(&self.dir, self.name, AtFlags::SYMLINK_NOFOLLOW);
             let named = named.map_err(|error| self.error("look at", error))?;
             if (named.st_dev, named.st_ino) != (found.st_dev, found.st_ino) || named.st_nlink != found.st_nlink {
@@ -242,6 +243,14 @@ impl<'a> Spot<'a> {
             }
         }
         Ok(opened.into())
+    }
+
+    /// Waits until nobody is in the middle of changing the directory: a file that is being unlinked has one name less for
+    /// a moment in which that name is still found. Removing what is not there takes the directory's lock and does nothing.
+    fn fence(&self) {
+        let nothing =
+            format!(".pod-{:032x}", u128::from(rpc::Incarnation::random().0) << 64 | u128::from(std::process::id()));
+        let _ = rustix::fs::unlinkat(&self.dir, nothing, AtFlags::REMOVEDIR);
     }
 
     fn error(&self, doing: &'static str, error: Errno) -> ScopeError {
