@@ -14,6 +14,7 @@ use pod::discovery;
 use pod::id::PodName;
 use pod::protocol::PodState;
 use pod::runtime_dir::Roots;
+use pod::scope::ScopeRule;
 use pod::{PodHandle, SpawnPod, WorkerSpec};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
@@ -31,6 +32,8 @@ pub(crate) struct PlannedChild {
     pub(crate) name: PodName,
     pub(crate) worker: WorkerSpec,
     pub(crate) input: String,
+    /// What it is given of its parent's scope.
+    pub(crate) scope: Vec<ScopeRule>,
 }
 
 /// Children that are being started.
@@ -84,7 +87,7 @@ async fn start_child(planned: &PlannedChild, handle: &PodHandle, ceased: &Atomic
     if ceased.load(Ordering::SeqCst) {
         return Err(not_begun());
     }
-    let spawn = SpawnPod::new(name.clone(), planned.worker.clone());
+    let spawn = SpawnPod::new(name.clone(), planned.worker.clone()).scope(planned.scope.clone());
     let child = handle.spawn_pod(spawn).await.map_err(|error| in_words(&error))?;
     // It may have something to be told from an earlier life, and takes no work while a turn runs.
     let _ = timeout(AT_REST_MAX, at_rest(handle.roots(), name)).await;

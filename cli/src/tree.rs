@@ -11,6 +11,7 @@ use pod::id::PodName;
 use pod::manifest::Limits;
 use pod::protocol::ShutdownMode;
 use pod::runtime_dir::{PodPaths, Roots};
+use pod::scope::{Confinement, ScopeRule};
 use pod::store::{HistoryItem, StoreError};
 use pod::{ChildStatus, Durability, PodController, PodHandle, PodOptions, StartError, WorkerSpec, Workers};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -39,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) worker: WorkerSpec,
     pub(crate) durability: Durability,
     pub(crate) limits: Limits,
+    /// What the parent may use; what its user may, without a rule.
+    pub(crate) scope: Vec<ScopeRule>,
+    pub(crate) confinement: Confinement,
     pub(crate) children: Vec<PlannedChild>,
     /// The child that is killed with SIGKILL as soon as it has committed some output.
     pub(crate) victim: Option<PodName>,
@@ -65,7 +69,9 @@ pub(crate) async fn run(plan: &Plan, roots: &Roots, output: &mut Output) -> Resu
         .roots(roots.clone())
         .workers(Workers::builtin())
         .durability(plan.durability)
-        .limits(plan.limits);
+        .limits(plan.limits)
+        .scope(plan.scope.clone())
+        .confinement(plan.confinement);
     let handle = PodController::spawn(options).await.map_err(not_started)?;
     let mut watched = Watched::new(plan, &paths, output)?;
     let starting = Starting::begin(&plan.children, &handle);

@@ -98,9 +98,7 @@ pub struct Limits {
     pub pods: u32,
     /// How many pods the tree may start in a minute, and so many at once, up to 1 000 000; 0 for no bound.
     pub spawns_per_minute: u32,
-    /// How many turns the pods of the tree may start by themselves, in all; 0 for no bound.
-    pub turns: u64,
-    /// How long the tree may go on starting pods and turns, in seconds; 0 for no bound.
+    /// How long the tree may go on starting pods, in seconds; 0 for no bound.
     pub tree_seconds: u64,
     /// The longest turn, in seconds; 0 for no bound.
     pub turn_seconds: u64,
@@ -151,19 +149,10 @@ pub enum ManifestError {
 
 impl Default for Limits {
     fn default() -> Self {
-        // LIMIT: 4096 pods are some 40 GiB of memory at worst. What else is a runaway depends on what a turn costs: whoever
-        // pays for turns bounds them.
-        let (spawns_per_minute, turns, tree_seconds) = (0, 0, 0);
-        Self {
-            children: 1000,
-            depth: 32,
-            pods: 4096,
-            spawns_per_minute,
-            turns,
-            tree_seconds,
-            turn_seconds: 0,
-            attempts: 5,
-        }
+        // LIMIT: far more pods than anyone means, and fewer than a user may usually have processes. How fast and how long a
+        // tree may grow depends on what its pods cost: whoever pays for them says so.
+        let (spawns_per_minute, tree_seconds) = (0, 0);
+        Self { children: 1000, depth: 32, pods: 4096, spawns_per_minute, tree_seconds, turn_seconds: 0, attempts: 5 }
     }
 }
 
@@ -256,8 +245,8 @@ impl ScopeEntry {
 impl Limits {
     /// The bounds that the whole tree shares.
     pub(crate) fn tree(self) -> TreeLimits {
-        let Self { children, depth, pods, spawns_per_minute, turns, tree_seconds, .. } = self;
-        TreeLimits { depth, pods, children, spawns_per_minute, turns, seconds: tree_seconds }
+        let Self { children, depth, pods, spawns_per_minute, tree_seconds, .. } = self;
+        TreeLimits { depth, pods, children, spawns_per_minute, turns: 0, seconds: tree_seconds }
     }
 
     fn check(self, source: &str) -> Result<(), ManifestError> {

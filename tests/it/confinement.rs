@@ -1,5 +1,6 @@
 //! What a pod's programs can do outside of its scope: nothing, where the kernel has Landlock.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use pod::scope::{Confinement, Permission, ScopeRule, kernel_confinement};
@@ -28,7 +29,7 @@ fn rule(path: &std::path::Path, permission: Permission) -> ScopeRule {
 #[tokio::test(flavor = "multi_thread")]
 async fn program_of_a_scoped_pod_writes_inside_and_reaches_nothing_outside() {
     if kernel_confinement() == Confinement::Off {
-        println!("skipped: this kernel has no Landlock");
+        writeln!(std::io::stdout(), "skipped: this kernel has no Landlock").unwrap();
         return;
     }
     let world = world();

@@ -8,6 +8,7 @@ use pod::id::PodName;
 use pod::manifest::Limits;
 use pod::protocol::{LostReason, TurnResult, WorkResult};
 use pod::runtime_dir::Roots;
+use pod::scope::Confinement;
 use pod::store::Terminal;
 use pod::{Durability, WorkerSpec};
 
@@ -112,17 +113,20 @@ fn plan(args: &DemoArgs) -> Result<Plan, Failure> {
             name: name(child)?,
             worker: WorkerSpec::command(command),
             input: command.to_owned(),
+            scope: Vec::new(),
         })
     };
     let scripted = |child: &str, script: &str, input: &str| {
         let worker = WorkerSpec::scripted(script, child).map_err(|error| Failure::from_error(Exit::Internal, error))?;
-        Ok::<_, Failure>(PlannedChild { name: name(child)?, worker, input: input.to_owned() })
+        Ok::<_, Failure>(PlannedChild { name: name(child)?, worker, input: input.to_owned(), scope: Vec::new() })
     };
     Ok(Plan {
         name: name("demo")?,
         worker: WorkerSpec::ledger(),
         durability: Durability::default(),
         limits: Limits::default(),
+        scope: Vec::new(),
+        confinement: Confinement::default(),
         children: vec![
             command("finishes", "echo all is well")?,
             command("fails", "echo the disk is on fire >&2; exit 3")?,

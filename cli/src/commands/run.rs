@@ -8,9 +8,10 @@ use std::path::Path;
 
 use pod::id::PodName;
 use pod::life_lock::Life;
-use pod::manifest::{Limits, Manifest, ManifestError};
+use pod::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry};
 use pod::protocol::RUN_INPUT_BYTES_MAX;
 use pod::runtime_dir::Roots;
+use pod::scope::{Confinement, ScopeRule};
 use pod::{Durability, StoreReader, WorkerSpec, Workers};
 
 use crate::args::{Global, NamedChild, RunArgs};
@@ -60,7 +61,8 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, output: &mut Output) ->
 
 /// What is to be run, checked as far as that is possible without making anything.
 fn plan(args: &RunArgs) -> Result<Plan, Failure> {
-    let (name, worker, durability, limits) = parent(args)?;
+    let Manifest { pod, worker, limits, scope } = parent(args)?;
+    let PodSection { name, durability, confinement, .. } = pod;
     let mut children = Vec::new();
     for NamedChild { name, what } in &args.child {
         if what.len() > RUN_INPUT_BYTES_MAX {
@@ -70,12 +72,22 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
             )));
         }
         let worker = WorkerSpec::command(what);
-        children.push(PlannedChild { name: name.clone(), worker, input: what.clone() });
+        children.push(PlannedChild {
+            name: name.clone(),
+            worker,
+            input: what.clone(),
+            scope: rules_of(&scope, Some(name)),
+        });
     }
     for NamedChild { name, what } in &args.child_script {
         let text = read_script(name, Path::new(what))?;
         let worker = WorkerSpec::scripted(&text, what).map_err(|error| bad_child(name, error))?;
-        children.push(PlannedChild { name: name.clone(), worker, input: what.clone() });
+        children.push(PlannedChild {
+            name: name.clone(),
+            worker,
+            input: what.clone(),
+            scope: rules_of(&scope, Some(name)),
+        });
     }
     let mut names = BTreeSet::new();
     for PlannedChild { name: child, worker, .. } in &children {
@@ -89,24 +101,37 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
         }
         Workers::builtin().make(worker).map_err(|error| bad_child(child, error))?;
     }
+    if let Some(nobody) = scope.iter().filter_map(|entry| entry.child.as_ref()).find(|child| !names.contains(child)) {
+        return Err(Failure::usage(format!(
+            "the manifest gives a scope to child `{nobody}`, and there is none; name it with --child or --child-script, or \
+             correct the entry"
+        )));
+    }
+    let scope = rules_of(&scope, None);
     let (victim, timeout, keep) = (None, args.timeout, args.keep);
-    Ok(Plan { name, worker, durability, limits, children, victim, timeout, keep })
+    Ok(Plan { name, worker, durability, limits, scope, confinement, children, victim, timeout, keep })
 }
 
-fn parent(args: &RunArgs) -> Result<(PodName, WorkerSpec, Durability, Limits), Failure> {
+/// What the manifest gives to `child`, or to the pod itself.
+fn rules_of(scope: &[ScopeEntry], child: Option<&PodName>) -> Vec<ScopeRule> {
+    scope.iter().filter(|entry| entry.child.as_ref() == child).map(ScopeEntry::rule).collect()
+}
+
+fn parent(args: &RunArgs) -> Result<Manifest, Failure> {
     if let Some(path) = &args.manifest {
-        let Manifest { pod, worker, limits, .. } =
-            Manifest::read(path).map_err(|error| Failure::from_error(Exit::Usage, error))?;
+        let manifest = Manifest::read(path).map_err(|error| Failure::from_error(Exit::Usage, error))?;
         Workers::builtin()
-            .make(&worker)
+            .make(&manifest.worker)
             .map_err(|error| Failure::usage(format!("manifest `{}` cannot be used", path.display())).because(error))?;
-        return Ok((pod.name, worker, pod.durability, limits));
+        return Ok(manifest);
     }
     let name = match &args.name {
         Some(name) => name.clone(),
         None => DEFAULT_NAME.parse().map_err(|error| Failure::from_error(Exit::Internal, error))?,
     };
-    Ok((name, WorkerSpec::ledger(), Durability::default(), Limits::default()))
+    let pod =
+        PodSection { name, durability: Durability::default(), directory: None, confinement: Confinement::default() };
+    Ok(Manifest { pod, worker: WorkerSpec::ledger(), limits: Limits::default(), scope: Vec::new() })
 }
 
 pub(crate) fn read_script(child: &PodName, path: &Path) -> Result<String, Failure> {

@@ -140,3 +140,33 @@ async fn help_and_version_are_no_errors() {
     }
     assert!(!world.root().exists());
 }
+
+#[tokio::test]
+async fn scope_that_is_not_the_parents_to_give_is_refused_and_nothing_is_made_of_its_child() {
+    let world = World::new();
+    let (mine, other) = (world.path("mine"), world.path("other"));
+    for dir in [&mine, &other] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let rule =
+        |target: &std::path::Path| format!("[[scope]]\ntarget = \"{}\"\npermission = \"write\"\n", target.display());
+    let text = |target: &std::path::Path, child: &str| {
+        let pod = "[pod]\nname = \"boss\"\n[worker]\nkind = \"ledger\"\n";
+        format!("{pod}{}{}child = \"{child}\"\n", rule(&mine), rule(target))
+    };
+    let outside = world.file("outside.toml", &text(&other, "a"));
+    let refused = world.pod(&["run", "--manifest", &outside, "--child", "a=true"]).await;
+    assert_ne!(refused.code, 0);
+    for words in ["pod `a` cannot be given its scope", "not the parent's to give", "ask for what it has"] {
+        assert!(refused.stdout.contains(words) || refused.stderr.contains(words), "no `{words}` in {refused:?}");
+    }
+    assert!(!world.root().join("state/a").exists(), "something was made of it");
+    let nobodys = world.file("nobodys.toml", &text(&mine, "b"));
+    let refused = world.pod(&["run", "--manifest", &nobodys, "--child", "a=true"]).await;
+    refused.refused(2, &["child `b`", "there is none", "--child"]);
+    let wrong = world.file("wrong.toml", &text(&mine, "a").replacen("write", "wirte", 1));
+    world.pod(&["run", "--manifest", &wrong, "--child", "a=true"]).await.refused(2, &["wirte", "write"]);
+    let given = world.file("given.toml", &text(&mine.join("sub"), "a"));
+    let done = world.pod(&["run", "--manifest", &given, "--child", "a=true"]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+}

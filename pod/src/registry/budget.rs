@@ -2,7 +2,7 @@
 //!
 //! Pure where it decides, counted in the claim's transaction. A spawn that is refused costs nothing of the budget.
 //!
-//! Used by `claim` (depth, pods, rate, time) and by `member` (turns, time).
+//! Used by `claim`. Turns are counted by [`Registry::take_turn`](super::Registry::take_turn), which no pod asks yet.
 
 use serde::{Deserialize, Serialize};
 
@@ -52,9 +52,7 @@ pub enum Cap {
         retry_after_ms: u64,
     },
     /// Its pods have started too many turns by themselves.
-    #[error(
-        "the pods of the tree have started {max} turns by themselves (`limits.turns` of its root); a run that somebody gives is still taken"
-    )]
+    #[error("the pods of the tree have started {max} turns by themselves; a run that somebody gives is still taken")]
     Turns {
         /// How many they may.
         max: u64,
@@ -94,13 +92,12 @@ impl Tokens {
     /// There is none; when there will be one, in milliseconds.
     pub(super) fn take(self, per_minute: u32, now: UnixMillis) -> Result<Self, u64> {
         let (full, each_ms) = (f64::from(per_minute), 60_000.0 / f64::from(per_minute.max(1)));
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a minute or so; more fills it up anyway")]
+        // Milliseconds of a minute or so; what is more fills it up anyway.
         let passed = now.0.saturating_sub(self.at.0) as f64;
         let left = (self.left + passed / each_ms).min(full);
         if left >= 1.0 {
             return Ok(Self { left: left - 1.0, at: now.max(self.at) });
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 60 000")]
         let wait = ((1.0 - left) * each_ms).ceil().clamp(1.0, 60_000.0) as u64;
         Err(wait)
     }

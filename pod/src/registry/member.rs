@@ -2,12 +2,11 @@
 //!
 //! Every call that looks into the file runs on a thread for such calls. Claims that nobody keeps are given back.
 //!
-//! Part of what a pod's parts share; made by `start`, used by `handle` and `controller`.
+//! Part of what a pod's parts share; made by `start`, used by `handle`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Cap, Claim, ClaimError, Origin, Place, Registry, RegistryError};
+use super::{Claim, ClaimError, Origin, Place, Registry, RegistryError};
 use crate::id::PodId;
 use crate::runtime_dir::PodPaths;
 use crate::scope::{Rules, Scope, ScopeRule};
@@ -19,8 +18,6 @@ pub(crate) struct Member {
     registry: Registry,
     place: Arc<Place>,
     scope: Scope,
-    /// Turns that were counted and did not become automatic ones.
-    turns_in_hand: Arc<AtomicU64>,
 }
 
 /// A claim for a child. Given back when it is dropped, unless it is kept.
@@ -48,7 +45,7 @@ impl Member {
         // What its earlier process had lent is still lent.
         let lent = registry.lent(&place.pod)?;
         let scope = Scope::new(place.scope.clone(), lent);
-        Ok(Self { registry, place: Arc::new(place), scope, turns_in_hand: Arc::default() })
+        Ok(Self { registry, place: Arc::new(place), scope })
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -106,40 +103,6 @@ impl Member {
         let own = self.place.pod.clone();
         self.scope.lent(self.blocking(move |registry| registry.lent(&own)).await?);
         Ok(())
-    }
-
-    /// Whether turns that a pod starts by itself have to be counted, or the tree's time ends.
-    pub(crate) fn bounds_turns(&self) -> bool {
-        self.place.limits.turns > 0 || self.place.ends_at.is_some()
-    }
-
-    /// The bound that is reached, if the tree's time is over.
-    pub(crate) fn time_is_over(&self) -> Option<Cap> {
-        let over = self.place.ends_at.is_some_and(|end| end <= Clock::System.now());
-        over.then_some(Cap::WallTime { max: self.place.limits.seconds })
-    }
-
-    /// Counts a turn that this pod wants to start by itself.
-    ///
-    /// # Errors
-    /// `Ok(Some(_))` is the bound that is reached.
-    pub(crate) async fn take_turn(&self) -> Result<Option<Cap>, RegistryError> {
-        if let Some(cap) = self.time_is_over() {
-            return Ok(Some(cap));
-        }
-        let in_hand = self.turns_in_hand.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |turns| turns.checked_sub(1));
-        if self.place.limits.turns == 0 || in_hand.is_ok() {
-            return Ok(None);
-        }
-        let root = self.place.root;
-        Ok(self.blocking(move |registry| registry.take_turn(root)).await?.err())
-    }
-
-    /// The turn that was counted last was none that the pod started by itself: the next one is counted already.
-    pub(crate) fn keep_turn(&self) {
-        if self.place.limits.turns > 0 {
-            self.turns_in_hand.fetch_add(1, Ordering::SeqCst);
-        }
     }
 
     async fn blocking<T: Send + 'static, E: From<RegistryError> + Send + 'static>(

@@ -178,7 +178,7 @@ fn race(world: &World, path: &Path, swap: impl Fn() + Send) -> (usize, usize) {
         stop.store(true, Ordering::Relaxed);
     });
     world.outside_is_untouched();
-    println!("{done} done, {refused} refused");
+    writeln!(std::io::stdout(), "{done} done, {refused} refused").unwrap();
     (done, refused)
 }
 
