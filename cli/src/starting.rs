@@ -15,7 +15,7 @@ use pod::id::PodName;
 use pod::protocol::PodState;
 use pod::runtime_dir::Roots;
 use pod::scope::ScopeRule;
-use pod::{PodHandle, SpawnPod, WorkerSpec};
+use pod::{ChildStatus, Lifetime, PodHandle, SpawnPod, WorkerSpec};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
@@ -74,9 +74,8 @@ impl Starting {
 
 async fn start(children: &[PlannedChild], handle: &PodHandle, ceased: &AtomicBool) -> Vec<String> {
     // Children that a killed life of this parent left behind end by themselves; their names are free then.
-    let mut lines = handle.watch();
-    let gone = lines.wait_for(|lines| lines.iter().all(|line| line.terminal.is_some()));
-    let _ = timeout(GONE_MAX, gone).await;
+    let gone = |line: &ChildStatus| line.terminal.is_some() || line.lifetime == Lifetime::Detached;
+    let _ = timeout(GONE_MAX, handle.children_until(|lines| lines.iter().all(gone).then_some(()))).await;
     let started = join_all(children.iter().map(|child| start_child(child, handle, ceased)));
     started.await.into_iter().filter_map(Result::err).collect()
 }

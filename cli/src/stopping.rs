@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use pod::protocol::{PodState, Shutdown, ShutdownMode};
 use pod::store::StoreError;
-use pod::{ChildStatus, Method, PodHandle};
+use pod::{ChildStatus, Lifetime, Method, PodHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
@@ -55,7 +55,8 @@ impl Signals {
 /// Ends the children, those that are still being started included, then the parent.
 pub(crate) async fn end(handle: &PodHandle, starting: &Starting) {
     let _ = timeout(CHILDREN_MAX, starting.done()).await;
-    let children = handle.children().into_iter().filter(|child| child.terminal.is_none());
+    let children =
+        handle.children().into_iter().filter(|child| child.terminal.is_none() && child.lifetime == Lifetime::Tied);
     let ended = join_all(children.map(|child| end_child(handle, child)));
     let _ = timeout(CHILDREN_MAX, ended).await;
     // A store that is closed belongs to a parent that has ended: nobody is left to be told.
@@ -65,13 +66,14 @@ pub(crate) async fn end(handle: &PodHandle, starting: &Starting) {
 
 /// Tells a child to end until it has. One that is still starting is asked again.
 async fn end_child(handle: &PodHandle, child: ChildStatus) {
-    let mut lines = handle.watch();
-    let has_ended =
-        |lines: &Vec<ChildStatus>| lines.iter().any(|line| line.pod == child.pod && line.terminal.is_some());
+    // One that is no longer among the lines has ended long ago.
+    let has_ended = |lines: &[ChildStatus]| {
+        lines.iter().find(|line| line.pod == child.pod).is_none_or(|line| line.terminal.is_some()).then_some(())
+    };
     let client = rpc::Client::<Method>::new(&rpc::Address::unix(handle.roots().pod(&child.pod.name).socket()));
-    while !has_ended(&lines.borrow()) {
+    while has_ended(&handle.children()).is_none() {
         if client.call(Shutdown { mode: ShutdownMode::Now }).deadline(ANSWER_MAX).await.is_ok() {
-            let _ = lines.wait_for(has_ended).await;
+            handle.children_until(has_ended).await;
             return;
         }
         sleep(ASK_EVERY).await;

@@ -136,6 +136,8 @@ pub(crate) async fn adopt_this_process(pod: &PodHandle, name: &str) -> crate::id
         pod: child.clone(),
         worker: String::new(),
         lifetime: Lifetime::Tied,
+        restart: crate::store::Restart::default(),
+        restarted: false,
         socket: paths.socket(),
         store: paths.store(),
         runtime_dir: paths.runtime_dir().to_owned(),

@@ -31,8 +31,8 @@ use crate::spawn::parent::Parent;
 use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
 use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, stderr, supervisor};
 use crate::store::{
-    Direction, Durability, EndOfLife, IntentKind, Lifetime, NewChild, Reservation, Store, StoreError, Terminal, Tx,
-    carry_out,
+    ChildRow, Direction, Durability, EndOfLife, IntentKind, Lifetime, NewChild, Reservation, Restart, Store,
+    StoreError, Terminal, Tx, carry_out,
 };
 use crate::worker::live::Live;
 use crate::worker::{InFlight, LiveItems, Worker, Workers};
@@ -95,6 +95,9 @@ pub struct SpawnPod {
     name: PodName,
     worker: WorkerSpec,
     scope: Vec<ScopeRule>,
+    lifetime: Lifetime,
+    restart: Restart,
+    restarted: bool,
 }
 
 /// One life of a child.
@@ -293,21 +296,20 @@ impl PodHandle {
         let started = tokio::spawn(async move { handle.reserve_and_start(turn, &spawn, guard).await });
         let row = started.await.map_err(|error| StoreError::Panicked(error.to_string()))??;
         let stderr = self.shared.roots.pod(&row.name).stderr();
-        let mut lines = self.shared.registry.watch();
-        let ready = lines.wait_for(|lines| {
-            let phase = lines.iter().find(|line| line.pod == row).map(|line| line.phase);
+        let ready = self.shared.registry.until(|registry| {
+            let phase = registry.life(&row).map(|line| line.phase);
             // One that is asked to end before it was ready ends.
-            !matches!(phase, Some(ChildPhase::Starting | ChildPhase::Stopping))
+            (!matches!(phase, Some(ChildPhase::Starting | ChildPhase::Stopping))).then_some(())
         });
         match tokio::time::timeout(READY_TIMEOUT, ready).await {
             Ok(_) => {}
             Err(_) => {
-                self.shared.registry.stop(&row, Stop { now: true, grace: Duration::ZERO });
+                self.shared.registry.give_up(&row, Stop { now: true, grace: Duration::ZERO });
                 let stderr = stderr::tail(&stderr, &row);
                 return Err(SpawnError::NotReady { name: row.name, stderr });
             }
         }
-        let status = self.shared.registry.children().into_iter().find(|line| line.pod == row);
+        let status = self.shared.registry.life(&row);
         match status.and_then(|status| status.terminal) {
             None => Ok(Child { handle: self.clone(), pod: row }),
             Some(terminal) => {
@@ -346,7 +348,9 @@ impl PodHandle {
         let new = NewChild {
             pod: pod.clone(),
             worker: serde_json::to_string(&spawn.worker).unwrap_or_default(),
-            lifetime: Lifetime::Tied,
+            lifetime: spawn.lifetime,
+            restart: spawn.restart,
+            restarted: spawn.restarted,
             socket: paths.socket(),
             store: paths.store(),
             runtime_dir: paths.runtime_dir().to_owned(),
@@ -510,8 +514,16 @@ impl PodHandle {
     }
 
     /// Changes whenever a child's line does.
-    pub fn watch(&self) -> watch::Receiver<Vec<ChildStatus>> {
+    pub fn watch(&self) -> watch::Receiver<u64> {
         self.shared.registry.watch()
+    }
+
+    /// Looks at its children whenever a line of theirs has changed, until there is something to be seen.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
+    pub async fn children_until<T>(&self, mut look: impl FnMut(&[ChildStatus]) -> Option<T>) -> T {
+        self.shared.registry.until(|registry| look(&registry.children())).await
     }
 
     /// How the pod is doing.
@@ -574,7 +586,8 @@ impl PodHandle {
 impl SpawnPod {
     /// A child called `name` that hosts `worker`.
     pub fn new(name: PodName, worker: WorkerSpec) -> Self {
-        Self { name, worker, scope: Vec::new() }
+        let (lifetime, restart) = (Lifetime::Tied, Restart::default());
+        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false }
     }
 
     /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
@@ -583,6 +596,35 @@ impl SpawnPod {
     pub fn scope(mut self, scope: Vec<ScopeRule>) -> Self {
         self.scope = scope;
         self
+    }
+}
+
+impl SpawnPod {
+    /// Whether it ends with this pod. A detached child goes on when this pod's process is gone, keeps its events, and reports
+    /// again to the next life of this pod, which finds it by its life lock; how it exits then is seen by nobody, and said to be
+    /// unobserved. Stopping this pod does not stop it: it stops when it is told to.
+    #[must_use]
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Whether it is started again when it has ended. A restart is a new life of the same name, with its store; the old one has its
+    /// terminal event, and works that were open are lost with it. Each restart of `restart.max` within `restart.within_ms` comes
+    /// after a longer pause; after these it stays ended, and this pod's agent is told. A child that its parent has stopped, or
+    /// that never was ready, is not restarted.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// The next life of a child that has ended.
+    pub(crate) fn again(row: &ChildRow) -> Self {
+        // What was written by us can be read; if not, the start says what is wrong.
+        let worker = serde_json::from_str(&row.worker).unwrap_or_else(|_| WorkerSpec::of_kind("unreadable"));
+        let (name, scope) = (row.pod.name.clone(), row.scope.clone());
+        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true }
     }
 }
 
@@ -610,17 +652,26 @@ impl Child {
     /// # Errors
     /// This pod ended first.
     pub async fn terminal(&self) -> Result<Terminal, StopError> {
-        let mut lines = self.handle.watch();
-        let of = |lines: &Vec<ChildStatus>| {
-            lines.iter().find(|line| line.pod == self.pod).and_then(|line| line.terminal.clone())
+        let shared = &self.handle.shared;
+        let stopped = || StopError::Stopped { name: self.pod.name.clone() };
+        // One that has ended long ago is no longer among the lines.
+        let over = |registry: &SpawnedPodRegistry| match registry.life(&self.pod) {
+            Some(line) => line.terminal.map(Some),
+            None => Some(None),
         };
         // CANCEL SAFETY: waiting changes nothing.
-        tokio::select! {
+        let seen = tokio::select! {
             biased;
-            found = lines.wait_for(|lines| of(lines).is_some()) => {
-                found.ok().and_then(|lines| of(&lines)).ok_or_else(|| StopError::Stopped { name: self.pod.name.clone() })
+            seen = shared.registry.until(over) => seen,
+            () = self.handle.wait() => return Err(stopped()),
+        };
+        match seen {
+            Some(terminal) => Ok(terminal),
+            None => {
+                let pod = self.pod.clone();
+                let row = shared.store.read(move |reads| reads.child(&pod)).await.map_err(|_| stopped())?;
+                row.and_then(|row| row.terminal).ok_or_else(stopped)
             }
-            () = self.handle.wait() => Err(StopError::Stopped { name: self.pod.name.clone() }),
         }
     }
 

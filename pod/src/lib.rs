@@ -104,5 +104,5 @@ pub use manifest::WorkerSpec;
 pub use protocol::{LostReason, Method, PodStatus, TurnResult, WorkResult};
 pub use runtime_dir::Roots;
 pub use spawn::{ChildPhase, ChildStatus, WorkEnd};
-pub use store::{Durability, StoreReader, Terminal};
+pub use store::{Durability, Lifetime, Restart, RestartWhen, StoreReader, Terminal};
 pub use worker::{TurnContext, TurnEnd, Worker, WorkerError, Workers, host};

@@ -81,29 +81,22 @@ impl LifeLock {
     /// `Held` names the process that lives; everything else is the file system's.
     pub fn acquire(path: &Path, pod: &PodId) -> Result<Self, LifeLockError> {
         let error = |doing| move |source| LifeLockError::Io { doing, path: path.to_owned(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(error("open"))?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => {}
-            Err(Errno::EAGAIN | Errno::EACCES) => {
-                return Err(LifeLockError::Held { path: path.to_owned(), holder: holder(&mut file) });
-            }
-            Err(errno) => return Err(error("take")(errno.into())),
-        }
-        if !is_still_at(&file, path).map_err(error("check"))? {
-            let reason = io::Error::other("the file was replaced while it was being locked");
-            return Err(error("take")(reason));
-        }
+        let mut file = lock(path)?;
         let holder = Holder { pid: Some(std::process::id()), pod: Some(pod.clone()) };
         write_holder(&mut file, &holder).map_err(error("write"))?;
         Ok(Self { path: path.to_owned(), _file: file })
+    }
+
+    /// Takes the lock of a life that is over, so that none begins as long as it is held. The word of the last holder stays. None
+    /// if there is no such file: nobody can hold it then.
+    ///
+    /// # Errors
+    /// `Held` names the process that lives; everything else is the file system's.
+    pub(crate) fn seize(path: &Path) -> Result<Option<Self>, LifeLockError> {
+        if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        Ok(Some(Self { path: path.to_owned(), _file: lock(path)? }))
     }
 
     /// Where it is.
@@ -132,6 +125,32 @@ pub fn probe(path: &Path) -> Result<Life, LifeLockError> {
 pub fn last_holder(path: &Path) -> Holder {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     opened.map(|mut file| holder(&mut file)).unwrap_or_default()
+}
+
+/// Takes the lock, at once or not at all.
+fn lock(path: &Path) -> Result<File, LifeLockError> {
+    let error = |doing| move |source| LifeLockError::Io { doing, path: path.to_owned(), source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(error("open"))?;
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+        Ok(_) => {}
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            return Err(LifeLockError::Held { path: path.to_owned(), holder: holder(&mut file) });
+        }
+        Err(errno) => return Err(error("take")(errno.into())),
+    }
+    if !is_still_at(&file, path).map_err(error("check"))? {
+        let reason = io::Error::other("the file was replaced while it was being locked");
+        return Err(error("take")(reason));
+    }
+    Ok(file)
 }
 
 /// An exclusive lock of all bytes there are and will be.

@@ -226,9 +226,8 @@ async fn child_whose_caller_went_away_has_its_end_and_holds_no_name() {
         let mut spawning = std::pin::pin!(puppet.pod.spawn_pod(spawn()));
         assert!(futures::poll!(&mut spawning).is_pending());
     }
-    let mut lines = puppet.pod.watch();
-    let ended = lines.wait_for(|lines| lines.iter().any(|line| line.terminal.is_some()));
-    within("the child's end", ended).await.unwrap();
+    let ended = |lines: &[crate::ChildStatus]| lines.iter().any(|line| line.terminal.is_some()).then_some(());
+    within("the child's end", puppet.pod.children_until(ended)).await;
     let error = puppet.pod.spawn_pod(spawn()).await.unwrap_err();
     assert!(matches!(error, SpawnError::DiedEarly { .. }), "{error}");
     let open = puppet.pod.store().read(|reads| Ok(reads.live_children()?.len())).await.unwrap();
@@ -247,8 +246,7 @@ async fn child_that_is_not_ready_is_signalled_when_the_pod_stops() {
     let pod = puppet.pod.clone();
     let spawning =
         tokio::spawn(async move { pod.spawn_pod(SpawnPod::new("child".parse().unwrap(), WorkerSpec::ledger())).await });
-    let mut lines = puppet.pod.watch();
-    within("the child's line", lines.wait_for(|lines| !lines.is_empty())).await.unwrap();
+    within("the child's line", puppet.pod.children_until(|lines| (!lines.is_empty()).then_some(()))).await;
     within("the end of the pod", puppet.pod.shutdown()).await;
     let error = within("the answer", spawning).await.unwrap().unwrap_err();
     assert!(matches!(error, SpawnError::DiedEarly { .. }), "{error}");

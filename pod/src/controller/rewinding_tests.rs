@@ -317,15 +317,16 @@ async fn pod_answers_and_starts_no_turn_while_children_are_stopped_for_a_rewind(
     let pod = world.pod.clone();
     let spawn = crate::SpawnPod::new("child".parse().unwrap(), WorkerSpec::ledger());
     let spawning = tokio::spawn(async move { pod.spawn_pod(spawn).await });
-    let mut lines = world.pod.watch();
-    within("the child", lines.wait_for(|lines| lines.iter().any(|line| line.pid.is_some()))).await.unwrap();
+    let started = |lines: &[crate::ChildStatus]| lines.iter().any(|line| line.pid.is_some()).then_some(());
+    within("the child", world.pod.children_until(started)).await;
     let seen = world.targets().await;
     assert_eq!(seen.targets[0].children, 1);
     let (client, target) = (world.client.clone(), seen.targets[0].turn);
     let request = RewindTo { target, expected_head: seen.head, children: RewindChildren::Stop };
     let rewinding = tokio::spawn(async move { client.call(request).await });
-    let stopping = |lines: &Vec<crate::ChildStatus>| lines.iter().any(|line| line.phase == crate::ChildPhase::Stopping);
-    within("the stop", lines.wait_for(stopping)).await.unwrap();
+    let stopping =
+        |lines: &[crate::ChildStatus]| lines.iter().any(|line| line.phase == crate::ChildPhase::Stopping).then_some(());
+    within("the stop", world.pod.children_until(stopping)).await;
     assert_eq!(world.client.call(Status).await.unwrap().state, PodState::Idle);
     let run = world.client.call(Run { work: crate::id::WorkId(7), input: "x".into() }).await;
     let Err(CallError::Rejected(RunRejection::AlreadyRunning { turn: TurnId(0) })) = run else { panic!("{run:?}") };

@@ -87,6 +87,10 @@ pub fn apply_event_side_effects(tx: &Tx<'_>, offer: &Offer<'_>) -> Result<Result
             current.map_or(EventRejection::NotYourChild, |current| EventRejection::StaleIncarnation { current })
         ));
     };
+    if row.moved_to.is_some() {
+        // It reads its edge again, and learns whose child it is.
+        return Ok(Err(EventRejection::NotYourChild));
+    }
     if let Err(reason) = consistent(offer) {
         return Ok(Err(EventRejection::Invalid { reason: Text::clipped(reason) }));
     }

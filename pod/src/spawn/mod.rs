@@ -8,6 +8,7 @@
 pub(crate) mod parent;
 pub(crate) mod process;
 pub(crate) mod registry;
+pub(crate) mod restart;
 pub(crate) mod stderr;
 pub(crate) mod supervisor;
 

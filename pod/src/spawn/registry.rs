@@ -5,15 +5,21 @@
 //!
 //! Written by `supervisor` and `controller/actor`, read by the facade.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::id::{PodId, PodName, WorkId};
 use crate::protocol::{Disposition, LocalEvent, LostReason, PodEvent, TurnResult, WorkResult};
-use crate::store::{ChildRow, Terminal, UnixMillis};
+use crate::store::{ChildRow, ChildState, Lifetime, Terminal, UnixMillis};
+
+/// LIMIT: lives that are over and still shown, the newest ones: half a MiB. What is older stands in the store.
+const ENDED_MAX: usize = 1024;
 
 /// How far a child has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +77,8 @@ pub struct ChildStatus {
     pub ack_time: Option<Duration>,
     /// How its life ended.
     pub terminal: Option<Terminal>,
+    /// Whether it ends with us.
+    pub lifetime: Lifetime,
     /// When its life was reserved.
     pub since: UnixMillis,
 }
@@ -86,12 +94,19 @@ pub(crate) struct WorkProgress {
 #[derive(Clone, Debug)]
 pub struct SpawnedPodRegistry {
     inner: Arc<Mutex<Inner>>,
-    lines: watch::Sender<Vec<ChildStatus>>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    children: Vec<Entry>,
+    /// By the order in which they were added.
+    children: BTreeMap<u64, Entry>,
+    next: u64,
+    of_pod: HashMap<PodId, u64>,
+    newest: HashMap<PodName, u64>,
+    /// Processes that are ours and not reaped.
+    of_pid: HashMap<u32, u64>,
+    ended: VecDeque<u64>,
     works: HashMap<WorkId, watch::Sender<WorkProgress>>,
 }
 
@@ -102,6 +117,11 @@ struct Entry {
     unreaped: bool,
     /// An earlier life of ours started it.
     adopted: bool,
+    /// Whose process that is for certain, once it is known.
+    identity: Option<(u32, Arc<AsyncFd<OwnedFd>>)>,
+    /// Its parent wants it to end.
+    wanted: bool,
+    was_ready: bool,
     /// It did not end, and is left to the pod's next life.
     left: bool,
     /// Asks its supervisor to end it.
@@ -119,39 +139,81 @@ pub(crate) struct Stop {
 
 impl Default for SpawnedPodRegistry {
     fn default() -> Self {
-        Self { inner: Arc::default(), lines: watch::Sender::new(Vec::new()) }
+        Self { inner: Arc::default(), changes: watch::Sender::new(0) }
     }
 }
 
 impl SpawnedPodRegistry {
     /// Changes whenever a child's line does.
-    pub fn watch(&self) -> watch::Receiver<Vec<ChildStatus>> {
-        self.lines.subscribe()
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
-    /// All children of this life of the pod, and those that it found.
+    /// Looks whenever a line has changed until there is something to be seen.
+    ///
+    /// # Cancel safety
+    /// Waiting changes nothing.
+    pub async fn until<T>(&self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let mut changes = self.watch();
+        loop {
+            changes.borrow_and_update();
+            if let Some(seen) = look(self) {
+                return seen;
+            }
+            // The sender lives as long as `self` does.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// The children of this life of the pod, and those that it found: all that live, and of the others the newest.
     pub fn children(&self) -> Vec<ChildStatus> {
-        self.lock().children.iter().map(|entry| entry.status.clone()).collect()
+        self.lock().children.values().map(|entry| entry.status.clone()).collect()
+    }
+
+    /// This life, if it is not forgotten.
+    pub fn life(&self, pod: &PodId) -> Option<ChildStatus> {
+        let inner = self.lock();
+        inner.of_pod.get(pod).and_then(|at| inner.children.get(at)).map(|entry| entry.status.clone())
     }
 
     /// The newest life of that name.
     pub fn child(&self, name: &PodName) -> Option<ChildStatus> {
-        self.lock().children.iter().rev().find(|e| e.status.pod.name == *name).map(|e| e.status.clone())
+        let inner = self.lock();
+        inner.newest.get(name).and_then(|at| inner.children.get(at)).map(|entry| entry.status.clone())
     }
 
-    /// Which child the process `pid` is, if it is one of ours and not reaped.
+    /// Which child the process `pid` is: one of ours that is not reaped, or one of an earlier life's whose process is known for
+    /// certain and lives.
     pub fn sender(&self, pid: u32) -> Option<PodId> {
         let inner = self.lock();
-        inner.children.iter().find(|e| e.unreaped && e.status.pid == Some(pid)).map(|e| e.status.pod.clone())
+        if let Some(entry) = inner.of_pid.get(&pid).and_then(|at| inner.children.get(at)) {
+            return Some(entry.status.pod.clone());
+        }
+        let known =
+            |entry: &&Entry| entry.identity.as_ref().is_some_and(|(known, alive)| *known == pid && lives(alive));
+        inner.children.values().filter(|entry| entry.adopted).find(known).map(|entry| entry.status.pod.clone())
     }
 
     /// Whether `pod` is a living child that an earlier life of ours had started.
     pub(crate) fn is_adopted(&self, pod: &PodId) -> bool {
         let inner = self.lock();
-        inner
-            .children
-            .iter()
-            .any(|e| e.status.pod == *pod && !e.unreaped && e.adopted && e.status.phase != ChildPhase::Ended)
+        let entry = inner.of_pod.get(pod).and_then(|at| inner.children.get(at));
+        entry.is_some_and(|e| !e.unreaped && e.adopted && e.status.phase != ChildPhase::Ended)
+    }
+
+    /// The process of a child of an earlier life is this one for certain: it held the life lock after `alive` was opened.
+    pub(crate) fn identified(&self, pod: &PodId, pid: u32, alive: &Arc<AsyncFd<OwnedFd>>) {
+        self.change(pod, |entry| {
+            entry.status.pid = Some(pid);
+            entry.identity = Some((pid, Arc::clone(alive)));
+        });
+    }
+
+    /// Whether its parent wanted it to end, and whether it has been ready.
+    pub(crate) fn course(&self, pod: &PodId) -> (bool, bool) {
+        let inner = self.lock();
+        let entry = inner.of_pod.get(pod).and_then(|at| inner.children.get(at));
+        entry.map_or((false, false), |entry| (entry.wanted, entry.was_ready))
     }
 
     /// Adds a life, and returns how its supervisor hears that it is to be ended. `start` runs with the registry locked,
@@ -165,7 +227,7 @@ impl SpawnedPodRegistry {
         {
             let mut inner = self.lock();
             let pid = start()?;
-            inner.children.push(Entry {
+            inner.add(Entry {
                 status: ChildStatus {
                     pod: row.pod.clone(),
                     pid: pid.or(row.pid),
@@ -178,10 +240,14 @@ impl SpawnedPodRegistry {
                     offers: 0,
                     ack_time: None,
                     terminal: None,
+                    lifetime: row.lifetime,
                     since: row.at,
                 },
                 unreaped: pid.is_some(),
                 adopted: pid.is_none(),
+                identity: None,
+                wanted: false,
+                was_ready: row.state == ChildState::Ready,
                 left: false,
                 stop,
             });
@@ -192,7 +258,10 @@ impl SpawnedPodRegistry {
 
     pub(crate) fn phase(&self, pod: &PodId, phase: ChildPhase) {
         self.change(pod, |entry| {
-            if entry.status.phase != ChildPhase::Ended {
+            entry.was_ready |= phase == ChildPhase::Ready;
+            // One that is asked to end is not ready once more because it says so.
+            let back = phase == ChildPhase::Ready && entry.status.phase == ChildPhase::Stopping;
+            if entry.status.phase != ChildPhase::Ended && !back {
                 entry.status.phase = phase;
             }
         });
@@ -200,19 +269,29 @@ impl SpawnedPodRegistry {
 
     /// The process is dead and about to be reaped: its number means nothing from here on.
     pub(crate) fn reaped(&self, pod: &PodId) {
+        {
+            let mut inner = self.lock();
+            let pid = inner.of_pod.get(pod).copied().and_then(|at| inner.children.get(&at)).and_then(|e| e.status.pid);
+            if let Some(pid) = pid {
+                inner.of_pid.remove(&pid);
+            }
+        }
         self.change(pod, |entry| entry.unreaped = false);
     }
 
     /// Its life is over.
     pub(crate) fn ended(&self, pod: &PodId, terminal: &Terminal) {
+        self.reaped(pod);
         self.change(pod, |entry| {
             entry.unreaped = false;
+            entry.identity = None;
             entry.status.phase = ChildPhase::Ended;
             entry.status.terminal = Some(terminal.clone());
             if entry.status.work_end.is_none() && entry.status.work.is_some() {
                 entry.status.work_end = lost(terminal);
             }
         });
+        self.lock().forget(pod);
     }
 
     /// Work was given to it.
@@ -306,7 +385,7 @@ impl SpawnedPodRegistry {
                 progress.send_modify(|progress| progress.result = Some(*result));
             }
             let mut inner = self.lock();
-            for entry in &mut inner.children {
+            for entry in inner.children.values_mut() {
                 if entry.status.work.as_ref().is_some_and(|(known, _)| known == work) {
                     entry.status.work_result = Some(*result);
                 }
@@ -335,16 +414,39 @@ impl SpawnedPodRegistry {
         self.lock().works.clear();
     }
 
-    /// Asks the supervisors of all living children to end them. Returns how many there are.
+    /// Asks the supervisors of all living children that are tied to us to end them; the others are left to themselves. Returns how
+    /// many are asked.
     pub(crate) fn stop_all(&self, stop: Stop) -> usize {
-        let inner = self.lock();
-        let living = inner.children.iter().filter(|entry| entry.status.phase != ChildPhase::Ended);
-        living.map(|entry| ask(&entry.stop, stop)).count()
+        let mut inner = self.lock();
+        let mut asked = 0;
+        for entry in inner.children.values_mut().filter(|entry| entry.status.phase != ChildPhase::Ended) {
+            // One that is asked to end already is waited for.
+            if entry.status.lifetime == Lifetime::Detached && !entry.wanted {
+                entry.left = true;
+            } else {
+                entry.wanted = true;
+                ask(&entry.stop, stop);
+                asked += 1;
+            }
+        }
+        asked
     }
 
     /// Asks the supervisor of one child to end it.
     pub(crate) fn stop(&self, pod: &PodId, stop: Stop) {
-        if let Some(entry) = self.lock().children.iter().find(|entry| entry.status.pod == *pod) {
+        self.end_one(pod, stop, true);
+    }
+
+    /// The same for one that is not what it should be, and may be started again.
+    pub(crate) fn give_up(&self, pod: &PodId, stop: Stop) {
+        self.end_one(pod, stop, false);
+    }
+
+    fn end_one(&self, pod: &PodId, stop: Stop, wanted: bool) {
+        let mut inner = self.lock();
+        let at = inner.of_pod.get(pod).copied();
+        if let Some(entry) = at.and_then(|at| inner.children.get_mut(&at)) {
+            entry.wanted |= wanted;
             ask(&entry.stop, stop);
         }
     }
@@ -352,12 +454,12 @@ impl SpawnedPodRegistry {
     /// How a child was asked to end, if it was.
     #[cfg(test)]
     pub(crate) fn asked_to_stop(&self, pod: &PodId) -> Option<Stop> {
-        self.lock().children.iter().find(|entry| entry.status.pod == *pod).and_then(|entry| *entry.stop.borrow())
+        self.lock().children.values().find(|entry| entry.status.pod == *pod).and_then(|entry| *entry.stop.borrow())
     }
 
     pub(crate) fn living(&self) -> usize {
         let inner = self.lock();
-        inner.children.iter().filter(|entry| entry.status.phase != ChildPhase::Ended && !entry.left).count()
+        inner.children.values().filter(|entry| entry.status.phase != ChildPhase::Ended && !entry.left).count()
     }
 
     /// It does not end, and nobody may signal it: whoever stops waits for it no longer.
@@ -374,20 +476,64 @@ impl SpawnedPodRegistry {
     }
 
     fn change(&self, pod: &PodId, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.lock().children.iter_mut().find(|entry| entry.status.pod == *pod) {
-            change(entry);
+        {
+            let mut inner = self.lock();
+            let at = inner.of_pod.get(pod).copied();
+            if let Some(entry) = at.and_then(|at| inner.children.get_mut(&at)) {
+                change(entry);
+            }
         }
         self.tell();
     }
 
     fn tell(&self) {
-        let lines = self.children();
-        self.lines.send_replace(lines);
+        self.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Inner {
+    fn add(&mut self, entry: Entry) {
+        let at = self.next;
+        self.next += 1;
+        self.of_pod.insert(entry.status.pod.clone(), at);
+        self.newest.insert(entry.status.pod.name.clone(), at);
+        if let Some(pid) = entry.status.pid.filter(|_| entry.unreaped) {
+            self.of_pid.insert(pid, at);
+        }
+        self.children.insert(at, entry);
+    }
+
+    /// It has ended: the one that has ended longest is forgotten if there are too many.
+    fn forget(&mut self, pod: &PodId) {
+        if let Some(at) = self.of_pod.get(pod).copied().filter(|at| !self.ended.contains(at)) {
+            self.ended.push_back(at);
+        }
+        if self.ended.len() > ENDED_MAX
+            && let Some(pod) = self.ended.front().and_then(|at| self.children.get(at)).map(|e| e.status.pod.clone())
+        {
+            self.remove(&pod);
+        }
+    }
+
+    fn remove(&mut self, pod: &PodId) {
+        let Some(at) = self.of_pod.remove(pod) else { return };
+        self.children.remove(&at);
+        self.ended.retain(|ended| *ended != at);
+        self.of_pid.retain(|_, known| *known != at);
+        if self.newest.get(&pod.name) == Some(&at) {
+            self.newest.remove(&pod.name);
+        }
+    }
+}
+
+/// Whether a process lives, or is at least not reaped: its number is then its own.
+fn lives(pidfd: &AsyncFd<OwnedFd>) -> bool {
+    let mut dead = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
+    poll(&mut dead, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0)
 }
 
 /// A later wish only hastens an earlier one.

@@ -7,24 +7,29 @@
 //!
 //! One task a child; started by `handle`, ended by the child's death.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::process::{Leader, kill_programs_of};
+use super::process::{Leader, kill_programs_of, watch_death};
 use super::registry::{ChildPhase, Stop};
+use super::restart::{Decision, Over, decide};
 use crate::event::settle_dead_child;
-use crate::handle::Shared;
+use crate::handle::{PodHandle, Shared, SpawnError, SpawnPod};
 use crate::id::PodId;
-use crate::life_lock::{self, Life};
+use crate::life_lock::{self, Holder, Life, LifeLock};
 use crate::protocol::{LostReason, Method, PodState, Shutdown, ShutdownMode};
-use crate::store::{ChildRow, Durability, EndOfLife, Terminal};
+use crate::store::{ChildRow, ChildState, Durability, EndOfLife, Lifetime, Terminal, UnixMillis};
 
 /// The variable by which a child learns what it is.
 pub(crate) const CHILD_VARIABLE: &str = "POD_CHILD";
@@ -34,6 +39,8 @@ const TERM_GRACE: Duration = Duration::from_secs(7);
 /// How often the life lock of a child that is not ours to wait for is looked at. LIMIT: nothing tells when a lock is freed,
 /// short of waiting for it with a thread; a look is one system call.
 const PROBE_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks at the life lock of a process whose descriptor says that it is dead: the lock goes with its last thread.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 /// Between two attempts at a store that cannot be written. LIMIT: a full disk is no better in less.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// LIMIT: the longest pause between two attempts: what has become possible is noticed within it.
@@ -101,36 +108,81 @@ pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut
     if reason != (LostReason::Exited { code: 0 }) {
         end_programs(&shared, &pod).await;
     }
-    bury(&shared, &pod, reason).await;
+    bury(&shared, &row, reason).await;
 }
 
-/// Follows a child that an earlier life of ours had started: it is tied to that life and ends by itself.
+/// Follows a child that an earlier life of ours had started. A tied one ends by itself; a detached one lives on, and reports to
+/// us again. Nobody tells how it ends: its exit status is unobserved, and said to be.
 pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: watch::Receiver<Option<Stop>>) {
     let lock = shared.roots.pod(&row.pod.name).life_lock();
     let mut asked: Option<(Stop, Instant)> = None;
-    loop {
+    let mut alive: Option<Arc<AsyncFd<OwnedFd>>> = None;
+    let mut sent = None;
+    // Held until the end of its life is committed: a process of that life that is only just beginning finds it taken, and ends.
+    let _proof = loop {
         match life_lock::probe(&lock) {
-            Ok(Life::Free) => break,
+            Ok(Life::Free) => match LifeLock::seize(&lock) {
+                Ok(proof) => break proof,
+                Err(error) => {
+                    tracing::info!(pod = %row.pod, %error, "the life lock of a child was taken in the last moment")
+                }
+            },
             // Another life of that name: the one that we look for is over.
-            Ok(Life::Held(holder)) if holder.pod.as_ref().is_some_and(|held| *held != row.pod) => break,
+            Ok(Life::Held(holder)) if holder.pod.as_ref().is_some_and(|held| *held != row.pod) => break None,
+            Ok(Life::Held(holder)) if alive.is_none() => alive = identify(&shared, &row, &lock, &holder),
             Ok(Life::Held(_)) => {}
             Err(error) => tracing::warn!(pod = %row.pod, %error, "the life lock of a child cannot be looked at"),
         }
         let stopping = *stop.borrow_and_update();
         if let Some(stop) = stopping.filter(|stop| asked.is_none_or(|(told, _)| stop.now && !told.now)) {
             asked = Some((stop, asked.map_or_else(Instant::now, |(_, since)| since)));
+            shared.registry.phase(&row.pod, ChildPhase::Stopping);
             ask(&row, stop).await;
         }
-        let out_of_time = asked.is_some_and(|(stop, since)| since.elapsed() > stop.grace + TERM_GRACE);
+        if let (Some((stop, since)), Some(pidfd)) = (asked, &alive) {
+            let late = since.elapsed().checked_sub(stop.grace);
+            let due = late.map(|late| if late > TERM_GRACE { Signal::KILL } else { Signal::TERM });
+            if due.is_some() && due != sent {
+                tracing::warn!(pod = %row.pod, signal = ?due, "a child of an earlier life did not end in time, and is signalled");
+                // By its descriptor: a number that was only read somewhere is never signalled.
+                due.into_iter().for_each(|signal| _ = pidfd_send_signal(pidfd.get_ref(), signal));
+                sent = due;
+            }
+        }
+        let out_of_time = asked.is_some_and(|(stop, since)| since.elapsed() > stop.grace + TERM_GRACE * 2);
         if out_of_time && *shared.phase.borrow() == PodState::Stopping {
             tracing::error!(pod = %row.pod, "a child of an earlier life does not end, and is left to the next one");
             shared.registry.leave(&row.pod);
             return shared.child_ended().await;
         }
-        tokio::time::sleep(PROBE_EVERY).await;
-    }
+        // CANCEL SAFETY: each may be dropped and called again.
+        match &alive {
+            Some(pidfd) if asked.is_none() => tokio::select! {
+                _ = pidfd.readable() => tokio::time::sleep(BETWEEN_LOOKS).await,
+                changed = stop.changed() => if changed.is_err() { return },
+            },
+            _ => tokio::time::sleep(PROBE_EVERY).await,
+        }
+    };
     end_programs(&shared, &row.pod).await;
-    bury(&shared, &row.pod, LostReason::Unobserved).await;
+    bury(&shared, &row, LostReason::Unobserved).await;
+}
+
+/// A descriptor of the process that holds the life lock as `pod`.
+fn identify(shared: &Shared, row: &ChildRow, lock: &Path, holder: &Holder) -> Option<Arc<AsyncFd<OwnedFd>>> {
+    let pod = &row.pod;
+    let pid = holder.pid.filter(|_| holder.pod.as_ref() == Some(pod))?;
+    let alive = Arc::new(watch_death(Pid::from_raw(pid.cast_signed())?).ok()?);
+    // Looked at again, now that the descriptor says who is meant: the number may have been another's.
+    let still = matches!(life_lock::probe(lock), Ok(Life::Held(now)) if now == *holder);
+    still.then(|| {
+        shared.registry.identified(pod, pid, &alive);
+        if row.state == ChildState::Ready {
+            // It takes work; that it is heard again is not waited for.
+            shared.registry.phase(pod, ChildPhase::Ready);
+        }
+        alive
+    })
 }
 
 async fn asked_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
@@ -213,7 +265,8 @@ async fn end_programs(shared: &Shared, pod: &PodId) {
 }
 
 /// Applies what the dead child had committed, then sets its terminal event; does not give up.
-async fn bury(shared: &Shared, pod: &PodId, reason: LostReason) {
+async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason) {
+    let pod = &row.pod;
     let (mut pause, mut stopping_since) = (RETRY_EVERY, None);
     let end = loop {
         match settle_dead_child(&shared.store, pod, EndOfLife::Dead(reason)).await {
@@ -236,10 +289,67 @@ async fn bury(shared: &Shared, pod: &PodId, reason: LostReason) {
     shared.registry.drained(pod, &end.ends);
     tell_works(shared, pod, &end.terminal).await;
     shared.registry.settled(&end.settled);
+    let (wanted, was_ready) = shared.registry.course(pod);
     shared.registry.ended(pod, &end.terminal);
     crate::handle::carry_out_intents(shared).await;
     shared.look().await;
     shared.child_ended().await;
+    // What an earlier life of ours had tied to itself has ended with it, and was meant to.
+    let wanted = wanted || (row.lifetime == Lifetime::Tied && shared.started_at_ms > row.at.0);
+    start_again(shared, row, &end.terminal, wanted, was_ready || row.restarted).await;
+}
+
+/// Starts a next life of a child that has ended, if its policy says so. Its last one has its terminal event, and its open works
+/// are lost with it.
+async fn start_again(shared: &Shared, row: &ChildRow, terminal: &Terminal, wanted: bool, had_begun: bool) {
+    let (name, policy) = (row.pod.name.clone(), row.restart);
+    let counted = shared.store.read(move |reads| {
+        let since = UnixMillis(reads.now().0.saturating_sub(policy.within_ms));
+        reads.restarts_since(&name, since)
+    });
+    let restarts = match counted.await {
+        Ok(restarts) => u32::try_from(restarts).unwrap_or(u32::MAX),
+        // A store that is closed belongs to a pod that has ended.
+        Err(_) => return,
+    };
+    let stopping = *shared.phase.borrow() == PodState::Stopping;
+    match decide(policy, Over { terminal, wanted: wanted || stopping, had_begun, restarts }) {
+        Decision::Stay => {}
+        Decision::Again { after } => {
+            tracing::info!(pod = %row.pod, restarts, ?after, "a child has ended and is started again");
+            tokio::spawn(again(shared.clone(), row.clone(), after));
+        }
+        Decision::TooOften => {
+            tracing::warn!(pod = %row.pod, restarts, "a child has ended again and stays ended");
+            let child = row.pod.clone();
+            if let Err(error) = shared.commit(move |tx| tx.restarts_exhausted(&child, policy)).await {
+                tracing::error!(pod = %row.pod, error = error.chain(), "that a child stays ended cannot be recorded");
+            }
+        }
+    }
+}
+
+fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    // Boxed: a start that fails is followed by the next one.
+    Box::pin(async move {
+        // CANCEL SAFETY: waiting changes nothing.
+        tokio::select! {
+            () = tokio::time::sleep(after) => {}
+            () = shared.stopped() => return,
+        }
+        let spawn = SpawnPod::again(&row);
+        match PodHandle::new(shared.clone()).spawn_pod(spawn).await {
+            Ok(_) => {}
+            // Its own end has been seen to, and has decided what follows.
+            Err(SpawnError::DiedEarly { .. } | SpawnError::NotReady { .. } | SpawnError::Stopping { .. }) => {}
+            Err(error @ SpawnError::Process { .. }) => {
+                tracing::warn!(pod = %row.pod, %error, "a child could not be started again");
+                let terminal = Terminal::NeverStarted { reason: error.to_string() };
+                start_again(&shared, &row, &terminal, false, true).await;
+            }
+            Err(error) => tracing::error!(pod = %row.pod, %error, "a child that has ended is not started again"),
+        }
+    })
 }
 
 /// Those who wait for a work that the dead child had learn what its store and its end say.

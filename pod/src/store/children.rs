@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Incarnation, PodId, PodName, Seq, StreamId};
+use crate::id::{Incarnation, NoteKey, PodId, PodName, Seq, StreamId};
 use crate::protocol::{LostReason, WorkResult};
 use crate::runtime_dir::Roots;
 use crate::scope::ScopeRule;
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
-use crate::store::history::HistoryItem;
+use crate::store::history::{HistoryItem, Origin};
 use crate::store::intents::IntentKind;
 use crate::store::sql::{from_json, path_of, path_text, stored_word, to_json};
 use crate::store::tx::{Reads, Tx};
@@ -48,6 +48,12 @@ pub struct ChildRow {
     pub stream: Option<StreamId>,
     /// How it ended, once that is known.
     pub terminal: Option<Terminal>,
+    /// Whether it is started again when it has ended.
+    pub restart: Restart,
+    /// Whether it is itself such a restart.
+    pub restarted: bool,
+    /// The pod whose child it is now, if it is ours no more. It has no terminal event here then.
+    pub moved_to: Option<PodName>,
 }
 
 /// A child that is about to be started.
@@ -67,6 +73,10 @@ pub struct NewChild {
     pub runtime_dir: PathBuf,
     /// What is delegated to it.
     pub scope: Vec<ScopeRule>,
+    /// Whether it is started again when it has ended.
+    pub restart: Restart,
+    /// Whether it is itself such a restart.
+    pub restarted: bool,
 }
 
 /// How far a life has come.
@@ -90,6 +100,37 @@ pub enum Lifetime {
     Tied,
     /// It goes on, and is adopted again when its parent returns.
     Detached,
+}
+
+/// Whether, and how often, a child is started again when it has ended: a new life under its name, with its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// After which ends.
+    pub when: RestartWhen,
+    /// How many restarts there may be within `within_ms`; with the next end it stays ended, and its parent is told.
+    pub max: u32,
+    /// The time in which restarts are counted, in milliseconds.
+    pub within_ms: u64,
+}
+
+/// After which ends a child is started again. Never after one that its parent wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartWhen {
+    /// After none.
+    #[default]
+    Never,
+    /// If it did not say that it shuts down.
+    OnFailure,
+    /// Also if it shut down.
+    Always,
+}
+
+impl Default for Restart {
+    /// Never. The intensity that is meant if nobody says another is three restarts in a minute.
+    fn default() -> Self {
+        Self { when: RestartWhen::Never, max: 3, within_ms: 60_000 }
+    }
 }
 
 /// How a life ended. There is one for each.
@@ -161,8 +202,8 @@ stored_word!(
 );
 stored_word!(Lifetime, "lifetime", Tied = "tied", Detached = "detached");
 
-const COLUMNS: &str =
-    "name, incarnation, at, pid, state, lifetime, worker, socket, store, runtime_dir, scope, stream, terminal";
+const COLUMNS: &str = "name, incarnation, at, pid, state, lifetime, worker, socket, store, runtime_dir, scope, stream, terminal, \
+                       restart, restarted, moved_to";
 
 impl Reads<'_> {
     /// This life.
@@ -201,6 +242,11 @@ impl Reads<'_> {
         self.all(&sql, [], raw_row)?.into_iter().map(ChildRow::try_from).collect()
     }
 
+    /// How many lives of that name a restart policy has started since `since`.
+    pub(crate) fn restarts_since(&self, name: &PodName, since: UnixMillis) -> Result<u64, StoreError> {
+        self.number("SELECT count(*) FROM children WHERE name = ?1 AND at >= ?2 AND restarted", (name, since))
+    }
+
     /// The last event of `stream` that is applied here.
     ///
     /// # Errors
@@ -223,8 +269,9 @@ impl Tx<'_> {
         }
         self.keep_runtime_dir_of(&child.pod.name)?;
         self.run(
-            "INSERT INTO children (name, incarnation, at, state, lifetime, worker, socket, store, runtime_dir, scope)
-             VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO children (name, incarnation, at, state, lifetime, worker, socket, store, runtime_dir, scope,
+                                   restart, restarted)
+             VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             params![
                 child.pod.name,
                 child.pod.incarnation,
@@ -235,6 +282,8 @@ impl Tx<'_> {
                 path_text(&child.store)?,
                 path_text(&child.runtime_dir)?,
                 to_json("a scope", &child.scope)?,
+                to_json("a restart policy", &child.restart)?,
+                child.restarted,
             ],
         )?;
         let item = HistoryItem::ChildSpawned { child: child.pod.clone(), lifetime: child.lifetime };
@@ -282,6 +331,9 @@ impl Tx<'_> {
             let current = self.child_by_name(&pod.name)?.map(|row| row.pod.incarnation);
             return Ok(current.map_or(ChildReadiness::NotYours, |current| ChildReadiness::Stale { current }));
         };
+        if row.moved_to.is_some() {
+            return Ok(ChildReadiness::NotYours);
+        }
         if row.state == ChildState::Ended {
             let current = self.child_by_name(&pod.name)?.map_or(pod.incarnation, |row| row.pod.incarnation);
             return Ok(ChildReadiness::Stale { current });
@@ -294,6 +346,22 @@ impl Tx<'_> {
             self.append(None, None, &HistoryItem::ChildReady { child: pod.clone() })?;
         }
         Ok(ChildReadiness::Ready { watermark: self.watermark(stream)? })
+    }
+
+    /// A child has ended once more than its policy allows: it stays ended. Its agent is told.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn restarts_exhausted(&self, child: &PodId, policy: Restart) -> Result<(), StoreError> {
+        let (restarts, within_ms) = (policy.max, policy.within_ms);
+        self.append(None, None, &HistoryItem::RestartsExhausted { child: child.clone(), restarts, within_ms })?;
+        let text = format!(
+            "Child `{}` has ended again after {restarts} restarts in {} s, and is not started any more.",
+            child.name,
+            within_ms.div_ceil(1000)
+        );
+        self.push_note(NoteKey::random(), &text, Origin::Host, true)?;
+        Ok(())
     }
 
     /// Makes `stream` the life's. False if the life has another one, or the stream is another pod's.
@@ -351,6 +419,7 @@ struct Raw {
     row: ChildRow,
     scope: String,
     terminal: Option<String>,
+    restart: Option<String>,
 }
 
 fn raw_row(row: &Row<'_>) -> rusqlite::Result<Raw> {
@@ -368,9 +437,13 @@ fn raw_row(row: &Row<'_>) -> rusqlite::Result<Raw> {
             scope: Vec::new(),
             stream: row.get(11)?,
             terminal: None,
+            restart: Restart::default(),
+            restarted: row.get(14)?,
+            moved_to: row.get(15)?,
         },
         scope: row.get(10)?,
         terminal: row.get(12)?,
+        restart: row.get(13)?,
     })
 }
 
@@ -379,7 +452,8 @@ impl TryFrom<Raw> for ChildRow {
 
     fn try_from(raw: Raw) -> Result<Self, StoreError> {
         let terminal = raw.terminal.map(|text| from_json("a terminal event", &text)).transpose()?;
-        Ok(Self { scope: from_json("a scope", &raw.scope)?, terminal, ..raw.row })
+        let restart = raw.restart.map(|text| from_json("a restart policy", &text)).transpose()?.unwrap_or_default();
+        Ok(Self { scope: from_json("a scope", &raw.scope)?, terminal, restart, ..raw.row })
     }
 }
 

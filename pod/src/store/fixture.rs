@@ -77,6 +77,8 @@ pub(crate) fn new_child(pod: &PodId) -> NewChild {
         pod: pod.clone(),
         worker: "{}".to_owned(),
         lifetime: Lifetime::Tied,
+        restart: crate::store::Restart::default(),
+        restarted: false,
         socket: "/run/b/pod.sock".into(),
         store: "/state/b/store.db".into(),
         runtime_dir: "/run/b".into(),

@@ -168,6 +168,15 @@ pub enum HistoryItem {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unread: Option<String>,
     },
+    /// A child has ended once more than its restart policy allows, and stays ended.
+    RestartsExhausted {
+        /// Its last life.
+        child: PodId,
+        /// How often it was restarted.
+        restarts: u32,
+        /// In how long, in milliseconds.
+        within_ms: u64,
+    },
     /// Work was given to a child.
     WorkDelegated {
         /// To whom.
@@ -362,6 +371,7 @@ impl HistoryItem {
             Self::ChildSpawned { .. } => "child_spawned",
             Self::ChildReady { .. } => "child_ready",
             Self::ChildTerminal { .. } => "child_terminal",
+            Self::RestartsExhausted { .. } => "restarts_exhausted",
             Self::WorkDelegated { .. } => "work_delegated",
             Self::WorkSettled { .. } => "work_settled",
             Self::Blocked { .. } => "blocked",

@@ -30,7 +30,9 @@ mod turns;
 mod tx;
 mod works;
 
-pub use children::{ChildReadiness, ChildRow, ChildState, EndOfLife, Lifetime, NewChild, Reservation, Terminal};
+pub use children::{
+    ChildReadiness, ChildRow, ChildState, EndOfLife, Lifetime, NewChild, Reservation, Restart, RestartWhen, Terminal,
+};
 pub use clock::{Clock, UnixMillis};
 pub use context::{
     Compaction, Rewind, RewindOutcome, RewindTarget, RewindTargets, Rewound, SUMMARY_BYTES_MAX, Summary,

@@ -186,6 +186,11 @@ CREATE INDEX works_over ON works (settled_at) WHERE state = 'settled';
 CREATE INDEX works_of ON works (child, incarnation) WHERE direction = 'delegated';
 CREATE INDEX descendants_of ON descendants (parent_name, parent_incarnation);
 CREATE INDEX inbox_in_turn ON inbox (turn) WHERE turn IS NOT NULL;
+
+-- restart: the policy, as JSON. restarted: whether the policy has started it. moved_to: the pod whose child it is now.
+ALTER TABLE children ADD COLUMN restart TEXT;
+ALTER TABLE children ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE children ADD COLUMN moved_to TEXT;
 ";
 
 /// Brings a file of version `from` to [`VERSION`], in one transaction.

@@ -94,11 +94,10 @@ async fn reach(caller: &Caller, request: &AttachOrRestorePod) -> Result<Attached
 
 /// Asks a child that lives whether it does.
 async fn attach(caller: &Caller, row: &ChildRow, limit: Duration, until: Instant) -> Option<Attached> {
-    let mut lines = caller.pod().watch();
-    let begun = lines.wait_for(|lines| {
+    let begun = caller.pod().children_until(|lines| {
         // One that an earlier life of ours had started is known by its row alone.
-        lines.iter().all(|line| line.pod != row.pod || line.phase != ChildPhase::Starting)
-            || row.state == ChildState::Ready
+        let begun = lines.iter().all(|line| line.pod != row.pod || line.phase != ChildPhase::Starting);
+        (begun || row.state == ChildState::Ready).then_some(())
     });
     let _ = tokio::time::timeout(limit, begun).await;
     let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -129,6 +128,7 @@ async fn restore(caller: &Caller, row: ChildRow, limit: Duration) -> Result<Atta
         return Err(RestoreRejection::Stopping);
     }
     let spawn = handle::SpawnPod::new(name.clone(), worker).scope(row.scope);
+    let spawn = spawn.lifetime(row.lifetime).restart(row.restart);
     match tokio::time::timeout(limit, pod.spawn_pod(spawn)).await {
         Ok(Ok(child)) => {
             let line = pod.children().into_iter().find(|line| line.pod == *child.id());

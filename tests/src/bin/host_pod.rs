@@ -92,10 +92,9 @@ async fn parent(name: &str, kind: &str) -> Result<(), Error> {
 
 async fn answer(handle: &PodHandle, works: &mut HashMap<WorkId, Work>, ask: Ask) -> Result<serde_json::Value, Error> {
     Ok(match ask {
-        Ask::Spawn { name, worker } => {
-            let child = handle.spawn_pod(SpawnPod::new(name, worker)).await?;
-            let line = handle.children().into_iter().find(|line| line.pod == *child.id());
-            serde_json::to_value(line.and_then(|line| line.pid))?
+        Ask::Spawn { name, worker } => spawn(handle, SpawnPod::new(name, worker)).await?,
+        Ask::SpawnAs { name, worker, lifetime, restart } => {
+            spawn(handle, SpawnPod::new(name, worker).lifetime(lifetime).restart(restart)).await?
         }
         Ask::Run { child, input } => {
             let work = handle.child(&child).ok_or("there is no such child")?.run(input).await?;
@@ -112,6 +111,12 @@ async fn answer(handle: &PodHandle, works: &mut HashMap<WorkId, Work>, ask: Ask)
             serde_json::Value::Null
         }
     })
+}
+
+async fn spawn(handle: &PodHandle, spawn: SpawnPod) -> Result<serde_json::Value, Error> {
+    let child = handle.spawn_pod(spawn).await?;
+    let line = handle.children().into_iter().find(|line| line.pod == *child.id());
+    Ok(serde_json::to_value(line.and_then(|line| line.pid))?)
 }
 
 async fn forge(socket: &str, offer: &str) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use pod::{PodName, WorkId, WorkerSpec};
+use pod::{Lifetime, PodName, Restart, WorkId, WorkerSpec};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -31,6 +31,17 @@ pub enum Ask {
         name: PodName,
         /// What it hosts.
         worker: WorkerSpec,
+    },
+    /// Start a child of this lifetime, to be started again as the policy says. Answered with its process number.
+    SpawnAs {
+        /// Its name.
+        name: PodName,
+        /// What it hosts.
+        worker: WorkerSpec,
+        /// Whether it ends with its parent.
+        lifetime: Lifetime,
+        /// Whether it is started again.
+        restart: Restart,
     },
     /// Give work to a child. Answered with the work.
     Run {
@@ -158,6 +169,17 @@ impl HostProcess {
     /// If it does not start.
     pub async fn spawn(&mut self, name: &str, worker: WorkerSpec) -> u32 {
         let pid = self.ask(Ask::Spawn { name: super::place::named(name), worker }).await.expect("the child starts");
+        pid.as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process number")
+    }
+
+    /// Starts a detached child and returns its process number.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn spawn_detached(&mut self, name: &str, worker: WorkerSpec) -> u32 {
+        let (lifetime, restart) = (Lifetime::Detached, Restart::default());
+        let ask = Ask::SpawnAs { name: super::place::named(name), worker, lifetime, restart };
+        let pid = self.ask(ask).await.expect("the child starts");
         pid.as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process number")
     }
 
