@@ -131,6 +131,14 @@ pub(crate) enum Command {
     ///
     /// Example: pod rewind a --to 3 --expect 41
     Rewind(RewindArgs),
+    /// Make children of a dead pod children of one that runs
+    ///
+    /// A detached child whose parent is gone keeps what it has to report until the parent is back, or until another pod
+    /// adopts it. Its events go on there behind those that the old parent has; work that it was given and that is open goes with
+    /// it. The old parent must not run, and is told should it come back.
+    ///
+    /// Example: pod adopt a b --from old --to new
+    Adopt(AdoptArgs),
     /// Stop a running pod and wait until its process is gone
     Stop(StopArgs),
     /// Run a pod by itself until it is stopped
@@ -349,6 +357,23 @@ impl From<Children> for RewindChildren {
             Children::Detach => Self::Detach,
         }
     }
+}
+
+/// `pod adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// Which children
+    #[arg(required = true, value_name = "CHILD")]
+    pub(crate) children: Vec<PodName>,
+    /// Whose they are; it must not run
+    #[arg(long, value_name = "OLD")]
+    pub(crate) from: PodName,
+    /// Whose they are to be; it must run
+    #[arg(long, value_name = "NEW")]
+    pub(crate) to: PodName,
+    /// How long to wait for the answer, for each child
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
 }
 
 /// `pod stop`.

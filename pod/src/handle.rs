@@ -21,8 +21,8 @@ use crate::id::{NoteKey, PodId, PodName, TurnId, WorkId};
 use crate::manifest::{ManifestError, WorkerSpec};
 use crate::notify_buffer::{Facts, NotifyBuffer};
 use crate::protocol::{
-    self, Accepted, Method, NOTE_BYTES_MAX, Notify, NotifyRejection, PodState, PodStatus, Queued, RUN_INPUT_BYTES_MAX,
-    Run, RunRejection, ShutdownMode, Text, WorkResult,
+    self, Accepted, AdoptRejection, Method, NOTE_BYTES_MAX, Notify, NotifyRejection, PodState, PodStatus, Queued,
+    RUN_INPUT_BYTES_MAX, Run, RunRejection, ShutdownMode, Text, WorkResult,
 };
 use crate::registry::Member;
 use crate::runtime_dir::{PodPaths, Roots};
@@ -501,6 +501,22 @@ impl PodHandle {
     ) -> Result<Work, RunError> {
         self.shared.commit(move |tx| tx.delegation_accepted(work, accepted.turn)).await?;
         Ok(Work { id: work, progress })
+    }
+
+    /// Makes `child` of the dead pod `from` a child of this one: its events go on here behind what `from` has of them, its open
+    /// works are this pod's, and `from`, should it come back, is told. The child learns of it within seconds.
+    ///
+    /// # Errors
+    /// Why it is still its old parent's.
+    ///
+    /// # Cancel safety
+    /// Dropped early, it may be adopted all the same, now or at the pod's next start; asking again tells.
+    pub async fn adopt(&self, child: &PodName, from: &PodName) -> Result<Child, AdoptRejection> {
+        let (shared, child, from) = (self.shared.clone(), child.clone(), from.clone());
+        let adopted = tokio::spawn(async move { crate::spawn::adopt::adopt(&shared, &child, &from).await }).await;
+        let panicked =
+            |error: tokio::task::JoinError| AdoptRejection::Unavailable { reason: Text::clipped(error.to_string()) };
+        Ok(Child { handle: self.clone(), pod: adopted.map_err(panicked)??.child })
     }
 
     /// Its children: those of this life, and those that it found.

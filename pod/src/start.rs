@@ -24,6 +24,7 @@ use crate::registry::{Claim, ClaimError, Member, Origin, Registry};
 use crate::runtime_dir::{self, DirError, Roots};
 use crate::scope::{Confinement, Rules, ScopeRule};
 use crate::spawn::SpawnedPodRegistry;
+use crate::spawn::adopt;
 use crate::spawn::parent::{self, Parent};
 use crate::spawn::process::kill_programs_of;
 use crate::spawn::supervisor;
@@ -355,6 +356,7 @@ impl PodController {
             let begun = parent::begin(&handle, &parent, child.lifetime, child.parent).await;
             begun.map_err(|reason| StartError::Parent { name, reason })?;
         }
+        tokio::spawn(adopt::resume(shared.clone()));
         carry_out_intents(&shared).await;
         let (_, facts) = shared
             .store

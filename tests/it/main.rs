@@ -1,5 +1,6 @@
 //! One binary.
 
+mod adoption;
 mod checker;
 mod completion;
 mod confinement;

@@ -231,3 +231,14 @@ async fn child_that_its_parent_stops_is_not_started_again_whatever_its_policy() 
     assert_eq!(world.history("boss").terminals("a"), [Terminal::ShutDown, Terminal::ShutDown]);
     world.deserted().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "descriptors and zombies are counted in a process of its own")]
+async fn many_ends_leave_no_zombie_and_no_descriptor() {
+    let mut ends = tokio::process::Command::new(env!("CARGO_BIN_EXE_ends"));
+    ends.args(["--sequential", "24", "--children", "8", "--depth", "4", "--burst", "16"]).kill_on_drop(true);
+    let done = tokio::time::timeout(Duration::from_secs(180), ends.output()).await.expect("it ends").unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    eprintln!("{said}");
+    assert!(done.status.success() && !said.contains("WRONG"), "{}: {said}", done.status);
+}

@@ -1,5 +1,6 @@
 //! One file for each command, and what they have in common: finding the roots and a pod below them.
 
+mod adopt;
 pub(crate) mod attach;
 mod compact;
 pub(crate) mod completions;
@@ -57,6 +58,7 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Cancel(args) => control::end_turn(control::Wish::Cancel, args, global, output).await,
         Command::Compact(args) => compact::compact(args, global, output).await,
         Command::Rewind(args) => rewind::rewind(args, global, output).await,
+        Command::Adopt(args) => adopt::adopt(args, global, output).await,
         Command::Stop(args) => stop::stop(args, global, output).await,
         Command::Serve(args) => serve::serve(args, global, output).await,
         Command::Spawn(args) => spawn::spawn(args, global, output).await,

@@ -58,6 +58,13 @@ impl Actor {
                     }
                 });
             }
+            MethodCall::Adopt(request, responder) => {
+                let shared = self.shared.clone();
+                tokio::spawn(async move {
+                    let answer = crate::spawn::adopt::adopt(&shared, &request.child, &request.from).await;
+                    responder.answer(answer);
+                });
+            }
             MethodCall::ChildReady(request, responder) => self.child_ready(request, responder),
             MethodCall::Compact(_, responder) => self.compact(responder),
             MethodCall::ListRewindTargets(_, responder) => self.list_rewind_targets(responder),

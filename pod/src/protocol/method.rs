@@ -5,7 +5,7 @@
 //! Served by `controller`, called by parents, children, observers and the command line.
 
 use crate::protocol::{
-    AttachOrRestorePod, Cancel, ChildReady, Compact, InspectPod, ListCompletions, ListPods, ListRewindTargets,
+    Adopt, AttachOrRestorePod, Cancel, ChildReady, Compact, InspectPod, ListCompletions, ListPods, ListRewindTargets,
     ListVisiblePods, Notify, Pause, PodEventOffer, ReadPodOutput, Resume, RewindTo, Run, SendToPod, Shutdown, SpawnPod,
     Status, StopPod, Subscribe,
 };
@@ -41,6 +41,8 @@ pub enum Method {
     ListRewindTargets(ListRewindTargets),
     /// Go back there.
     RewindTo(RewindTo),
+    /// Take over a child of a dead pod.
+    Adopt(Adopt),
     /// Start a child.
     SpawnPod(SpawnPod),
     /// Know this, do this next, or do this instead.
@@ -83,6 +85,7 @@ mod tests {
             (11, "compact", false),
             (12, "list_rewind_targets", false),
             (13, "rewind_to", false),
+            (20, "adopt", false),
             (30, "spawn_pod", false),
             (31, "send_to_pod", false),
             (32, "read_pod_output", false),

@@ -5,6 +5,7 @@
 //!
 //! Spoken by `controller` and `event`, carried by `rpc`.
 
+mod adopt;
 mod child;
 mod control;
 mod discovery;
@@ -17,6 +18,7 @@ mod text;
 mod tools;
 mod work;
 
+pub use adopt::{Adopt, AdoptRejection, Adopted};
 pub use child::{CHILD_CONFIG_BYTES_MAX, ChildReady, ChildRejection, Go};
 pub use control::{Cancel, ControlAck, ControlRejection, Pause, Resume, Shutdown, ShutdownMode, Stopping};
 pub use discovery::{

@@ -5,6 +5,7 @@
 //!
 //! Used by the facade in `handle`; what it finds out goes to `controller/actor`.
 
+pub(crate) mod adopt;
 pub(crate) mod parent;
 pub(crate) mod process;
 pub(crate) mod registry;

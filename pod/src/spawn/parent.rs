@@ -19,7 +19,7 @@ use super::process::watch_death;
 use super::supervisor::ChildConfig;
 use crate::event::Edge;
 use crate::handle::{PodHandle, Shared};
-use crate::id::PodId;
+use crate::id::{Incarnation, PodId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{ChildReady, ChildRejection, Method, ShutdownMode, Text};
 use crate::store::{Lifetime, Meeting, StoreReader};
@@ -32,6 +32,9 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How often a detached child looks whether its parent is back. LIMIT: nothing tells when a lock is taken; a look is two
 /// system calls, and a parent that is back has waited for half a second.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// At every how manieth look the store of the parent is read. LIMIT: opening it takes a millisecond.
+const LOOKS_PER_READ: u32 = 4;
 
 /// Who a pod reports to. Clones of the sender are the same.
 #[derive(Clone, Debug)]
@@ -181,10 +184,12 @@ fn expected(shared: &Shared, parent: &Parent) -> Result<(), String> {
 /// Waits for the parent's death, and does what the child's lifetime says.
 async fn follow(handle: PodHandle, parent: Parent, lifetime: Lifetime, mut alive: Option<AsyncFd<OwnedFd>>) {
     loop {
+        let present = parent.link().pod;
         if let Some(pidfd) = &alive {
             // CANCEL SAFETY: waiting changes nothing.
             tokio::select! {
                 _ = pidfd.readable() => {}
+                () = unlocked(handle.shared(), &present), if lifetime == Lifetime::Detached => {}
                 () = handle.wait() => return,
             }
         }
@@ -203,10 +208,29 @@ async fn follow(handle: PodHandle, parent: Parent, lifetime: Lifetime, mut alive
     }
 }
 
+/// Waits until a pod's life lock is not that life's any more: its program may go on without it.
+async fn unlocked(shared: &Shared, pod: &PodId) {
+    let lock = shared.roots.pod(&pod.name).life_lock();
+    loop {
+        tokio::time::sleep(LOOK_EVERY * LOOKS_PER_READ).await;
+        match life_lock::probe(&lock) {
+            Ok(Life::Held(holder)) if holder.pod.as_ref().is_none_or(|held| held == pod) => {}
+            // That it cannot be looked at is no death.
+            Err(_) => {}
+            Ok(_) => return,
+        }
+    }
+}
+
 /// Waits until a next life of the parent has taken this pod up.
 async fn next_parent(shared: &Shared, parent: &Parent) -> AsyncFd<OwnedFd> {
+    let mut looks = 0_u32;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        looks += 1;
+        if looks.is_multiple_of(LOOKS_PER_READ) {
+            see_whether_moved(shared, parent).await;
+        }
         let Some((pod, pid, alive)) = living(shared, &parent.link().pod) else { continue };
         match be_taken_up(shared, parent, &alive).await {
             Ok(Word::Go) => {
@@ -218,6 +242,28 @@ async fn next_parent(shared: &Shared, parent: &Parent) -> AsyncFd<OwnedFd> {
             Err(why) => tracing::info!(pod = %shared.id, parent = %pod, why, "the parent does not take this pod up"),
         }
     }
+}
+
+/// Whether another pod has adopted this one: the old parent's store says so, in a transaction under the old parent's life lock.
+/// Nobody's word is needed.
+async fn see_whether_moved(shared: &Shared, parent: &Parent) {
+    let (link, own) = (parent.link(), shared.id.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        StoreReader::open(&link.store).and_then(|reader| reader.look(|reads| reads.child(&own)))
+    });
+    let Ok(Ok(Some(row))) = read.await else { return };
+    let Some(to) = row.moved_to else { return };
+    let name = to.to_string();
+    if let Err(error) = shared.store.write(move |tx| tx.set_meta_text("parent", Some(&name))).await {
+        tracing::warn!(pod = %shared.id, error = error.chain(), "whose child this is now cannot be recorded; it is read again");
+        return;
+    }
+    let paths = shared.roots.pod(&to);
+    tracing::info!(pod = %shared.id, parent = %to, "this pod was adopted");
+    parent.link.send_modify(|link| {
+        // Which life it is says its life lock, when it lives.
+        *link = Link { pod: PodId::new(to, Incarnation(0)), pid: None, socket: paths.socket(), store: paths.store() };
+    });
 }
 
 /// The life that has the name of `parent` now, and a descriptor of its process. None while there is none, or only an adopter

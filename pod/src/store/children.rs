@@ -267,6 +267,9 @@ impl Tx<'_> {
         if let Some(live) = self.child_by_name(&child.pod.name)?.filter(|row| row.state != ChildState::Ended) {
             return Ok(Reservation::NameTaken { by: live.pod });
         }
+        if self.is_being_adopted(&child.pod.name)? {
+            return Ok(Reservation::NameTaken { by: child.pod.clone() });
+        }
         self.keep_runtime_dir_of(&child.pod.name)?;
         self.run(
             "INSERT INTO children (name, incarnation, at, state, lifetime, worker, socket, store, runtime_dir, scope,

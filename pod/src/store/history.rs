@@ -177,6 +177,20 @@ pub enum HistoryItem {
         /// In how long, in milliseconds.
         within_ms: u64,
     },
+    /// A child of a dead pod is ours now.
+    ChildAdopted {
+        /// Who.
+        child: PodId,
+        /// Whose it was.
+        from: PodName,
+    },
+    /// A child is another pod's now: it was adopted while we were not running. That life has no terminal event here.
+    ChildMoved {
+        /// Who.
+        child: PodId,
+        /// Whose it is.
+        to: PodName,
+    },
     /// Work was given to a child.
     WorkDelegated {
         /// To whom.
@@ -372,6 +386,8 @@ impl HistoryItem {
             Self::ChildReady { .. } => "child_ready",
             Self::ChildTerminal { .. } => "child_terminal",
             Self::RestartsExhausted { .. } => "restarts_exhausted",
+            Self::ChildAdopted { .. } => "child_adopted",
+            Self::ChildMoved { .. } => "child_moved",
             Self::WorkDelegated { .. } => "work_delegated",
             Self::WorkSettled { .. } => "work_settled",
             Self::Blocked { .. } => "blocked",

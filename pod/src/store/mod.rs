@@ -6,6 +6,7 @@
 //! `thread` runs closures with group commit, `tx` gives them the transactions that the other files here define;
 //! `controller`, `event` and `spawn` call them; `reader` is for whoever looks at a pod from outside.
 
+mod adoption;
 mod children;
 mod clock;
 mod context;
@@ -30,6 +31,7 @@ mod turns;
 mod tx;
 mod works;
 
+pub(crate) use adoption::{Adoption, Whose};
 pub use children::{
     ChildReadiness, ChildRow, ChildState, EndOfLife, Lifetime, NewChild, Reservation, Restart, RestartWhen, Terminal,
 };

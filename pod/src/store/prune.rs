@@ -62,7 +62,8 @@ impl Tx<'_> {
     }
 
     fn prune_children(&self, kept: u64) -> Result<(), StoreError> {
-        let sql = "SELECT name, incarnation FROM children WHERE state = 'ended'
+        // Whose child another pod's is now stands nowhere else, and that child has yet to read it.
+        let sql = "SELECT name, incarnation FROM children WHERE state = 'ended' AND moved_to IS NULL
                    ORDER BY ended_at DESC LIMIT ?1 OFFSET ?2";
         let over =
             self.all(sql, (AT_ONCE, int(kept)), |row| Ok((row.get::<_, PodName>(0)?, row.get::<_, Incarnation>(1)?)))?;

@@ -191,6 +191,8 @@ CREATE INDEX inbox_in_turn ON inbox (turn) WHERE turn IS NOT NULL;
 ALTER TABLE children ADD COLUMN restart TEXT;
 ALTER TABLE children ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE children ADD COLUMN moved_to TEXT;
+-- Children of dead pods that are on their way here, as JSON.
+CREATE TABLE adoptions (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 ";
 
 /// Brings a file of version `from` to [`VERSION`], in one transaction.

@@ -313,6 +313,7 @@ impl Tx<'_> {
             // What was kept for a worker that an earlier life hosted.
             self.file_unread()?;
         }
+        self.settle_works_given_away()?;
         self.settle_works()?;
         Ok(Recovery {
             interrupted,

@@ -96,6 +96,7 @@ async fn answer(handle: &PodHandle, works: &mut HashMap<WorkId, Work>, ask: Ask)
         Ask::SpawnAs { name, worker, lifetime, restart } => {
             spawn(handle, SpawnPod::new(name, worker).lifetime(lifetime).restart(restart)).await?
         }
+        Ask::Adopt { child, from } => serde_json::to_value(handle.adopt(&child, &from).await?.id())?,
         Ask::Run { child, input } => {
             let work = handle.child(&child).ok_or("there is no such child")?.run(input).await?;
             let id = work.id();

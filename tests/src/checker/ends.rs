@@ -31,7 +31,10 @@ fn one_each(parent: &PodName, record: &PodRecord, over: bool, verdict: &mut Verd
     let mut lives: BTreeMap<&PodId, Vec<&Terminal>> = BTreeMap::new();
     for row in &record.history {
         match &row.item {
-            HistoryItem::ChildSpawned { child, .. } => _ = lives.entry(child).or_default(),
+            HistoryItem::ChildSpawned { child, .. } | HistoryItem::ChildAdopted { child, .. } => {
+                _ = lives.entry(child).or_default();
+            }
+            HistoryItem::ChildMoved { child, .. } => _ = lives.remove(child),
             HistoryItem::ChildTerminal { child, terminal, .. } => lives.entry(child).or_default().push(terminal),
             _ => {}
         }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 mod figures;
+pub mod many;
 mod matrix;
 mod plan;
 mod soak;

@@ -147,6 +147,8 @@ impl History {
         for row in &self.0 {
             match &row.item {
                 HistoryItem::ChildSpawned { child, .. } => assert!(lives.insert(child.to_string(), 0).is_none()),
+                HistoryItem::ChildAdopted { child, .. } => _ = lives.insert(child.to_string(), 0),
+                HistoryItem::ChildMoved { child, .. } => _ = lives.remove(&child.to_string()),
                 HistoryItem::ChildTerminal { child, .. } => *lives.get_mut(&child.to_string()).expect("spawned") += 1,
                 _ => {}
             }

@@ -43,6 +43,13 @@ pub enum Ask {
         /// Whether it is started again.
         restart: Restart,
     },
+    /// Take over a child of a dead pod. Answered with its life.
+    Adopt {
+        /// Which.
+        child: PodName,
+        /// Whose it was.
+        from: PodName,
+    },
     /// Give work to a child. Answered with the work.
     Run {
         /// Which.

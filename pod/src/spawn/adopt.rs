@@ -1,0 +1,158 @@
+//! Becoming the parent of a child whose parent is dead.
+//!
+//! The old parent's life lock is held from the first look into its store to the last: so it is proven dead, and does not come
+//! back in between. What is written into which store, and why a death at any point leaves the child with one parent, says
+//! `store::adoption`. The child is told by its old parent's store, which it reads while it waits for that parent (`parent`).
+//!
+//! Asked by `controller/calls` and the facade; what a life has begun its next one goes on with.
+
+use std::path::PathBuf;
+
+use super::supervisor;
+use crate::handle::Shared;
+use crate::id::{PodId, PodName, Seq};
+use crate::life_lock::{LifeLock, LifeLockError};
+use crate::protocol::{AdoptRejection, Adopted, PodState, Text};
+use crate::store::{Adoption, ChildRow, Own, Store, StoreError, StoreOptions, StoreReader, Whose};
+
+/// Makes `child` of the dead pod `from` a child of ours.
+///
+/// # Errors
+/// Why it is not; it is then still its old parent's, unless the reason is `Unavailable`: asked again, it goes on.
+pub(crate) async fn adopt(shared: &Shared, child: &PodName, from: &PodName) -> Result<Adopted, AdoptRejection> {
+    if *shared.phase.borrow() == PodState::Stopping {
+        return Err(AdoptRejection::Stopping);
+    }
+    if *from == shared.id.name || *child == shared.id.name {
+        let reason = format!("pod `{}` cannot take a child from itself, and is no child of its own", shared.id.name);
+        return Err(AdoptRejection::NameTaken { reason: Text::clipped(reason) });
+    }
+    let paths = shared.roots.pod(from);
+    if !paths.store().exists() {
+        return Err(missing(format!("there is no pod `{from}`; `pod ls` lists them")));
+    }
+    let lock = match LifeLock::acquire(&paths.life_lock(), &shared.id) {
+        Ok(lock) => lock,
+        Err(LifeLockError::Held { holder, .. }) => {
+            return Err(AdoptRejection::ParentLives { holder: Text::clipped(holder.to_string()) });
+        }
+        Err(error) => return Err(unavailable(error)),
+    };
+    let store = open(paths.store(), from).await?;
+    let taken = take(shared, &store, child, from).await;
+    store.close().await;
+    let (row, watermark, works) = taken?;
+    drop(lock);
+    if let Some(row) = row {
+        follow(shared, row).await;
+    }
+    let pod = shared.store.read({
+        let child = child.clone();
+        move |reads| Ok(reads.child_by_name(&child)?.map(|row| row.pod))
+    });
+    let child = pod.await.map_err(stored)?.ok_or_else(|| missing(format!("`{child}` is no child of this pod")))?;
+    Ok(Adopted { child, watermark, works: u32::try_from(works).unwrap_or(u32::MAX) })
+}
+
+/// Goes on with what an earlier life of ours had begun, or finds that the child has stayed where it was.
+pub(crate) async fn resume(shared: Shared) {
+    let begun = shared.store.read(|reads| reads.adoptions()).await.unwrap_or_default();
+    for Adoption { child, from, .. } in begun {
+        match adopt(&shared, &child.name, &from).await {
+            Ok(_) => tracing::info!(pod = %shared.id, %child, %from, "an adoption that was begun is done"),
+            Err(AdoptRejection::ParentLives { .. }) => stay_or_finish(&shared, &child, &from).await,
+            Err(AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. }) => {
+                give_up(&shared, &child.name).await
+            }
+            Err(error) => tracing::error!(pod = %shared.id, %child, %error, "an adoption is left to be finished"),
+        }
+    }
+}
+
+/// The steps, under the old parent's lock. The row is there if the child became ours by them.
+async fn take(
+    shared: &Shared,
+    old: &Store,
+    child: &PodName,
+    from: &PodName,
+) -> Result<(Option<ChildRow>, Seq, usize), AdoptRejection> {
+    let (own, name, parent) = (shared.id.name.clone(), child.clone(), from.clone());
+    let whose = old.read(move |reads| reads.whose(&parent, &name)).await.map_err(stored)?;
+    let (watermark, works) = match whose {
+        Whose::Ours(adoption) => {
+            let (known, pod) = ((adoption.watermark, adoption.works.len()), adoption.child.clone());
+            if let Some(by) = shared.commit(move |tx| tx.begin_adoption(&adoption)).await.map_err(stored)? {
+                let reason = format!("pod `{own}` has a child `{child}` already: {by}");
+                return Err(AdoptRejection::NameTaken { reason: Text::clipped(reason) });
+            }
+            crate::failpoint!("adopt_after_copy");
+            old.write(move |tx| tx.give_away(&pod, &own)).await.map_err(stored)?;
+            crate::failpoint!("adopt_after_mark");
+            known
+        }
+        // It was decided before: what is left to be done here is done.
+        Whose::MovedTo(_, to) if to == own => (Seq(0), 0),
+        Whose::MovedTo(_, to) => return Err(missing(format!("`{child}` is a child of pod `{to}` now"))),
+        Whose::Nobodys => return Err(missing(format!("pod `{from}` has no child `{child}` that could be adopted"))),
+    };
+    let name = child.clone();
+    let row = shared.commit(move |tx| tx.finish_adoption(&name)).await.map_err(stored)?;
+    crate::failpoint!("adopt_after_take");
+    Ok((row, watermark, works))
+}
+
+/// The old parent is back: its store says whether it had given the child away.
+async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) {
+    let (store, parent, name) = (shared.roots.pod(from).store(), from.clone(), child.name.clone());
+    let whose = StoreReader::open(&store).and_then(|reader| reader.look(|reads| reads.whose(&parent, &name)));
+    match whose {
+        Ok(Whose::MovedTo(_, to)) if to == shared.id.name => {
+            let name = child.name.clone();
+            if let Ok(Some(row)) = shared.commit(move |tx| tx.finish_adoption(&name)).await {
+                follow(shared, row).await;
+            }
+        }
+        Ok(_) => give_up(shared, &child.name).await,
+        Err(error) => {
+            tracing::error!(pod = %shared.id, %child, error = error.chain(), "an adoption is left to be finished");
+        }
+    }
+}
+
+async fn give_up(shared: &Shared, child: &PodName) {
+    tracing::info!(pod = %shared.id, %child, "an adoption that was begun has come to nothing: the child is its old parent's");
+    let name = child.clone();
+    if let Err(error) = shared.commit(move |tx| tx.drop_adoption(&name)).await {
+        tracing::error!(pod = %shared.id, %child, error = error.chain(), "an adoption cannot be dropped");
+    }
+}
+
+/// Follows it like a child of an earlier life of ours.
+async fn follow(shared: &Shared, row: ChildRow) {
+    let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
+    tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
+}
+
+/// The store of a dead pod whose life lock we hold.
+async fn open(path: PathBuf, pod: &PodName) -> Result<Store, AdoptRejection> {
+    let own = Own {
+        pod: PodId { name: pod.clone(), incarnation: crate::id::Incarnation::random() },
+        // Nothing that is written here is for its parent, and its agent is told when it is back.
+        has_parent: false,
+        reads_reports: true,
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(path, StoreOptions::new(own))).await;
+    opened.unwrap_or(Err(StoreError::Closed)).map_err(stored)
+}
+
+fn missing(reason: String) -> AdoptRejection {
+    AdoptRejection::NoSuchChild { reason: Text::clipped(reason) }
+}
+
+fn unavailable(error: impl std::error::Error) -> AdoptRejection {
+    AdoptRejection::Unavailable { reason: Text::clipped(error.to_string()) }
+}
+
+fn stored(error: StoreError) -> AdoptRejection {
+    AdoptRejection::Unavailable { reason: Text::clipped(error.chain()) }
+}
