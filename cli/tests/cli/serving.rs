@@ -235,6 +235,7 @@ fn version(paths: &PodPaths, new: u32) -> u32 {
     let store = rusqlite::Connection::open(paths.store()).unwrap();
     let old = store.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     store.pragma_update(None, "user_version", new).unwrap();
+    store.execute("UPDATE sums SET sum = ?1 WHERE what = 'version'", [new]).unwrap();
     old
 }
 

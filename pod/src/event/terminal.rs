@@ -8,18 +8,25 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::event::apply::{apply_next, tell_agent};
 use crate::id::{PodId, Seq, StreamId, WorkId};
 use crate::protocol::{LocalEvent, PodEvent, WorkResult};
 use crate::store::{
-    ChildRow, ChildState, EndOfLife, EventKey, OutboxRow, Reads, Store, StoreError, StoreReader, Terminal, Tx,
+    ChildRow, ChildState, EndOfLife, EventKey, OutboxRow, Store, StoreError, StoreReader, Terminal, Tx,
 };
 
 /// LIMIT: events of a dead child in one transaction: a few milliseconds, so that others' events are not held up.
 const PAGE: u32 = 256;
 /// LIMIT: ends of turns that a dead child's end names to those who wait; the rest they find in the history. 1 MiB.
 const ENDS_MAX: usize = 1024;
+
+/// LIMIT: how often a medium is asked for what it does not give back, before the end is told without it. A drive tries for
+/// seconds by itself each time.
+const ATTEMPTS: u32 = 4;
+/// How long it is let alone before it is asked again: a path that is switched over takes about as long.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How a life ended for its parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +63,19 @@ enum Left {
     Unreadable(String),
 }
 
+/// Why a look into the child's store told nothing.
+enum Failed {
+    /// It is not the child's store.
+    NotTheirs(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// Ends the life of a child whose process is proven dead: applies what it left, then sets its terminal event.
 ///
 /// # Errors
@@ -65,10 +85,18 @@ enum Left {
 /// # Cancel safety
 /// Dropped early, it may be called again.
 pub async fn settle_dead_child(store: &Store, pod: &PodId, end: EndOfLife) -> Result<ChildEnd, StoreError> {
+    settle(store, pod, end, open_left).await
+}
+
+/// [`settle_dead_child`], by way of what opens the dead child's store.
+async fn settle<O>(store: &Store, pod: &PodId, end: EndOfLife, open: O) -> Result<ChildEnd, StoreError>
+where
+    O: Fn(&ChildRow) -> Result<StoreReader, Failed> + Copy + Send + 'static,
+{
     let mut drained = Drained::default();
+    let mut theirs = None;
     loop {
-        let dead = pod.clone();
-        let left = store.read(move |reads| left_by(reads, &dead)).await?;
+        let left = left_by(store, pod, open, &mut theirs).await?;
         crate::failpoint!("burial_before_drain");
         let (dead, end) = (pod.clone(), end.clone());
         let (page, ended) = store
@@ -124,47 +152,100 @@ pub fn end_child(tx: &Tx<'_>, pod: &PodId, end: EndOfLife, unread: Option<String
     Ok(ChildEnd { terminal, first: true, drained: 0, ends: Vec::new(), settled })
 }
 
-/// The next page of what the dead child had committed and we have not applied.
-fn left_by(reads: &Reads<'_>, pod: &PodId) -> Result<Left, StoreError> {
-    let Some(row) = reads.child(pod)? else {
+/// The next page of what the dead child had committed and we have not applied. Its file is read beside our own threads: it
+/// may be large, or on a medium that hangs. `theirs` is that file, once it is open.
+async fn left_by<O>(store: &Store, pod: &PodId, open: O, theirs: &mut Option<StoreReader>) -> Result<Left, StoreError>
+where
+    O: Fn(&ChildRow) -> Result<StoreReader, Failed> + Copy + Send + 'static,
+{
+    let dead = pod.clone();
+    let Some(row) = store.read(move |reads| reads.child(&dead)).await? else {
         return Err(StoreError::Contradiction(format!("pod {pod} is no child of this pod")));
     };
     if row.state == ChildState::Ended {
         return Ok(Left::Nothing);
     }
-    match read_left(reads, &row) {
-        Ok(left) => Ok(left),
-        // It said that it was ready, and its store was there then.
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && row.stream.is_some() => {
-            Ok(Left::Unreadable(format!("its store `{}` is gone", row.store.display())))
+    let mut attempts = 1;
+    loop {
+        let opened = match theirs.take() {
+            Some(reader) => Ok(reader),
+            None => {
+                let row = row.clone();
+                beside(move || open(&row)).await
+            }
+        };
+        let read = match opened {
+            Ok(reader) => {
+                let stream = reader.identity().stream;
+                let from = store.read(move |reads| reads.watermark(stream)).await?.next();
+                beside(move || Ok(read_left(&reader, from).map(|left| (left, reader))?)).await
+            }
+            Err(failed) => Err(failed),
+        };
+        let error = match read {
+            Ok((left, reader)) => {
+                *theirs = Some(reader);
+                return Ok(left);
+            }
+            Err(Failed::NotTheirs(why)) => return Ok(Left::Unreadable(why)),
+            Err(Failed::Store(error)) => error,
+        };
+        if !error.is_of_the_medium() || attempts >= ATTEMPTS {
+            return without_it(&row, error);
         }
-        // It died before it had written anything.
-        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(nothing_at(&row.store)),
-        Err(StoreError::Empty { .. }) => Ok(nothing_at(&row.store)),
-        Err(error) if error.is_lasting() => Ok(Left::Unreadable(error.chain())),
-        // A newer version's, out of descriptors, no space for the log's index: it is there, and will be read.
-        Err(error) => Err(StoreError::NotYet { pod: pod.clone(), source: Box::new(error) }),
+        attempts += 1;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-fn read_left(reads: &Reads<'_>, row: &ChildRow) -> Result<Left, StoreError> {
+/// Runs what may block for long on a thread that nobody else waits for.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failed> + Send + 'static) -> Result<T, Failed> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(StoreError::Panicked(error.to_string()).into()),
+        Err(_) => Err(StoreError::Closed.into()),
+    }
+}
+
+/// What an error while the child's store was read says of the child: that it left nothing, that nobody can ever know, or
+/// that it is to be read later.
+fn without_it(row: &ChildRow, error: StoreError) -> Result<Left, StoreError> {
+    match error {
+        // It said that it was ready, and its store was there then.
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound && row.stream.is_some() => {
+            Ok(Left::Unreadable(format!("its store `{}` is gone", row.store.display())))
+        }
+        // It died before it had written anything.
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Ok(nothing_at(&row.store)),
+        StoreError::Empty { .. } => Ok(nothing_at(&row.store)),
+        error if error.is_lasting() || error.is_of_the_medium() => Ok(Left::Unreadable(error.chain())),
+        // A newer version's, out of descriptors, no space for the log's index: it is there, and will be read.
+        error => Err(StoreError::NotYet { pod: row.pod.clone(), source: Box::new(error) }),
+    }
+}
+
+fn open_left(row: &ChildRow) -> Result<StoreReader, Failed> {
     let child = StoreReader::open(&row.store)?;
     let identity = child.identity();
     if identity.pod != row.pod.name {
-        return Ok(Left::Unreadable(format!("its store belongs to pod `{}`", identity.pod)));
+        return Err(Failed::NotTheirs(format!("its store belongs to pod `{}`", identity.pod)));
     }
     if row.stream.is_some_and(|stream| stream != identity.stream) {
-        return Ok(Left::Unreadable("its store was replaced".to_owned()));
+        return Err(Failed::NotTheirs("its store was replaced".to_owned()));
     }
-    let stream = identity.stream;
-    let rows = child.look(|theirs| theirs.outbox_from(reads.watermark(stream)?.next(), PAGE))?;
+    Ok(child)
+}
+
+fn read_left(child: &StoreReader, from: Seq) -> Result<Left, StoreError> {
+    let stream = child.identity().stream;
+    let rows = child.look(|theirs| theirs.outbox_from(from, PAGE))?;
     if rows.len() == PAGE as usize {
         return Ok(Left::Events { stream, rows, end: None });
     }
     // What can be read counts, whatever else is wrong with the file.
-    let damage = match child.check() {
+    let damage = match child.check_told() {
         Ok(()) => None,
-        Err(error) if error.is_lasting() => Some(error.chain()),
+        Err(error) if error.is_lasting() || error.is_of_the_medium() => Some(error.chain()),
         Err(error) => return Err(error),
     };
     // A damaged file's own count is not to be believed.

@@ -213,3 +213,67 @@ async fn event_that_arrived_while_the_dead_childs_store_was_read_is_applied_once
     }
     assert_eq!(told(&family.parent).await.len(), 2);
 }
+
+/// What the history says that could not be read of the dead child.
+async fn unread(store: &Store) -> Option<String> {
+    history(store).await.into_iter().find_map(|row| match row.item {
+        HistoryItem::ChildTerminal { unread, .. } => unread,
+        _ => None,
+    })
+}
+
+fn dead_sector() -> Failed {
+    let source = std::sync::Arc::new(std::io::Error::from_raw_os_error(5));
+    StoreError::Io { doing: "read", path: "b.db".into(), source }.into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn child_whose_store_is_on_a_dead_sector_is_lost_after_some_attempts_and_that_is_said() {
+    static ASKED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let family = family(2).await;
+    let never = |_: &ChildRow| {
+        ASKED.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Err(dead_sector())
+    };
+    let end = settle(&family.parent, &pod("b", 1), KILLED, never).await.unwrap();
+    assert!(end.first && end.drained == 0, "{end:?}");
+    assert_eq!(ASKED.load(std::sync::atomic::Ordering::SeqCst), ATTEMPTS);
+    assert!(unread(&family.parent).await.unwrap().contains("os error 5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_can_be_read_at_the_second_attempt_is_read() {
+    static ASKED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let family = family(2).await;
+    let at_first = |row: &ChildRow| match ASKED.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        0 => Err(dead_sector()),
+        _ => open_left(row),
+    };
+    let end = settle(&family.parent, &pod("b", 1), KILLED, at_first).await.unwrap();
+    assert_eq!((end.drained, unread(&family.parent).await), (2, None));
+}
+
+#[tokio::test]
+async fn own_store_is_read_while_a_dead_childs_cannot_be() {
+    let family = family(2).await;
+    family.child.close().await;
+    let path = family._dir.path().join("b.db");
+    drop(family.child);
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    // Readers wait for whoever holds a file without a write-ahead log. Its last connections may still be on their way out.
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while holder.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get::<_, String>(0)).is_err() {
+        assert!(std::time::Instant::now() < until, "it is never let go");
+        tokio::task::yield_now().await;
+    }
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let us = async {
+        for _ in 0..100 {
+            family.parent.read(|reads| reads.history_head()).await.unwrap();
+        }
+        holder.execute_batch("COMMIT").unwrap();
+    };
+    let life = pod("b", 1);
+    let (end, ()) = tokio::join!(settle_dead_child(&family.parent, &life, KILLED), us);
+    assert_eq!(end.unwrap().drained, 2);
+}

@@ -183,17 +183,22 @@ async fn write_ahead_log_cut_short_at_any_frame_is_a_loss_that_is_said() {
     assert_eq!(count.whole, 1);
 }
 
-#[tokio::test]
-async fn bit_that_is_flipped_anywhere_is_found_or_means_nothing() {
-    // Seeded: the same places every time. More with `POD_FLIPS`.
-    let flips: usize = std::env::var("POD_FLIPS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
+/// Seeded: the same places every time.
+fn random() -> impl FnMut(usize) -> usize {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = move |below: usize| {
+    move |below: usize| {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
         usize::try_from(random % below as u64).unwrap()
-    };
+    }
+}
+
+#[tokio::test]
+async fn bit_that_is_flipped_anywhere_is_found_or_means_nothing() {
+    // More with `POD_FLIPS`.
+    let flips: usize = std::env::var("POD_FLIPS").ok().and_then(|number| number.parse().ok()).unwrap_or(60);
+    let mut next = random();
     for (in_log, flip_log) in [(false, false), (true, false), (true, true)] {
         let kept = kept(in_log).await;
         let mut count = Count::default();
@@ -221,23 +226,166 @@ async fn bit_that_is_flipped_anywhere_is_found_or_means_nothing() {
     println!("the header: {count:?}");
 }
 
+/// Changes a table as the medium would: nobody sums that up.
+fn behind_the_back(conn: &Connection, table: &str, sql: &str) {
+    let mut statement =
+        conn.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1").unwrap();
+    let triggers = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let triggers: Vec<(String, String)> = triggers.map(Result::unwrap).collect();
+    for (name, _) in &triggers {
+        conn.execute_batch(&format!("DROP TRIGGER {name}")).unwrap();
+    }
+    conn.execute_batch(sql).unwrap();
+    for (_, trigger) in &triggers {
+        conn.execute_batch(trigger).unwrap();
+    }
+}
+
 #[tokio::test]
-async fn event_that_was_flipped_is_not_offered_but_kept_and_shown() {
+async fn event_that_was_flipped_while_the_pod_runs_is_kept_and_shown_and_the_store_opens_again() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path().join("store.db"), fixture::options("a")).unwrap();
+    let path = dir.path().join("store.db");
+    let store = Store::open(&path, fixture::options("a")).unwrap();
     let raised = |tx: &Tx<'_>| {
         for work in 1..=3 {
             tx.raise(&turn_ended(&pod("a", 1), WorkId(work)), Room::Ordinary)?;
         }
-        // As the medium would: nobody sums that up.
-        tx.run("UPDATE outbox SET body = replace(body, 'Finished', 'Cancelled') WHERE seq = 2", [])
+        let flip = "UPDATE outbox SET body = replace(body, 'inished', 'inishee') WHERE seq = 2";
+        behind_the_back(tx.conn, "outbox", flip);
+        Ok(())
     };
-    assert_eq!(store.write(raised).await.unwrap(), 1, "{:?}", turn_ended(&pod("a", 1), WorkId(1)));
+    store.write(raised).await.unwrap();
+    let states = |rows: &[crate::store::OutboxRow]| rows.iter().map(|row| (row.seq.0, row.state)).collect::<Vec<_>>();
     let rows = store.read(|reads| reads.outbox_from(Seq(1), 10)).await.unwrap();
-    let states: Vec<_> = rows.iter().map(|row| (row.seq.0, row.state)).collect();
     let (pending, gone) = (crate::store::OutboxState::Pending, crate::store::OutboxState::Undeliverable);
-    assert_eq!(states, [(1, pending), (2, gone), (3, pending)]);
+    assert_eq!(states(&rows), [(1, pending), (2, gone), (3, pending)]);
     assert!(rows[1].outcome.as_deref().unwrap().contains("not as it was written"));
+    // A gap was offered in its place, and acked.
+    store.write(|tx| tx.trim_outbox(Seq(3))).await.unwrap();
+    store.write(|tx| tx.trim_outbox(Seq(3))).await.unwrap();
+    store.close().await;
+    drop(store);
+    let store = Store::open(&path, fixture::options("a")).unwrap();
+    assert_eq!(states(&store.read(|reads| reads.outbox_from(Seq(1), 10)).await.unwrap()), [(2, gone)]);
+    let told = store.read(|reads| reads.history_after(0, 10)).await.unwrap();
+    let told: Vec<_> = told.iter().filter(|row| row.item == HistoryItem::EventDamaged { seq: Seq(2) }).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[test]
+fn event_that_was_flipped_is_not_mended_by_being_given_another_number() {
+    let store = fixture::memory("a");
+    store.with(|tx| {
+        tx.raise(&turn_ended(&pod("a", 1), WorkId(1)), Room::Ordinary)?;
+        tx.begin_unmet()?;
+        for work in 2..=3 {
+            tx.raise(&turn_ended(&pod("a", 1), WorkId(work)), Room::Ordinary)?;
+        }
+        behind_the_back(tx.conn, "outbox", "UPDATE outbox SET at = at + 1 WHERE seq = 2");
+        tx.set_meta_text("pod", Some("a"))?;
+        tx.meet_parent(Seq(9))?;
+        let rows = tx.outbox_from(Seq(10), 10)?;
+        assert_eq!(rows[0].state, crate::store::OutboxState::Undeliverable);
+        assert_eq!(rows[1].event, turn_ended(&pod("a", 1), WorkId(3)));
+        assert_eq!(guard::differing(tx.conn, Extent::All)?, None);
+        Ok(())
+    });
+}
+
+#[test]
+fn end_of_the_history_is_compared_as_far_as_a_bound_in_bytes_and_without_being_read() {
+    let store = fixture::memory("a");
+    store.with(|tx| {
+        for _ in 0..12 {
+            let text = "a".repeat(800 << 10);
+            tx.append(None, None, &HistoryItem::Output { output: OutputKind::Text, text })?;
+        }
+        let last = "INSERT INTO history (at, kind, body, sum) VALUES (1, 'x', '{', pod_sum(1, 'x', NULL, NULL, '{'))";
+        tx.run(last, [])?;
+        assert_eq!(guard::differing(tx.conn, Extent::All)?, None, "what it means is for whoever reads it");
+        for (seq, found) in [(1, false), (5, true), (13, true)] {
+            tx.conn.execute_batch("SAVEPOINT s")?;
+            tx.run("UPDATE history SET at = at + 1 WHERE seq = ?1", [seq])?;
+            assert_eq!(guard::differing(tx.conn, Extent::All)?.is_some(), found, "entry {seq}");
+            tx.conn.execute_batch("ROLLBACK TO s; RELEASE s")?;
+        }
+        tx.run("DELETE FROM history WHERE seq = 10", [])?;
+        assert!(guard::differing(tx.conn, Extent::All)?.unwrap().contains("number 10"));
+        Ok(())
+    });
+}
+
+#[test]
+fn store_that_a_person_let_be_analysed_is_whole() {
+    let store = fixture::memory("a");
+    store.with(|tx| {
+        tx.push_report(&report(1))?;
+        tx.conn.execute_batch("ANALYZE")?;
+        assert_eq!(guard::differing(tx.conn, Extent::All)?, None);
+        tx.conn.execute_batch("DROP INDEX inbox_open")?;
+        assert!(guard::differing(tx.conn, Extent::All)?.is_some());
+        Ok(())
+    });
+}
+
+/// What the end of a dead child tells, whose files these are.
+async fn end_told(kept: &Kept, what: &str, store: &[u8], log: Option<&[u8]>) -> (u64, bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    fs::write(&path, store).unwrap();
+    if let Some(log) = log {
+        fs::write(dir.path().join("store.db-wal"), log).unwrap();
+    }
+    fs::write(head::path_of(&path), &kept.head).unwrap();
+    let parent = Store::open(dir.path().join("parent.db"), fixture::options("parent")).unwrap();
+    let child = crate::store::NewChild { store: path, ..new_child(&pod("a", 1)) };
+    parent.write(move |tx| tx.reserve_child(&child)).await.unwrap();
+    let killed = crate::store::EndOfLife::Dead(crate::protocol::LostReason::Killed { signal: 9 });
+    let end = crate::event::settle_dead_child(&parent, &pod("a", 1), killed).await;
+    let end = end.unwrap_or_else(|error| panic!("{what}: its end is not told: {}", error.chain()));
+    assert!(end.first, "{what}");
+    // What was told is what was committed.
+    for event in &end.ends {
+        let body = Value::Text(serde_json::to_string(event).unwrap());
+        let whole = kept.rows["outbox"].iter().any(|row| row[3] == body);
+        assert!(whole || !matches!(event, crate::protocol::PodEvent::TurnEnded { .. }), "{what}: {event:?}");
+    }
+    let history = parent.read(|reads| reads.history_after(0, 100)).await.unwrap();
+    let unread = history.iter().any(|row| matches!(row.item, HistoryItem::ChildTerminal { unread: Some(_), .. }));
+    (end.drained, unread)
+}
+
+#[tokio::test]
+async fn end_of_a_dead_child_is_told_whichever_bit_of_its_files_was_flipped() {
+    let flips: usize = std::env::var("POD_FLIPS").ok().and_then(|number| number.parse().ok()).unwrap_or(30);
+    let mut next = random();
+    for (in_log, flip_log) in [(false, false), (true, true)] {
+        let kept = kept(in_log).await;
+        let (events, unread) = end_told(&kept, "untouched", &kept.store, kept.log.as_deref()).await;
+        assert!(events >= 18 && !unread, "{events}, {unread}");
+        for _ in 0..flips {
+            let (mut store, mut log) = (kept.store.clone(), kept.log.clone());
+            let bytes = match &mut log {
+                Some(log) if flip_log => log,
+                _ => &mut store,
+            };
+            let bit = next(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            end_told(&kept, &format!("bit {bit}, in the log: {flip_log}"), &store, log.as_deref()).await;
+        }
+    }
+    let kept = kept(false).await;
+    let (events, _) = end_told(&kept, "untouched", &kept.store, None).await;
+    // What the file says of itself, and all that it says of its version and whose it is.
+    let header = (0..100 * 8).step_by(if flips > 100 { 1 } else { 13 });
+    for bit in header.chain(60 * 8..64 * 8).chain(68 * 8..72 * 8) {
+        let mut store = kept.store.clone();
+        store[bit / 8] ^= 1 << (bit % 8);
+        let told = end_told(&kept, &format!("bit {bit} of the header"), &store, None).await;
+        if matches!(bit / 8, 60..=63 | 68..=71) {
+            assert_eq!(told, (events, true), "bit {bit}");
+        }
+    }
 }
 
 #[test]

@@ -14,6 +14,10 @@ use crate::id::PodId;
 
 /// `SQLITE_IOERR_SHMSIZE`.
 const SHM_SIZE: i32 = 10 | (19 << 8);
+/// `SQLITE_IOERR_READ`, `_SHORT_READ`, `_DATA` and `_CORRUPTFS`: the last is what SQLite makes of `EIO`.
+const UNREADABLE: [i32; 4] = [10 | (1 << 8), 10 | (2 << 8), 10 | (32 << 8), 10 | (33 << 8)];
+/// What the system says of a sector that cannot be read, on every Linux.
+const EIO: i32 = 5;
 
 /// Why the store did not do what it was asked to. Unless it says otherwise, nothing was changed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -196,6 +200,18 @@ impl StoreError {
             | Self::Overloaded { .. }
             | Self::Closed
             | Self::Panicked(_) => false,
+        }
+    }
+
+    /// Whether the medium did not give back what stands on it: a sector that is dead, or a cable. A later attempt may, once
+    /// or twice.
+    pub(crate) fn is_of_the_medium(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => {
+                source.sqlite_error().is_some_and(|error| UNREADABLE.contains(&error.extended_code))
+            }
+            Self::Io { source, .. } => source.raw_os_error() == Some(EIO),
+            _ => false,
         }
     }
 

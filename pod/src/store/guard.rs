@@ -14,14 +14,29 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
+use crate::store::schema;
 use crate::store::tx::Reads;
+use crate::store::version::{self, Found};
 
-/// LIMIT: entries at the end of the history that are compared at every start, whatever its size: a few milliseconds.
+/// LIMIT: entries at the end of the history that are compared at every start, whatever its size.
 const TAIL: u64 = 1024;
+/// LIMIT: bytes of them, of which a single one may have 896 KiB: below ten milliseconds from the system's cache.
+const TAIL_BYTES: u64 = 8 << 20;
 /// The one table whose sum is not kept: it only grows, and would have to be read from its beginning.
 const ONLY_GROWS: &str = "history";
-/// What the file is made of, as a sum. Where in the file it is may change.
-const SCHEMA: &str = "SELECT sum(pod_sum(type, name, tbl_name, sql)) FROM main.sqlite_schema";
+/// What the file is made of, as a sum. Where in the file it is may change. What SQLite makes for its own planner is no part
+/// of it: a person may have asked for that.
+const SCHEMA: &str = r"SELECT sum(pod_sum(type, name, tbl_name, sql)) FROM main.sqlite_schema
+                      WHERE name NOT LIKE 'sqlite\_stat%' ESCAPE '\'";
+
+/// Of which tables all rows are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Of all whose sum is kept.
+    All,
+    /// Of the one that has the numbers alone: whoever reads the events compares each of them anyway.
+    Numbers,
+}
 
 /// Gives `conn` the function that the triggers and transactions use.
 pub(crate) fn install(conn: &Connection) -> rusqlite::Result<()> {
@@ -81,15 +96,22 @@ pub(crate) fn seal(conn: &Connection) -> rusqlite::Result<()> {
             of("")?
         ))?;
     }
-    conn.execute_batch(&format!("INSERT INTO sums (what, sum) VALUES ('schema', ({SCHEMA}))"))
+    conn.execute_batch(&format!(
+        "INSERT INTO sums (what, sum) VALUES ('schema', ({SCHEMA}));
+         INSERT OR REPLACE INTO sums (what, sum) VALUES ('version', {});",
+        schema::VERSION
+    ))
 }
 
-/// What is not as it was written, if anything: every table but the history, whose end alone is looked at. Nothing for a
-/// file of a version that had no sums.
+/// What is not as it was written, if anything: every table of `extent` but the history, whose end alone is looked at. Of a
+/// file of a version that had no sums, what it says of itself.
 ///
 /// # Errors
 /// If the file cannot be read.
-pub(crate) fn differing(conn: &Connection) -> Result<Option<String>, StoreError> {
+pub(crate) fn differing(conn: &Connection, extent: Extent) -> Result<Option<String>, StoreError> {
+    if let Found::Ours(_, Some(contradiction)) = version::of(conn)? {
+        return Ok(Some(contradiction));
+    }
     if commits(conn)?.is_none() {
         return Ok(None);
     }
@@ -100,10 +122,8 @@ pub(crate) fn differing(conn: &Connection) -> Result<Option<String>, StoreError>
     if kept("schema")? != Some(conn.query_row(SCHEMA, [], |row| row.get(0))?) {
         return Ok(Some("its tables, indexes and triggers are not those that were made".to_owned()));
     }
-    for table in guarded(conn)? {
-        let columns = columns(conn, &table, "")?;
-        let sum = format!("SELECT coalesce(sum(pod_sum({columns})), 0) FROM main.{table} NOT INDEXED");
-        let found: i64 = conn.query_row(&sum, [], |row| row.get(0))?;
+    for table in guarded(conn)?.into_iter().filter(|table| extent == Extent::All || table == "meta") {
+        let found: i64 = conn.query_row(&total(conn, &table)?, [], |row| row.get(0))?;
         if kept(&format!("table {table}"))? != Some(found) {
             return Ok(Some(format!("the rows of `{table}` are not those that were written")));
         }
@@ -117,15 +137,40 @@ pub(crate) fn differing(conn: &Connection) -> Result<Option<String>, StoreError>
     if last.unwrap_or(0) != head {
         return Ok(Some(format!("the history ends with entry {head} and had {}", last.unwrap_or(0))));
     }
-    let mut cursor = head.saturating_sub(TAIL);
-    while cursor < head {
-        match reads.history_after(cursor, 256) {
-            Ok(page) => cursor = page.last().map_or(head, |row| row.seq),
-            Err(StoreError::Unreadable { what, detail }) => return Ok(Some(format!("{what}: {detail}"))),
-            Err(error) => return Err(error),
+    tail_differing(&reads, head)
+}
+
+/// The first entry of the history's end that is missing, or not as it was written, from its last one back.
+fn tail_differing(reads: &Reads<'_>, head: u64) -> Result<Option<String>, StoreError> {
+    let guarded = reads.history_guarded_from()?;
+    let sql = "SELECT seq, sum = pod_sum(at, kind, turn, work, body), octet_length(body) FROM main.history
+               ORDER BY seq DESC LIMIT ?1";
+    let mut statement = reads.conn.prepare(sql)?;
+    let mut found = statement.query([crate::store::sql::int(TAIL)])?;
+    let (mut expected, mut bytes) = (head, 0);
+    while let Some(row) = found.next()? {
+        let seq = crate::store::sql::count(row.get(0)?);
+        if expected < guarded || bytes > TAIL_BYTES {
+            return Ok(None);
         }
+        if seq != expected || row.get::<_, Option<bool>>(1)? != Some(true) {
+            return Ok(Some(not_as_written("a history entry", expected).to_string()));
+        }
+        expected = seq.saturating_sub(1);
+        bytes += crate::store::sql::count(row.get(2)?);
     }
     Ok(None)
+}
+
+/// Keeps the sum of `table` anew: what was wrong with its rows has been dealt with.
+pub(crate) fn sum_up(conn: &Connection, table: &str) -> rusqlite::Result<()> {
+    let sum = format!("UPDATE sums SET sum = ({}) WHERE what = 'table {table}'", total(conn, table)?);
+    conn.execute(&sum, []).map(|_| ())
+}
+
+fn total(conn: &Connection, table: &str) -> rusqlite::Result<String> {
+    let columns = columns(conn, table, "")?;
+    Ok(format!("SELECT coalesce(sum(pod_sum({columns})), 0) FROM main.{table} NOT INDEXED"))
 }
 
 /// How many commits the file has had; none for a file of a version that did not count them.

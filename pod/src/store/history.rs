@@ -229,6 +229,12 @@ pub enum HistoryItem {
         /// The last that the parent has.
         parent: Seq,
     },
+    /// An event in the outbox was no longer as it was written. The parent was told of a gap; what is left of the event is
+    /// kept, and never offered.
+    EventDamaged {
+        /// Which.
+        seq: Seq,
+    },
 }
 
 /// What an agent is told.
@@ -394,6 +400,7 @@ impl HistoryItem {
             Self::Unblocked => "unblocked",
             Self::OlderThanParent { .. } => "older_than_parent",
             Self::NewerThanParent { .. } => "newer_than_parent",
+            Self::EventDamaged { .. } => "event_damaged",
         }
     }
 }

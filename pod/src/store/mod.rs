@@ -29,6 +29,7 @@ mod status;
 mod thread;
 mod turns;
 mod tx;
+mod version;
 mod works;
 
 pub(crate) use adoption::{Adoption, Whose};

@@ -118,7 +118,7 @@ async fn dead_child_of_a_newer_version_is_not_buried_before_its_store_can_be_rea
     let dir = tempfile::tempdir().unwrap();
     let parent = parent_of(dir.path()).await;
     let theirs = old_file(&dir.path().join("b.db"), 1);
-    theirs.pragma_update(None, "user_version", schema::VERSION + 1).unwrap();
+    fixture::make_newer(&theirs);
     let error = settle_dead_child(&parent, &pod("b", 1), KILLED).await.unwrap_err();
     assert!(matches!(&error, StoreError::NotYet { pod, .. } if *pod == fixture::pod("b", 1)), "{error}");
     for words in ["pod b", "its end is not told", "use the newer program"] {
@@ -129,7 +129,7 @@ async fn dead_child_of_a_newer_version_is_not_buried_before_its_store_can_be_rea
     assert_eq!(live, [pod("b", 1)], "it was buried");
     assert_eq!(told(&parent).await, []);
     // The newer program takes over.
-    theirs.pragma_update(None, "user_version", 1).unwrap();
+    theirs.execute_batch("DROP TABLE sums; PRAGMA user_version = 1").unwrap();
     let end = settle_dead_child(&parent, &pod("b", 1), KILLED).await.unwrap();
     assert_eq!((end.drained, told(&parent).await.len()), (2, 3));
 }

@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use crate::id::{PodName, StreamId};
 use crate::store::clock::{Clock, UnixMillis};
 use crate::store::error::StoreError;
-use crate::store::guard;
+use crate::store::guard::{self, Extent};
 use crate::store::head;
 use crate::store::older;
-use crate::store::schema::{self, APPLICATION_ID};
+use crate::store::schema;
 use crate::store::tx::Own;
+use crate::store::version::{self, Found};
 
 /// LIMIT: how long SQLite waits for another process that holds the file's lock. Only a stopped one holds it longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,14 +135,13 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
     create_private(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = connect(path, flags)?;
-    let found = version(path, &conn)?;
-    // Before anything is written, a migration included.
-    check(path, &conn)?;
-    if found < schema::SUMMED && guard::commits(&conn)?.is_some() {
-        let detail = format!("it says that it has schema {found}, which what is in it contradicts");
+    let (found, contradiction) = version(path, &conn)?;
+    if let Some(detail) = contradiction {
         return Err(StoreError::Damaged { path: path.to_owned(), detail });
     }
-    if let Some(detail) = guard::differing(&conn).map_err(|error| damage(path, error))? {
+    // Before anything is written, a migration included.
+    check(path, &conn)?;
+    if let Some(detail) = guard::differing(&conn, Extent::All).map_err(|error| damage(path, error))? {
         return Err(StoreError::Damaged { path: path.to_owned(), detail });
     }
     head::compare(path, seen.as_ref(), guard::commits(&conn)?.unwrap_or(0))?;
@@ -164,7 +164,8 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
 pub(crate) fn open_reader(path: &Path) -> Result<(Connection, Identity), StoreError> {
     refuse_special(path)?;
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    let found = version(path, &conn)?;
+    // What contradicts itself may be looked at all the same; who asks whether it is whole is told.
+    let (found, _) = version(path, &conn)?;
     if found == 0 {
         return Err(StoreError::Empty { path: path.to_owned() });
     }
@@ -185,26 +186,19 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-/// The schema's version, 0 for an empty file; an error if the file is not ours to touch.
-fn version(path: &Path, conn: &Connection) -> Result<i64, StoreError> {
-    let number = |pragma: &str| {
-        conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(|e| classify(path, "read", e))
-    };
-    let (application, version) = (number("application_id")?, number("user_version")?);
-    let tables: i64 = conn
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(|e| classify(path, "read", e))?;
-    if application == 0 && version == 0 && tables == 0 {
-        return Ok(0);
+/// The schema's version, 0 for an empty file, and what contradicts it; an error if the file is not ours to touch.
+fn version(path: &Path, conn: &Connection) -> Result<(i64, Option<String>), StoreError> {
+    match version::of(conn).map_err(|e| classify(path, "read", e))? {
+        Found::Nothing => Ok((0, None)),
+        Found::Foreign(application) => {
+            let reason = format!("it is another program's database, application id {application:#x}");
+            Err(StoreError::Foreign { path: path.to_owned(), reason })
+        }
+        Found::Ours(found, None) if found > schema::VERSION => {
+            Err(StoreError::Newer { path: path.to_owned(), found, known: schema::VERSION })
+        }
+        Found::Ours(found, contradiction) => Ok((found, contradiction)),
     }
-    if application != APPLICATION_ID {
-        let reason = format!("it is another program's database, application id {application:#x}");
-        return Err(StoreError::Foreign { path: path.to_owned(), reason });
-    }
-    if version > schema::VERSION {
-        return Err(StoreError::Newer { path: path.to_owned(), found: version, known: schema::VERSION });
-    }
-    Ok(version)
 }
 
 /// Whether the file is put together as it should be, its indexes included. Of a large one, the history is left out: its
@@ -350,7 +344,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
         let (conn, _) = open_writer(&path, &fixture::options("a")).unwrap();
-        conn.pragma_update(None, "user_version", schema::VERSION + 1).unwrap();
+        fixture::make_newer(&conn);
         drop(conn);
         let (newer, known) = (format!("schema {}", schema::VERSION + 1), format!("knows up to {}", schema::VERSION));
         refused(&path, &[&newer, &known, "newer program"]);

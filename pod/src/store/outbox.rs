@@ -10,6 +10,7 @@ use crate::id::{Incarnation, PodId, Seq, TurnId};
 use crate::protocol::{PodEvent, Text, clip};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
+use crate::store::guard;
 use crate::store::history::HistoryItem;
 use crate::store::sql::{count, from_json, int, stored_word, to_json};
 use crate::store::tx::{Reads, Tx};
@@ -53,6 +54,8 @@ pub enum UndeliverableReason {
     Stale,
     /// The parent cannot read it, or takes it for a contradiction.
     Unreadable,
+    /// It is no longer as it was written; the parent was told of a gap.
+    Damaged,
 }
 
 /// What a parent and its child found when the one said how far it has the other's events.
@@ -76,7 +79,7 @@ pub enum Room {
 }
 
 stored_word!(OutboxState, "state of an event", Pending = "pending", Undeliverable = "undeliverable");
-stored_word!(UndeliverableReason, "reason", Stale = "stale", Unreadable = "unreadable");
+stored_word!(UndeliverableReason, "reason", Stale = "stale", Unreadable = "unreadable", Damaged = "damaged");
 
 impl Reads<'_> {
     /// The newest event's place; 0 if none was ever raised.
@@ -227,9 +230,11 @@ impl Tx<'_> {
 
     /// Moves the events behind `from` by `by` places, and those that follow.
     fn renumber_outbox(&self, from: u64, by: u64) -> Result<(), StoreError> {
+        self.set_damaged_aside(from, u64::MAX)?;
         // By way of negative numbers: no row takes the place of one that is still to be moved.
         self.run("UPDATE outbox SET seq = -(seq + ?2) WHERE seq > ?1", (int(from), int(by)))?;
-        self.run("UPDATE outbox SET seq = -seq, sum = pod_sum(-seq, at, kind, body) WHERE seq < 0", [])?;
+        let sum = "CASE WHEN reason IS 'damaged' THEN sum ELSE pod_sum(-seq, at, kind, body) END";
+        self.run(&format!("UPDATE outbox SET seq = -seq, sum = {sum} WHERE seq < 0"), [])?;
         self.set_meta_number("next_seq", self.meta_number("next_seq")?.saturating_add(by))
     }
 
@@ -238,6 +243,7 @@ impl Tx<'_> {
     /// # Errors
     /// If it cannot be written; the events are then offered again, and are duplicates.
     pub fn trim_outbox(&self, durable: Seq) -> Result<(), StoreError> {
+        self.set_damaged_aside(0, durable.0)?;
         self.run("DELETE FROM outbox WHERE seq <= ?1 AND state = 'pending'", [durable])?;
         let head = self.outbox_head()?;
         if durable > head && durable.0 - head.0 <= REWOUND_MAX {
@@ -250,6 +256,23 @@ impl Tx<'_> {
         self.set_meta_number("acked_seq", acked.0)?;
         crate::failpoint!("child_in_trim_before_commit");
         self.set_meta_text("last_outcome", None)
+    }
+
+    /// Events behind `from` and up to `upto` that are no longer as they were written are kept to be seen, and never taken for
+    /// what they were. The table is summed up anew: that they differ is known now, and stands in the history.
+    fn set_damaged_aside(&self, from: u64, upto: u64) -> Result<(), StoreError> {
+        let sql = "SELECT seq FROM outbox WHERE seq > ?1 AND seq <= ?2 AND reason IS NOT 'damaged'
+                   AND (state NOT IN ('pending', 'undeliverable') OR sum IS NOT pod_sum(seq, at, kind, body))";
+        let damaged: Vec<i64> = self.all(sql, (int(from), int(upto)), |row| row.get(0))?;
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        for seq in damaged {
+            let kept = "UPDATE outbox SET state = 'undeliverable', reason = ?2, outcome = ?3 WHERE seq = ?1";
+            self.run(kept, (seq, UndeliverableReason::Damaged, "it is not as it was written"))?;
+            self.append(None, None, &HistoryItem::EventDamaged { seq: Seq(count(seq)) })?;
+        }
+        Ok(guard::sum_up(self.conn, "outbox")?)
     }
 
     /// This life is over for the parent: nothing of what waits can be delivered by it. A later life tries again.

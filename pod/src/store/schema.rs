@@ -1,7 +1,8 @@
 //! The tables, version by version.
 //!
 //! A version that was shipped is never edited; the next one is appended. All that a store lacks is brought about in
-//! one transaction. Never touches a file of a newer version.
+//! one transaction. Never touches a file of a newer version. Every version says its number in `sums` too (`guard::seal`),
+//! or older programs would take its files for damaged ones (`version`).
 //!
 //! Applied by `open`.
 
@@ -219,12 +220,15 @@ fn migrate_to(
     // Another process may have been faster.
     let from = tx.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).map_err(error)?.max(from);
     let done = usize::try_from(from).unwrap_or(usize::MAX);
+    if done >= migrations.len() {
+        return Ok(());
+    }
     for step in migrations.iter().skip(done).copied().flatten() {
         tx.execute_batch(step).map_err(error)?;
     }
     seal(&tx).map_err(error)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(error)?;
-    tx.pragma_update(None, "user_version", from.max(migrations.len() as i64)).map_err(error)?;
+    tx.pragma_update(None, "user_version", migrations.len() as i64).map_err(error)?;
     tx.commit().map_err(error)
 }
 
