@@ -26,8 +26,8 @@ impl Worker for Busy {
             let commits = (0..lanes).map(|lane| async move {
                 let mut number = lane;
                 loop {
-                    if rate > 0 {
-                        sleep_until(began + Duration::from_micros(number * 1_000_000 / rate)).await;
+                    if let Some(due_us) = (number * 1_000_000).checked_div(rate) {
+                        sleep_until(began + Duration::from_micros(due_us)).await;
                     }
                     cx.note("counted", serde_json::json!({ "number": number, "text": "what an agent might say" }))
                         .await?;

@@ -257,10 +257,11 @@ impl Run {
             match self.changes.try_recv() {
                 Ok(placed) => {
                     let Some(glimpse) = glimpse(placed.item) else { continue };
-                    if let Some((after, before)) = &mut pending {
-                        if *after == placed.after && joined(before, &glimpse) {
-                            continue;
-                        }
+                    if let Some((after, before)) = &mut pending
+                        && *after == placed.after
+                        && joined(before, &glimpse)
+                    {
+                        continue;
                     }
                     if let Some((after, before)) = pending.replace((placed.after, glimpse)) {
                         self.entries(after).await?;

@@ -85,7 +85,6 @@ pub enum RewindChildren {
 }
 
 /// What became of it.
-#[expect(clippy::large_enum_variant, reason = "it is made, encoded and gone")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
 pub enum RewindAck {
     /// It is committed.

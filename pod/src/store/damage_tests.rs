@@ -2,6 +2,7 @@
 //!
 //! The files are copied while their owner lives, as a kill would leave them, damaged, and opened. What opens is compared,
 //! row by row, with what had been committed.
+#![allow(clippy::print_stdout, reason = "figures, and what was left out, are printed")]
 
 use std::collections::BTreeMap;
 use std::fs;

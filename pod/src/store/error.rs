@@ -78,7 +78,7 @@ pub enum StoreError {
         pod: PodId,
         /// Why.
         #[source]
-        source: Box<StoreError>,
+        source: Box<Self>,
     },
     /// The file is damaged.
     #[error(

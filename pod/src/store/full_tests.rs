@@ -1,6 +1,7 @@
 //! A disk without space, at every write in turn: a small file system of its own, filled up to a few pages.
 //!
 //! The tests start their own binary again in a mount namespace; where that is not allowed, they say so and do nothing.
+#![allow(clippy::print_stdout, reason = "figures, and what was left out, are printed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

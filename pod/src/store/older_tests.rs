@@ -1,4 +1,5 @@
 //! Files as the first versions have left them, made by their own statements.
+#![allow(clippy::print_stdout, reason = "figures, and what was left out, are printed")]
 
 use std::path::Path;
 

@@ -1,3 +1,6 @@
+//! What is over and long ago, and what comes late of it.
+#![allow(clippy::print_stdout, reason = "figures, and what was left out, are printed")]
+
 use std::time::{Duration, Instant};
 
 use super::*;

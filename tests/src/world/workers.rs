@@ -92,7 +92,7 @@ impl Worker for Chatter {
         Box::pin(async move {
             let kib: usize = input(cx)?;
             for _ in 0..kib {
-                eprint!("{}\n", "x".repeat(1023));
+                eprintln!("{}", "x".repeat(1023));
             }
             Ok(TurnEnd::Finished)
         })
