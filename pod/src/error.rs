@@ -12,7 +12,7 @@ use crate::manifest::ManifestError;
 use crate::protocol::RunRejection;
 use crate::registry::{Cap, ClaimError};
 use crate::runtime_dir::DirError;
-use crate::store::StoreError;
+use crate::store::{Owner, StoreError};
 
 /// Why a child was not started. Nothing is left of it but its row and what it said.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,14 @@ pub enum SpawnError {
         name: PodName,
         /// Who has it.
         holder: String,
+    },
+    /// The pod of that name is another one's child, or a root; it was not touched.
+    #[error("pod `{name}` is {owner}: {}", owner.remedy(name.as_str()))]
+    NotOurs {
+        /// The child.
+        name: PodName,
+        /// Whose it is.
+        owner: Owner,
     },
     /// Too many children.
     #[error("pod `{name}` cannot be started: {max} children live already; stop one, or raise `limits.children`")]
@@ -123,6 +131,7 @@ impl SpawnError {
         let name = name.clone();
         match error {
             ClaimError::NameTaken { holder } => Self::NameTaken { name, holder: holder.to_string() },
+            ClaimError::Unburied { parent, .. } => Self::NotOurs { name, owner: Owner::Parent(parent) },
             ClaimError::Cap(cap) => Self::Cap { name, cap },
             source @ (ClaimError::Rule(_) | ClaimError::NotYours(_) | ClaimError::Overlap { .. }) => {
                 Self::Scope { name, source }

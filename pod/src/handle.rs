@@ -29,7 +29,7 @@ use crate::runtime_dir::{PodPaths, Roots};
 use crate::scope::{Scope, ScopeRule};
 use crate::spawn::parent::Parent;
 use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
-use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, stderr, supervisor};
+use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, adopt, stderr, supervisor};
 use crate::store::{
     ChildRow, Direction, Durability, EndOfLife, IntentKind, Lifetime, NewChild, Reservation, Restart, Store,
     StoreError, Terminal, Tx, carry_out,
@@ -344,6 +344,8 @@ impl PodHandle {
         // Before anything is made: name, place and rights, all or none. Dropped, it gives them back.
         let claimed = shared.member.claim(&pod, &paths, &spawn.worker.kind, &spawn.scope).await;
         let claimed = claimed.map_err(|error| SpawnError::from_claim(&name, error))?;
+        // Behind the claim: nobody else begins a life of that name from here on.
+        adopt::may_begin(shared, &name).await?;
         paths.make_state_dir().map_err(|source| SpawnError::Directory { name: name.clone(), source })?;
         let new = NewChild {
             pod: pod.clone(),

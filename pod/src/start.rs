@@ -28,7 +28,7 @@ use crate::spawn::adopt;
 use crate::spawn::parent::{self, Parent};
 use crate::spawn::process::kill_programs_of;
 use crate::spawn::supervisor;
-use crate::store::{Clock, Durability, Own, Store, StoreError, StoreOptions};
+use crate::store::{Clock, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader};
 use crate::worker::live::Live;
 use crate::worker::{ChildEnvironment, Workers};
 
@@ -256,6 +256,17 @@ impl PodController {
             }
             source => StartError::Lock { name: name.clone(), source },
         })?;
+        let owner = match &child {
+            Some(child) => Owner::Parent(child.config.parent.name.clone()),
+            None => Owner::Nobody,
+        };
+        // Before anything of an earlier life is touched; decided when the store is opened.
+        let path = paths.store();
+        let found = tokio::task::spawn_blocking(move || StoreReader::owner_of(path)).await.ok().flatten();
+        if let Some(found) = found.filter(|found| *found != owner) {
+            let (path, pod) = (paths.store(), name.clone());
+            return Err(store_error(StoreError::OtherParent { path, pod, wanted: owner, found }));
+        }
         paths.claim(&id).map_err(directory)?;
         let claim = Claim {
             pod: id.clone(),
@@ -270,7 +281,7 @@ impl PodController {
         let member = blocking(move || join(registry, &claim, &below)).await.map_err(registry_error)?;
 
         let own = Own { pod: id.clone(), has_parent: child.is_some(), reads_reports: worker.reads_reports() };
-        let mut store_options = StoreOptions::new(own).durability(options.durability);
+        let mut store_options = StoreOptions::new(own).owned_by(owner).durability(options.durability);
         store_options.limits.attempts = options.limits.attempts;
         let path = paths.store();
         let opened = tokio::task::spawn_blocking(move || Store::open(path, store_options)).await;

@@ -108,3 +108,47 @@ async fn child_and_its_programs_inherit_no_descriptor_and_programs_are_not_told_
     assert!(!said.contains("not-yours"), "{said}");
     boss.shutdown().in_time().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn name_of_a_dead_parents_child_is_nobody_elses_before_its_end_is_told_nor_after() {
+    let world = world();
+    let mut p = HostProcess::start(&world, "p", None).await.unwrap();
+    p.spawn("b", WorkerSpec::command("true")).await;
+    let work = p.run("b", "go").await.unwrap();
+    p.ask(Ask::Ended { work }).await.unwrap();
+    p.kill().await;
+    world.deserted().await;
+    let (left, stream) = (world.counts("b").outbox_pending, world.stream("b"));
+    assert!(left > 0, "it has kept nothing for its parent");
+
+    let mut q = HostProcess::start(&world, "q", None).await.unwrap();
+    let spawn = || Ask::Spawn { name: "b".parse().unwrap(), worker: WorkerSpec::command("true") };
+    let refused = q.ask(spawn()).await.expect_err("the parent is dead, and its child's name is not free");
+    assert!(refused.contains("`b` is a child of pod `p`") && refused.contains("pod restore b"), "{refused}");
+    let root = pod::PodController::spawn(world.options("b", WorkerSpec::ledger())).await.unwrap_err();
+    assert!(
+        matches!(&root, pod::StartError::Store { source: pod::store::StoreError::OtherParent { .. }, .. }),
+        "{root:?}"
+    );
+    assert_eq!((world.counts("b").outbox_pending, world.stream("b")), (left, stream));
+
+    let mut p = HostProcess::start(&world, "p", None).await.unwrap();
+    world.at_rest("p").await;
+    let history = world.history("p");
+    history.assert_every_event_once_and_in_order();
+    let kinds: Vec<_> = history.told().iter().map(|(_, event)| event.kind()).collect();
+    assert!(!kinds.contains(&"gap"), "{kinds:?}");
+    assert_eq!((history.terminals("b"), history.losses("b")), (vec![pod::Terminal::ShutDown], vec![]));
+
+    // Its end is told; its history is p's all the same.
+    let refused = q.ask(spawn()).await.expect_err("the child was buried by its parent, and belongs to it");
+    assert!(refused.contains("`b` is a child of pod `p`"), "{refused}");
+    assert!(world.history("q").told().is_empty(), "q was told of another's child");
+    p.spawn("b", WorkerSpec::command("true")).await;
+    assert_eq!(world.stream("b"), stream);
+    for mut host in [p, q] {
+        host.ask(Ask::Shutdown).await.unwrap();
+        assert!(host.wait().await.success());
+    }
+    world.history("p").assert_every_event_once_and_in_order();
+}

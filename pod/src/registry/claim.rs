@@ -12,7 +12,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::budget::{self, Cap, Tokens, TreeLimits};
 use super::{ClaimError, Registered, Registry, RegistryError, all, in_file, proof};
-use crate::id::{Incarnation, PodId};
+use crate::id::{Incarnation, PodId, PodName};
 use crate::scope::rules::Rule;
 use crate::scope::{Confinement, Permission, Rules};
 use crate::store::UnixMillis;
@@ -100,6 +100,12 @@ impl Registry {
                 Ok(place) => return Ok(place),
                 Err(refused) => refused,
             };
+            // A name is more than a right: behind it is what the dead life has left for its own parent.
+            if let ClaimError::NameTaken { holder } = &error
+                && let Some(parent) = suspects.first().and_then(|life| proof::awaits_burial(life, claim.parent()))
+            {
+                return Err(ClaimError::Unburied { holder: holder.clone(), parent });
+            }
             let mut freed = false;
             for suspect in suspects.iter().take(SUSPECTS_MAX).filter(|suspect| proof::is_dead(suspect, now)) {
                 // Somebody else may have been faster.
@@ -262,6 +268,14 @@ impl Registry {
 }
 
 impl Claim {
+    /// The name of the pod that starts it.
+    fn parent(&self) -> Option<&PodName> {
+        match &self.origin {
+            Origin::Root { .. } => None,
+            Origin::Child { parent, .. } => Some(&parent.name),
+        }
+    }
+
     /// The same, with every target as the file system knows it: links are followed now, once, and never when the right
     /// is used.
     fn canonical(&self) -> Self {

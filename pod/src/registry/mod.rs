@@ -74,6 +74,16 @@ pub enum ClaimError {
         /// Which.
         holder: PodId,
     },
+    /// A dead life has the name, and its parent has not taken what it has left.
+    #[error(
+        "the name is that of {holder}, whose parent `{parent}` has not seen to its end: run `pod restore {parent}` first, or choose another name"
+    )]
+    Unburied {
+        /// Which.
+        holder: PodId,
+        /// Its parent.
+        parent: PodName,
+    },
     /// A bound of the whole tree is reached.
     #[error(transparent)]
     Cap(#[from] Cap),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Registered;
-use crate::id::PodId;
+use crate::id::{PodId, PodName};
 use crate::life_lock::{self, Life};
 use crate::spawn::process::has_programs;
 use crate::store::{ChildState, StoreReader, UnixMillis};
@@ -55,6 +55,19 @@ fn is_expected(life: &Registered, now: UnixMillis) -> bool {
         Ok(None) => parent_lives && now.0.saturating_sub(life.since.0) < RESERVED_WITHIN_MS,
         Err(_) => parent_lives,
     }
+}
+
+/// The parent that has yet to bury `life`, unless that is `claimant`, which does so before it starts another. Of a parent
+/// that is dead, too: what the life has left stays the parent's. One that lives is heard by `is_expected`.
+pub(super) fn awaits_burial(life: &Registered, claimant: Option<&PodName>) -> Option<PodName> {
+    let parent = life.parent.as_ref().filter(|parent| Some(&parent.name) != claimant)?;
+    let parent_dir = sibling(&life.state_dir, parent);
+    if !is_unlocked(&life.pod, &life.state_dir) || !is_unlocked(parent, &parent_dir) {
+        return None;
+    }
+    let row =
+        StoreReader::open(parent_dir.join("store.db")).and_then(|store| store.look(|reads| reads.child(&life.pod)));
+    row.ok().flatten().filter(|row| row.state != ChildState::Ended).map(|_| parent.name.clone())
 }
 
 /// The state directory of `pod`, beside another one's.

@@ -289,6 +289,34 @@ fn life_that_its_living_parent_has_yet_to_bury_is_left_to_it() {
 }
 
 #[test]
+fn name_of_a_life_that_its_dead_parent_has_not_buried_is_given_to_no_stranger() {
+    let world = World::new();
+    let (top, a, other) = (pod("top", 1), pod("a", 1), pod("other", 1));
+    let (life, _other) = (world.life(&top), world.life(&other));
+    let store = Store::open(world.roots.pod(&top.name).store(), fixture::options("top")).unwrap();
+    world.claim(&top, root(None)).unwrap();
+    world.claim(&other, root(None)).unwrap();
+    world.claim(&a, child(&top, Rules::default())).unwrap();
+    let new: NewChild = fixture::new_child(&a);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.write(move |tx| tx.reserve_child(&new))).unwrap();
+    drop(life);
+    for origin in [child(&other, Rules::default()), root(None)] {
+        let error = world.claim(&pod("a", 2), origin).unwrap_err();
+        assert!(
+            matches!(&error, ClaimError::Unburied { holder, parent } if *holder == a && *parent == top.name),
+            "{error}"
+        );
+        assert!(error.to_string().contains("pod restore top"), "{error}");
+    }
+    // Once its end is told, its name is free here; its store says whose it is.
+    let (dead, lost) = (a.clone(), crate::protocol::LostReason::Unobserved);
+    let end = crate::store::EndOfLife::Dead(lost);
+    runtime.block_on(store.write(move |tx| crate::event::end_child(tx, &dead, end, None))).unwrap();
+    world.claim(&pod("a", 2), child(&other, Rules::default())).unwrap();
+}
+
+#[test]
 fn of_many_who_claim_the_same_at_once_one_gets_it() {
     let world = World::new();
     let top = pod("top", 1);

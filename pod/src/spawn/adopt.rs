@@ -9,11 +9,12 @@
 use std::path::PathBuf;
 
 use super::supervisor;
+use crate::error::SpawnError;
 use crate::handle::Shared;
 use crate::id::{PodId, PodName, Seq};
 use crate::life_lock::{LifeLock, LifeLockError};
 use crate::protocol::{AdoptRejection, Adopted, PodState, Text};
-use crate::store::{Adoption, ChildRow, Own, Store, StoreError, StoreOptions, StoreReader, Whose};
+use crate::store::{Adoption, ChildRow, Own, Owner, Store, StoreError, StoreOptions, StoreReader, Whose};
 
 /// Makes `child` of the dead pod `from` a child of ours.
 ///
@@ -127,6 +128,42 @@ async fn give_up(shared: &Shared, child: &PodName) {
     }
 }
 
+/// Whether a life of `name`, which we have claimed and which is dead, may begin as ours: its store and ours say so, or its old
+/// parent's store, which has moved it here. A child that lived on has written down itself that it was moved; for one that did
+/// not, that is done here.
+pub(crate) async fn may_begin(shared: &Shared, name: &PodName) -> Result<(), SpawnError> {
+    let (own, paths, child) = (shared.id.name.clone(), shared.roots.pod(name), name.clone());
+    let not_ours = |owner| Err(SpawnError::NotOurs { name: name.clone(), owner });
+    let known = shared.store.read(move |reads| reads.child_by_name(&child)).await?;
+    if let Some(to) = known.and_then(|row| row.moved_to).filter(|to| *to != own) {
+        return not_ours(Owner::Parent(to));
+    }
+    let (store, roots, child) = (paths.store(), shared.roots.clone(), name.clone());
+    let found = tokio::task::spawn_blocking(move || {
+        let owner = StoreReader::owner_of(store)?;
+        let moved_to = match &owner {
+            Owner::Parent(from) => StoreReader::open(roots.pod(from).store())
+                .and_then(|reader| reader.look(|reads| reads.whose(from, &child)))
+                .ok(),
+            Owner::Nobody => None,
+        };
+        Some((owner, moved_to))
+    });
+    match found.await.ok().flatten() {
+        None => Ok(()),
+        Some((Owner::Parent(parent), _)) if parent == own => Ok(()),
+        Some((_, Some(Whose::MovedTo(_, to)))) if to == own => {
+            let options = StoreOptions::new(stranger(name));
+            let opened = tokio::task::spawn_blocking(move || Store::open(paths.store(), options)).await;
+            let store = opened.unwrap_or(Err(StoreError::Closed))?;
+            let moved = store.write(move |tx| tx.move_to(&own)).await;
+            store.close().await;
+            Ok(moved?)
+        }
+        Some((owner, _)) => not_ours(owner),
+    }
+}
+
 /// Follows it like a child of an earlier life of ours.
 async fn follow(shared: &Shared, row: ChildRow) {
     let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
@@ -135,14 +172,19 @@ async fn follow(shared: &Shared, row: ChildRow) {
 
 /// The store of a dead pod whose life lock we hold.
 async fn open(path: PathBuf, pod: &PodName) -> Result<Store, AdoptRejection> {
-    let own = Own {
+    let options = StoreOptions::new(stranger(pod));
+    let opened = tokio::task::spawn_blocking(move || Store::open(path, options)).await;
+    opened.unwrap_or(Err(StoreError::Closed)).map_err(stored)
+}
+
+/// Whoever writes into the store of a dead pod.
+fn stranger(pod: &PodName) -> Own {
+    Own {
         pod: PodId { name: pod.clone(), incarnation: crate::id::Incarnation::random() },
-        // Nothing that is written here is for its parent, and its agent is told when it is back.
+        // Nothing that is written is for its parent, and its agent is told when it is back.
         has_parent: false,
         reads_reports: true,
-    };
-    let opened = tokio::task::spawn_blocking(move || Store::open(path, StoreOptions::new(own))).await;
-    opened.unwrap_or(Err(StoreError::Closed)).map_err(stored)
+    }
 }
 
 fn missing(reason: String) -> AdoptRejection {

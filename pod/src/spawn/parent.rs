@@ -253,8 +253,8 @@ async fn see_whether_moved(shared: &Shared, parent: &Parent) {
     });
     let Ok(Ok(Some(row))) = read.await else { return };
     let Some(to) = row.moved_to else { return };
-    let name = to.to_string();
-    if let Err(error) = shared.store.write(move |tx| tx.set_meta_text("parent", Some(&name))).await {
+    let name = to.clone();
+    if let Err(error) = shared.store.write(move |tx| tx.move_to(&name)).await {
         tracing::warn!(pod = %shared.id, error = error.chain(), "whose child this is now cannot be recorded; it is read again");
         return;
     }

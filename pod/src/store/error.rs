@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
-use crate::id::PodId;
+use crate::id::{PodId, PodName};
+use crate::store::owner::Owner;
 
 /// `SQLITE_IOERR_SHMSIZE`.
 const SHM_SIZE: i32 = 10 | (19 << 8);
@@ -117,6 +118,18 @@ pub enum StoreError {
         /// Whose it is.
         found: String,
     },
+    /// The pod whose store it is belongs to another one.
+    #[error("pod `{pod}` is {found}, and cannot be {wanted}: {}", found.remedy(pod.as_str()))]
+    OtherParent {
+        /// The file.
+        path: PathBuf,
+        /// Whose store it is.
+        pod: PodName,
+        /// What it was to be.
+        wanted: Owner,
+        /// What it is.
+        found: Owner,
+    },
     /// A row does not say what its column promises.
     #[error("the store holds {what} that cannot be read: {detail}")]
     Unreadable {
@@ -190,7 +203,9 @@ impl StoreError {
                 Some(code) => matches!(code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase),
                 None => true,
             },
-            Self::Io { .. }
+            // An adoption may change it.
+            Self::OtherParent { .. }
+            | Self::Io { .. }
             | Self::DiskFull
             | Self::Newer { .. }
             | Self::NotYet { .. }

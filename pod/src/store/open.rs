@@ -45,6 +45,8 @@ pub enum Durability {
 pub struct StoreOptions {
     /// Who its transactions speak for.
     pub own: Own,
+    /// To whom the life that begins belongs. None: no life begins, and whose the store is stays open.
+    pub owner: Option<crate::store::Owner>,
     /// When an ack may be given.
     pub durability: Durability,
     /// Its bounds.
@@ -92,7 +94,20 @@ pub struct Identity {
 impl StoreOptions {
     /// The usual options for `own`.
     pub fn new(own: Own) -> Self {
-        Self { own, durability: Durability::default(), limits: StoreLimits::default(), clock: Clock::default() }
+        Self {
+            own,
+            owner: None,
+            durability: Durability::default(),
+            limits: StoreLimits::default(),
+            clock: Clock::default(),
+        }
+    }
+
+    /// The same, for a life that belongs to `owner`: the store of another one's pod is refused.
+    #[must_use]
+    pub fn owned_by(mut self, owner: crate::store::Owner) -> Self {
+        self.owner = Some(owner);
+        self
     }
 
     /// The same, with `durability`.
@@ -156,6 +171,9 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
     };
     conn.pragma_update(None, "synchronous", synchronous).map_err(|e| classify(path, "configure", e))?;
     let identity = claim(path, &conn, options)?;
+    if let Some(owner) = &options.owner {
+        crate::store::owner::claim(path, &conn, &identity.pod, owner)?;
+    }
     Ok((conn, identity))
 }
 

@@ -14,6 +14,7 @@ use crate::store::error::StoreError;
 use crate::store::guard::{self, Extent};
 use crate::store::head::{self, Seen};
 use crate::store::open::{self, Identity};
+use crate::store::owner::Owner;
 use crate::store::tx::Reads;
 
 /// LIMIT: damages that are named; one is enough to know that the file must be replaced.
@@ -50,6 +51,11 @@ impl StoreReader {
     pub fn was_whole(path: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = path.as_ref();
         head::compare(path, head::read(path)?.as_ref(), 0)
+    }
+
+    /// Whose the store at `path` is; none if it does not say, or cannot be read now: its next life finds out. Blocks.
+    pub(crate) fn owner_of(path: impl AsRef<Path>) -> Option<Owner> {
+        Self::open(path).and_then(|reader| reader.look(|reads| reads.owner())).ok().flatten()
     }
 
     /// Whose store it is.
