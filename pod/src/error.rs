@@ -157,8 +157,11 @@ pub enum RunError {
     /// It never saw it; the work is settled as refused.
     #[error("the work was not delivered: {0}")]
     NotDelivered(rpc::NotDelivered),
-    /// It may have taken it on: the work stays open, and is settled by the child's reports or its end.
-    #[error("whether work {work} was taken on is unknown ({cause}); it stays open until the child reports or ends")]
+    /// It may have taken it on: the work stays open, and is sent again under its id until the child has taken it, refused it,
+    /// or ended. To give it again, or to somebody else, may do it twice.
+    #[error(
+        "whether work {work} was taken on is unknown yet ({cause}); it is sent again under its id until that is known"
+    )]
     Unknown {
         /// Which.
         work: WorkId,

@@ -481,7 +481,10 @@ impl PodHandle {
                 let cause = doubt.to_string();
                 match doubt.resolve().await {
                     Ok(accepted) => return self.accepted(work, accepted, progress).await,
-                    Err(CallError::Unknown(_)) => return Err(RunError::Unknown { work, cause }),
+                    Err(CallError::Unknown(_)) => {
+                        crate::delegation::send_until_known(&self.shared, pod, work);
+                        return Err(RunError::Unknown { work, cause });
+                    }
                     Err(CallError::Rejected(rejection)) => RunError::Rejected(rejection),
                     Err(CallError::NotDelivered(why)) => RunError::NotDelivered(why),
                 }

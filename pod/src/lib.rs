@@ -84,6 +84,7 @@ pub mod attach;
 pub mod spawn;
 pub mod worker;
 
+mod delegation;
 mod error;
 pub mod handle;
 mod start;

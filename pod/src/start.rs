@@ -380,6 +380,9 @@ impl PodController {
             .await
             .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
         let actor = Actor::new(handle.clone(), worker, found, facts);
+        crate::delegation::send_what_was_left(&shared)
+            .await
+            .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
         tokio::spawn(live(shared, actor, server, calls, heard, lock));
         Ok(handle)
     }

@@ -131,12 +131,13 @@ impl Reads<'_> {
         self.number("SELECT count(*) FROM works WHERE direction = ?1 AND state = 'open'", [direction])
     }
 
-    /// The whole input of a delegated work that is open: what is to be sent again if it may never have arrived.
+    /// The whole input of a delegated work that is open and not known to have arrived: what is to be sent again.
     ///
     /// # Errors
     /// If the file cannot be read.
     pub fn delegated_input(&self, work: WorkId) -> Result<Option<String>, StoreError> {
-        let sql = "SELECT input FROM works WHERE work = ?1 AND direction = 'delegated' AND state = 'open'";
+        let sql =
+            "SELECT input FROM works WHERE work = ?1 AND direction = 'delegated' AND state = 'open' AND turn IS NULL";
         self.one(sql, [work], |row| row.get(0))
     }
 
@@ -391,6 +392,7 @@ mod tests {
             assert_eq!((row.turn, row.input.len()), (None, SUMMARY_BYTES_MAX));
             assert_eq!(tx.delegated_input(WorkId(2))?.as_ref(), Some(&input));
             tx.delegation_accepted(WorkId(2), TurnId(4))?;
+            assert_eq!(tx.delegated_input(WorkId(2))?, None, "it has arrived");
             assert_eq!(tx.works(Direction::Delegated, true)?[0].turn, Some(TurnId(4)));
             tx.settle_delegated(WorkId(2), &pod("b", 1).name, WorkResult::Finished)?;
             assert_eq!(tx.delegated_input(WorkId(2))?, None);

@@ -86,8 +86,11 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
     let (answer, taken) = ask(&row, request).await;
     let settled = match (&answer, taken) {
         (_, Some(turn)) => shared.commit(move |tx| tx.delegation_accepted(work, turn)).await,
-        // It stays open until the child reports or ends.
-        (Err(SendRejection::Unknown { .. }), None) => Ok(()),
+        // It stays open, and is sent again as work for the child's next turn until it is known whether the child has it.
+        (Err(SendRejection::Unknown { .. }), None) => {
+            crate::delegation::send_until_known(shared, row.pod.clone(), work);
+            Ok(())
+        }
         (_, None) => {
             let refused = shared.commit(move |tx| tx.delegation_refused(work)).await;
             shared.registry.refused(&row.pod, work);
