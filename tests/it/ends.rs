@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use pod::protocol::{Cancel, LocalEvent, Notify, PodEvent, PodState, Run, Shutdown, ShutdownMode};
-use pod::store::TurnCause;
+use pod::protocol::{Cancel, LocalEvent, Notify, PodEvent, PodState, Resume, Run, Shutdown, ShutdownMode};
+use pod::store::{Direction, TurnCause};
 use pod::{
     Child, ChildPhase, LostReason, PodHandle, RunError, SpawnPod, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec,
 };
@@ -227,5 +227,100 @@ async fn children_that_die_in_the_same_instant_are_each_reported_once() {
     }
     assert!(boss.children().iter().all(|line| line.phase == ChildPhase::Ended));
     boss.shutdown().in_time().await;
+    world.deserted().await;
+}
+
+/// What a test does to a pod whose turn does not end by itself.
+#[derive(Clone, Copy, PartialEq)]
+enum Poke {
+    Nothing,
+    Resume,
+    Cancel,
+    End,
+}
+
+/// Does it, once the pod has come that far.
+async fn poke(world: &tests::world::World, name: &str, poke: Poke) {
+    let state = |wanted| async move {
+        let is = || (world.look(name, |reads| reads.control()).state == wanted).then_some(());
+        until(&format!("`{name}` is {wanted}"), is).await;
+    };
+    match poke {
+        Poke::Nothing => {}
+        Poke::Resume => {
+            state(PodState::Paused).await;
+            world.client(name).call(Resume).await.unwrap();
+        }
+        Poke::Cancel => {
+            state(PodState::Paused).await;
+            world.client(name).call(Cancel).await.unwrap();
+        }
+        Poke::End => {
+            let began = || world.history(name).outputs().contains(&"began").then_some(());
+            until(&format!("`{name}` has begun"), began).await;
+            world.client(name).call(Shutdown { mode: ShutdownMode::Now }).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_which_a_turn_ends_settles_its_work_once_at_each_depth() {
+    use TurnResult as R;
+    let world = world();
+    let boss = world.boss().await;
+    let ended = |results: &[R]| results.iter().copied().map(WorkEnd::TurnEnded).collect::<Vec<_>>();
+    let table = [
+        ("finished", "[{say = 'x'}]", Poke::Nothing, ended(&[R::Finished]), WorkResult::Finished),
+        ("limit", "['limit']", Poke::Nothing, ended(&[R::LimitReached]), WorkResult::LimitReached),
+        ("resumed", "['pause'], [{say = 'on'}]", Poke::Resume, ended(&[R::Paused, R::Finished]), WorkResult::Finished),
+        ("given-up", "['pause']", Poke::Cancel, ended(&[R::Paused, R::Cancelled]), WorkResult::Cancelled),
+        ("undone", "['roll_back']", Poke::Nothing, ended(&[R::RolledBack]), WorkResult::Cancelled),
+        ("cancelled", "['cancel']", Poke::Nothing, ended(&[R::Cancelled]), WorkResult::Cancelled),
+        ("cut", "[{say = 'began'}, {sleep_ms = 600000}]", Poke::End, ended(&[R::Interrupted]), WorkResult::Interrupted),
+        (
+            "failed",
+            "[{fail = 'no'}]",
+            Poke::Nothing,
+            vec![WorkEnd::Errored { message: "no".into() }],
+            WorkResult::Failed,
+        ),
+    ];
+    // One after another: three processes each.
+    for (name, runs, what, ends, result) in table {
+        let near = scripted(&boss, &format!("near-{name}"), &format!("runs = [{runs}]")).await;
+        let work = near.run("go").await.unwrap();
+        poke(&world, near.id().name.as_str(), what).await;
+        assert_eq!(work.settled().in_time().await, result, "{name}");
+        // The same below a pod that only passes it on.
+        let (mid, far) = (format!("mid-{name}"), format!("far-{name}"));
+        let script = format!(
+            "runs = [[{{spawn = {{name = '{far}', worker = {{kind = 'scripted', runs = [{runs}]}}}}}}, \
+             {{run = {{child = '{far}', input = 'go'}}}}, {{say = 'given'}}]]"
+        );
+        let above = scripted(&boss, &mid, &script).await.run("go").await.unwrap();
+        until("it is given", || world.history(&mid).outputs().contains(&"given").then_some(())).await;
+        let far_work = world.look(&mid, |reads| reads.works(Direction::Delegated, false))[0].work;
+        poke(&world, &far, what).await;
+        // What it came to is that of its own last turn; and it is not over before the other is.
+        assert_eq!(above.settled().in_time().await, WorkResult::Finished, "{name}");
+        for (pod, work) in [("boss", work.id()), (mid.as_str(), far_work)] {
+            let history = world.history(pod);
+            // A pod that was stopped in its turn is told of before its last event is.
+            assert_eq!(
+                (history.ends_of(work), history.settled(work)),
+                (ends.clone(), vec![result]),
+                "{name}, at {pod}"
+            );
+        }
+        let history = world.history("boss");
+        assert_eq!(history.settled(above.id()), [WorkResult::Finished], "{name}");
+        for child in [near.id().name.as_str(), &mid] {
+            if boss.child(&child.parse().unwrap()).is_some() {
+                boss.stop_pod(&child.parse().unwrap(), Duration::from_secs(20)).in_time().await.unwrap();
+            }
+        }
+    }
+    boss.shutdown().in_time().await;
+    world.history("boss").assert_every_event_once_and_in_order();
     world.deserted().await;
 }

@@ -167,3 +167,37 @@ async fn second_pod_of_a_name_is_told_who_holds_it() {
     let first = first.ended().await;
     assert_eq!(first.code, 0, "{first:?}");
 }
+
+#[tokio::test]
+async fn exit_code_tells_how_the_work_ended_whatever_ended_it() {
+    let ends = [
+        ("[{ say = 'x' }]", None, 0, "Finished"),
+        ("['limit']", None, 1, "LimitReached"),
+        ("['roll_back']", None, 1, "Cancelled"),
+        ("['cancel']", None, 1, "Cancelled"),
+        ("[{ fail = 'no' }]", None, 1, "Failed"),
+        ("[{ exit = 3 }]", None, 1, "Lost"),
+        ("['pause'], [{ say = 'on' }]", Some("resume"), 0, "Finished"),
+        ("['pause']", Some("cancel"), 1, "Cancelled"),
+        ("[{ sleep_ms = 600000 }]", Some("stop"), 1, "Interrupted"),
+    ];
+    for (runs, command, code, outcome) in ends {
+        let world = World::new();
+        let script = world.file("plan.toml", &format!("runs = [{runs}]"));
+        let run = world.start(&["run", "--json", "--child-script", &format!("a={script}")]);
+        if let Some(command) = command {
+            let wanted = if command == "stop" { "running" } else { "paused" };
+            let state = async || world.list().await.iter().any(|pod| pod["name"] == "a" && pod["state"] == wanted);
+            world.until(&format!("`a` is {wanted}"), state).await;
+            let args: &[&str] = if command == "stop" { &["stop", "a", "--now"] } else { &[command, "a"] };
+            let done = world.pod(args).await;
+            assert_eq!(done.code, 0, "{runs}: {done:?}");
+        }
+        let run = run.ended().await;
+        assert_eq!(run.code, code, "{runs}: {run:?}");
+        let settled = world.history("run").await;
+        let settled = of_kind(&settled, "work_settled");
+        assert_eq!(settled.len(), 1, "{runs}");
+        assert_eq!(settled[0]["result"], outcome, "{runs}");
+    }
+}
