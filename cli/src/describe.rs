@@ -2,7 +2,7 @@
 //!
 //! Text that came from pods is quoted on one line and cut; all of it is in the JSON lines.
 
-use pod::protocol::{LocalEvent, PodEvent};
+use pod::protocol::{FailureKind, LocalEvent, PodEvent};
 use pod::store::{HistoryItem, Origin, OutputKind, SystemItem, Terminal, ToolEnd, TurnCause, TurnOutcome, UnixMillis};
 
 use crate::output::{Tone, one_line};
@@ -20,8 +20,11 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
             format!("turn began, {}{}", why(*cause), for_works.collect::<String>())
         }
         HistoryItem::TurnEnded { outcome: TurnOutcome::Ended { result } } => format!("turn ended: {result}"),
-        HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { message } } => {
+        HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { kind: FailureKind::Other, message } } => {
             format!("turn failed: {}", quote(message))
+        }
+        HistoryItem::TurnEnded { outcome: TurnOutcome::Errored { kind, message } } => {
+            format!("turn failed ({kind}): {}", quote(message))
         }
         HistoryItem::Output { output: OutputKind::Text, text } => format!("said: {}", quote(text)),
         HistoryItem::Output { output: OutputKind::Stderr, text } => format!("said on stderr: {}", quote(text)),
@@ -29,11 +32,18 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
         HistoryItem::ToolCall { call, tool, arguments } => {
             format!("uses tool `{}` (call {call}): {}", quote(tool), quote(&arguments.to_string()))
         }
-        HistoryItem::ToolResult { call, how: ToolEnd::Done, text } => format!("call {call} came to: {}", quote(text)),
-        HistoryItem::ToolResult { call, how: ToolEnd::Failed, text } => format!("call {call} failed: {}", quote(text)),
-        HistoryItem::ToolResult { call, how: ToolEnd::Abandoned, .. } => {
-            format!("call {call} was abandoned: its turn ended first")
+        HistoryItem::ToolResult { call, how: ToolEnd::Done, text, .. } => {
+            format!("call {call} came to: {}", quote(text))
         }
+        HistoryItem::ToolResult { call, how: ToolEnd::Failed, text, .. } => {
+            format!("call {call} failed: {}", quote(text))
+        }
+        HistoryItem::ToolResult { call, how: ToolEnd::Abandoned, .. } => {
+            format!("call {call} was abandoned: what it has done is not known")
+        }
+        HistoryItem::Output { text, .. } => format!("produced: {}", quote(text)),
+        HistoryItem::Answering { request } => format!("begins to answer request {request} of the turn"),
+        HistoryItem::Provider { of, .. } => format!("keeps what its provider wants to be told again with entry {of}"),
         HistoryItem::Usage(usage) => format!(
             "used {} tokens in ({} cached) and {} out",
             usage.input_tokens, usage.cached_tokens, usage.output_tokens

@@ -32,7 +32,7 @@ use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
 use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, adopt, stderr, supervisor};
 use crate::store::{
     ChildRow, Direction, Durability, EndOfLife, IntentKind, Lifetime, NewChild, Reservation, Restart, Store,
-    StoreError, Terminal, Tx, carry_out,
+    StoreError, Terminal, TurnFailure, Tx, carry_out,
 };
 use crate::worker::live::Live;
 use crate::worker::{InFlight, LiveItems, Worker, Workers};
@@ -218,6 +218,11 @@ impl Shared {
             children_live: counts.children_live,
             children_total: counts.children_total,
             children: rpc::List::try_from(lines.collect::<Vec<_>>()).unwrap_or_default(),
+            last_failure: counts.last_failure.map(|TurnFailure { turn, kind, message }| protocol::LastFailure {
+                turn,
+                kind,
+                message: Text::clipped(message),
+            }),
         })
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::future::{BoxFuture, try_join_all};
 use pod::id::TurnId;
 use pod::protocol::{Compact, ListRewindTargets, PodState, RewindAck, RewindChildren, RewindTo, Status};
-use pod::store::{HistoryItem, OutputKind};
-use pod::worker::{Compaction, LiveItem, Signal, Usage};
+use pod::store::{HistoryItem, HistoryRow, OutputKind, ToolEnd};
+use pod::worker::{Attachment, Compaction, FailureKind, LiveItem, Signal, ToolOutput, Usage};
 use pod::{Method, PodController, PodHandle, PodOptions, Roots, Worker, WorkerError, WorkerSpec, Workers};
 use pod::{TurnContext, TurnEnd, TurnResult, WorkEnd};
 use tempfile::TempDir;
@@ -26,6 +26,8 @@ struct Reply {
     tools: Vec<String>,
     /// What was produced before the attempt failed, if it did.
     failed: Option<&'static str>,
+    /// It will not answer, and why.
+    refused: Option<(FailureKind, &'static str)>,
 }
 
 fn model(request: &[String], attempt: u32) -> Reply {
@@ -35,7 +37,12 @@ fn model(request: &[String], attempt: u32) -> Reply {
         None => Vec::new(),
     };
     let failed = (attempt == 0 && last.ends_with("twice")).then_some("half an ans");
-    Reply { text: format!("{} messages, the last one: {last}", request.len()), tools, failed }
+    let refused = match last {
+        "user: without a key" => Some((FailureKind::Auth, "401: the key is not known")),
+        "user: too much" => Some((FailureKind::ContextTooLong, "400: 9 tokens are too many")),
+        _ => None,
+    };
+    Reply { text: format!("{} messages, the last one: {last}", request.len()), tools, failed, refused }
 }
 
 /// What the model is asked: the summary, and all that counts behind it.
@@ -89,12 +96,16 @@ impl Worker for Agent {
                         None => continue,
                     }
                 }
-                cx.response_received().await?;
+                cx.answering().await?;
+                cx.produce_with(OutputKind::Thinking, "", signature(&reply.text)).await?;
                 for piece in reply.text.split_inclusive(' ') {
                     cx.delta(OutputKind::Text, piece);
                 }
                 cx.output(&reply.text).await?;
-                cx.usage(Usage { input_tokens: messages.len() as u64, output_tokens: 1, cached_tokens: 0 }).await?;
+                cx.usage(Usage::new(messages.len() as u64, 1)).await?;
+                if let Some((kind, message)) = reply.refused {
+                    return Err(WorkerError::of_kind(kind, message));
+                }
                 if reply.tools.is_empty() {
                     return Ok(TurnEnd::Finished);
                 }
@@ -111,10 +122,61 @@ impl Worker for Agent {
     }
 }
 
-async fn look(cx: &TurnContext, place: &str) -> Result<String, WorkerError> {
-    let used = cx.tool("look", serde_json::json!({ "at": place })).await?;
+/// What a provider wants to be told again with what its model said.
+fn signature(text: &str) -> serde_json::Value {
+    serde_json::json!({ "signature": text.len() })
+}
+
+async fn look(cx: &TurnContext, place: &str) -> Result<(), WorkerError> {
+    let provider = serde_json::json!({ "id": format!("use of {place}") });
+    let used = cx.tool_with("look", serde_json::json!({ "at": place }), provider).await?;
     used.progress("looking");
-    used.done(&format!("{place} is there")).await
+    match place {
+        // Given up, as by a timeout of the agent's own.
+        "nowhere" => {}
+        "a picture" => {
+            let seen = ToolOutput::from("a picture").structured(serde_json::json!({ "width": 3 }));
+            used.done(seen.attach(Attachment::new("it", "image/png", "/pictures/1.png"))).await?;
+        }
+        "the secret" => drop(used.failed("it is secret").await?),
+        place => drop(used.done(&format!("{place} is there")).await?),
+    }
+    Ok(())
+}
+
+/// One message of an agent, as its provider wants it told: what it said in answer to one request.
+#[derive(Debug, Default, PartialEq)]
+struct Message {
+    text: String,
+    /// What stands with the texts and the uses of tools, in order.
+    provider: Vec<serde_json::Value>,
+    /// The uses that were asked for together, and what each came to.
+    calls: Vec<(String, Option<(ToolEnd, String)>)>,
+}
+
+/// The messages of a turn, from nothing but its entries.
+fn messages(rows: &[HistoryRow]) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::new();
+    for row in rows {
+        if matches!(row.item, HistoryItem::Answering { .. }) {
+            messages.push(Message::default());
+        }
+        let Some(message) = messages.last_mut() else { continue };
+        match &row.item {
+            HistoryItem::Output { output: OutputKind::Text, text } => message.text.push_str(text),
+            HistoryItem::Provider { data, .. } => message.provider.push(data.clone()),
+            HistoryItem::ToolCall { arguments, .. } => {
+                message.calls.push((arguments["at"].as_str().unwrap_or_default().to_owned(), None));
+            }
+            HistoryItem::ToolResult { call, how, text, .. } => {
+                // Uses are counted within the turn; here all of them are of one message.
+                let of = usize::try_from(call.0).unwrap() - 1;
+                message.calls[of].1 = Some((*how, text.clone()));
+            }
+            _ => {}
+        }
+    }
+    messages
 }
 
 async fn start(dir: &TempDir) -> PodHandle {
@@ -143,14 +205,17 @@ async fn idle(pod: &PodHandle) {
     tokio::time::timeout(SOON, rests).await.unwrap();
 }
 
+async fn rows(pod: &PodHandle) -> Vec<HistoryRow> {
+    pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap()
+}
+
 async fn items(pod: &PodHandle) -> Vec<HistoryItem> {
-    let rows = pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap();
-    rows.into_iter().map(|row| row.item).collect()
+    rows(pod).await.into_iter().map(|row| row.item).collect()
 }
 
 async fn outputs(pod: &PodHandle) -> Vec<String> {
     let texts = items(pod).await.into_iter().filter_map(|item| match item {
-        HistoryItem::Output { text, .. } => Some(text),
+        HistoryItem::Output { output: OutputKind::Text, text } => Some(text),
         _ => None,
     });
     texts.collect()
@@ -228,5 +293,69 @@ async fn agent_whose_context_is_too_long_makes_it_shorter_in_the_middle_of_a_tur
         }
     };
     tokio::time::timeout(SOON, told).await.unwrap();
+    pod.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_finds_its_messages_their_tools_and_what_its_provider_wants_told_again_in_what_is_committed() {
+    let dir = TempDir::new().unwrap();
+    let pod = start(&dir).await;
+    say(&pod, "look at here and nowhere and the secret and a picture").await;
+    let all = rows(&pod).await;
+    let found = messages(&all);
+    let called = |place: &str, how, text: &str| (place.to_owned(), Some((how, text.to_owned())));
+    assert_eq!(found.len(), 2, "two requests were answered");
+    let first = &found[0];
+    assert!(first.text.starts_with("1 messages"), "{first:?}");
+    // One was given up in the middle of the turn: it has its result before the next request is made.
+    let mut calls = first.calls.iter().map(|(place, end)| (place.clone(), end.clone())).collect::<Vec<_>>();
+    calls.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(
+        calls,
+        [
+            called("a picture", ToolEnd::Done, "a picture"),
+            called("here", ToolEnd::Done, "here is there"),
+            called("nowhere", ToolEnd::Abandoned, "it was given up before it had a result"),
+            called("the secret", ToolEnd::Failed, "it is secret"),
+        ]
+    );
+    assert_eq!(first.provider[0], signature(&first.text));
+    assert_eq!(first.provider.len(), 5, "what was thought and each use: {:?}", first.provider);
+    assert!(found[1].text.starts_with("6 messages, the last one: tool: "), "{:?}", found[1]);
+    assert!(found[1].calls.is_empty());
+    // Each stands right behind the entry that it belongs to.
+    for pair in all.windows(2) {
+        if let HistoryItem::Provider { of, .. } = &pair[1].item {
+            assert_eq!(*of, pair[0].seq);
+        }
+    }
+    let picture = all.iter().find_map(|row| match &row.item {
+        HistoryItem::ToolResult { structured: Some(value), attachments, .. } => Some((value, attachments)),
+        _ => None,
+    });
+    let (value, attachments) = picture.unwrap();
+    assert_eq!((&value["width"], attachments[0].reference.as_str()), (&3.into(), "/pictures/1.png"));
+    pod.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_of_an_agent_is_shown_with_its_kind_until_a_turn_finishes() {
+    let dir = TempDir::new().unwrap();
+    let pod = start(&dir).await;
+    let fail = async |text: &str| {
+        idle(&pod).await;
+        let work = pod.run(text).await.unwrap();
+        let end = tokio::time::timeout(SOON, work.ended()).await.unwrap();
+        assert!(matches!(end, WorkEnd::Errored { .. }), "{end:?}");
+        let failure = pod.status().await.unwrap().last_failure.unwrap();
+        (failure.turn, failure.kind, failure.message.to_string())
+    };
+    assert_eq!(fail("without a key").await, (TurnId(1), FailureKind::Auth, "401: the key is not known".to_owned()));
+    assert_eq!(
+        fail("too much").await,
+        (TurnId(2), FailureKind::ContextTooLong, "400: 9 tokens are too many".to_owned())
+    );
+    say(&pod, "hello").await;
+    assert_eq!(pod.status().await.unwrap().last_failure, None);
     pod.shutdown().await;
 }

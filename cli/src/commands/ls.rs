@@ -9,17 +9,22 @@ use futures::future::join_all;
 use pod::PodStatus;
 use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
+use pod::protocol::FailureKind;
+use pod::store::TurnFailure;
 use serde::Serialize;
 
 use crate::args::Global;
 use crate::commands::existing_roots;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, one_line};
 use crate::table::Table;
 
 /// LIMIT: how long a living pod may take to answer; one that is stopped (SIGSTOP) must not hold up the list.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// LIMIT: characters of what a worker said when it failed.
+const SHOWN_CHARS: usize = 120;
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -38,6 +43,8 @@ struct Line {
     undeliverable: u64,
     /// What became of the last offer to the parent, if it failed.
     last_outcome: Option<String>,
+    /// How its worker failed last, if no turn has finished since.
+    last_failure: Option<TurnFailure>,
     /// Why the store cannot be read.
     unreadable: Option<String>,
 }
@@ -73,6 +80,11 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
         for line in table.lines(output) {
             output.line(line)?;
         }
+    }
+    for (line, failure) in lines.iter().filter_map(|line| Some((line, line.last_failure.as_ref()?))) {
+        let (kind, said) = (failure.kind, one_line(&failure.message, SHOWN_CHARS));
+        let kind = if kind == FailureKind::Other { String::new() } else { format!(" ({kind})") };
+        output.line(format!("`{}` failed last in turn {}{kind}: {said}", line.name, failure.turn))?;
     }
     for line in lines.iter().filter(|line| line.unreadable.is_some()) {
         let why = line.unreadable.as_deref().unwrap_or_default();
@@ -126,6 +138,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         outbox: if unheard { counts.outbox_pending } else { 0 },
         undeliverable: counts.outbox_undeliverable,
         last_outcome: counts.outbox_last_outcome,
+        last_failure: counts.last_failure,
         unreadable,
     }
 }

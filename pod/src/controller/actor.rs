@@ -31,7 +31,7 @@ use crate::spawn::registry::Stop;
 use crate::store::{
     Compaction, Control, EndTurn, EndedTurn, StartCause, StartedTurn, StoreError, TurnCause, TurnOutcome, TurnStart,
 };
-use crate::worker::{RewoundTo, Worker};
+use crate::worker::{RewoundTo, Worker, WorkerError};
 
 /// How long a turn that was asked to end may take. LIMIT: above a command's own grace between its two signals.
 const TURN_PATIENCE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
@@ -67,7 +67,7 @@ pub(super) type Answer = Box<dyn FnOnce(Result<ControlAck, ControlRejection>) + 
 /// What a worker had to say when its turn was over.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    message: Option<String>,
+    failure: Option<WorkerError>,
     compaction: Option<Compaction>,
 }
 
@@ -281,7 +281,7 @@ impl Actor {
                 tracing::warn!(pod = %self.shared.id, %turn, "the worker did not end its turn when it was asked to; it is ended");
                 task.abort();
                 let verdict = if signal == Signal::Pause { TurnVerdict::Paused } else { TurnVerdict::Cancelled };
-                self.turn_over(TurnOver { turn, verdict, message: None, compaction: None, worker: None });
+                self.turn_over(TurnOver { turn, verdict, failure: None, compaction: None, worker: None });
             }
         }
     }
@@ -487,7 +487,7 @@ impl Actor {
         self.patience = None;
         self.shared.live.over(over.turn);
         self.worker = over.worker;
-        self.verdict = Some((over.verdict, Said { message: over.message, compaction: over.compaction }));
+        self.verdict = Some((over.verdict, Said { failure: over.failure, compaction: over.compaction }));
         self.step(Input::TurnOver(over.verdict));
     }
 
@@ -496,7 +496,7 @@ impl Actor {
         let said = self.verdict.take().map(|(_, said)| said).unwrap_or_default();
         // A summary counts only if the turn that made it was neither cancelled nor interrupted.
         let compaction = said.compaction.clone().filter(|_| verdict == TurnVerdict::Finished);
-        let end = EndTurn { turn, outcome: outcome(verdict, said.message.clone()), compaction };
+        let end = EndTurn { turn, outcome: outcome(verdict, said.failure.clone()), compaction };
         self.submit(
             move |tx| tx.end_turn(&end).map(|ended| (ended, end)),
             move |actor, ended| match ended {
@@ -534,7 +534,7 @@ impl Actor {
         tracing::debug!(pod = %self.shared.id, turn = %end.turn, outcome = ?end.outcome, events = ?ended.events, "turn ended");
         let how = match &end.outcome {
             TurnOutcome::Ended { result } => WorkEnd::TurnEnded(*result),
-            TurnOutcome::Errored { message } => WorkEnd::Errored { message: message.clone() },
+            TurnOutcome::Errored { message, .. } => WorkEnd::Errored { message: message.clone() },
         };
         for work in works {
             self.shared.registry.own_turn_ended(work, how.clone());
@@ -614,7 +614,7 @@ fn at(at_ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(at_ms.saturating_sub(now_ms) + 1)
 }
 
-fn outcome(verdict: TurnVerdict, message: Option<String>) -> TurnOutcome {
+fn outcome(verdict: TurnVerdict, failure: Option<WorkerError>) -> TurnOutcome {
     let result = match verdict {
         TurnVerdict::Finished => TurnResult::Finished,
         TurnVerdict::LimitReached => TurnResult::LimitReached,
@@ -623,9 +623,8 @@ fn outcome(verdict: TurnVerdict, message: Option<String>) -> TurnOutcome {
         TurnVerdict::Cancelled => TurnResult::Cancelled,
         TurnVerdict::Interrupted => TurnResult::Interrupted,
         TurnVerdict::Errored => {
-            return TurnOutcome::Errored {
-                message: message.unwrap_or_else(|| "the worker failed without a word".into()),
-            };
+            let failure = failure.unwrap_or_else(|| WorkerError::new("the worker failed without a word"));
+            return TurnOutcome::Errored { kind: failure.kind(), message: failure.to_string() };
         }
     };
     TurnOutcome::Ended { result }

@@ -267,16 +267,20 @@ async fn turn_of_an_agent_is_told_whole_what_lasts_in_history_and_the_rest_to_ey
         "a piece that is repeated does not count"
     );
     let output = |kind, text: &str| HistoryItem::Output { output: kind, text: text.to_owned() };
+    let result = |call, how, text: &str| {
+        let (call, text, structured, attachments) = (CallId(call), text.to_owned(), None, Vec::new());
+        HistoryItem::ToolResult { call, how, text, structured, attachments }
+    };
     let of_the_turn = world.history().await.into_iter().skip_while(|item| item.kind() != "user_input").skip(1);
     let expected = [
         output(OutputKind::Thinking, "hm, yes"),
         HistoryItem::Retrying { attempt: 1, after_ms: 1, reason: "overloaded".into() },
         output(OutputKind::Text, "hello"),
-        HistoryItem::Usage(Usage { input_tokens: 9, output_tokens: 2, cached_tokens: 0 }),
+        HistoryItem::Usage(Usage::new(9, 2)),
         HistoryItem::ToolCall { call: CallId(1), tool: "look".into(), arguments: serde_json::json!({"at": "x"}) },
-        HistoryItem::ToolResult { call: CallId(1), how: ToolEnd::Done, text: "seen".into() },
+        result(1, ToolEnd::Done, "seen"),
         HistoryItem::ToolCall { call: CallId(2), tool: "touch".into(), arguments: serde_json::json!({}) },
-        HistoryItem::ToolResult { call: CallId(2), how: ToolEnd::Failed, text: "no".into() },
+        result(2, ToolEnd::Failed, "no"),
         HistoryItem::Continuing { reason: "cut at 2 tokens".into() },
     ];
     let of_the_turn: Vec<_> = of_the_turn.collect();

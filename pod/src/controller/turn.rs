@@ -38,7 +38,7 @@ pub(crate) struct TurnOver {
     pub(crate) turn: TurnId,
     pub(crate) verdict: TurnVerdict,
     /// What the worker said, if it failed.
-    pub(crate) message: Option<String>,
+    pub(crate) failure: Option<WorkerError>,
     /// The summary, if it was to make one.
     pub(crate) compaction: Option<Compaction>,
     /// The worker; gone if it panicked or had to be ended.
@@ -48,7 +48,7 @@ pub(crate) struct TurnOver {
 /// How a worker's future came out.
 struct Ended {
     verdict: TurnVerdict,
-    message: Option<String>,
+    failure: Option<WorkerError>,
     compaction: Option<Compaction>,
     worker: Option<Box<dyn Worker>>,
 }
@@ -65,12 +65,12 @@ pub(crate) fn start(
     handle.shared().live.begin(turn);
     let messages = handle.shared().messages.clone();
     let task = tokio::spawn(async move {
-        let Ended { verdict, message, compaction, worker } = match made {
+        let Ended { verdict, failure, compaction, worker } = match made {
             Ok(worker) => run(worker, rewound, TurnContext::new(handle, started, signal)).await,
-            Err(error) => failed(format!("the worker could not be made again: {error}"), None),
+            Err(error) => failed(&WorkerError::new(format!("the worker could not be made again: {error}")), None),
         };
         // The controller is gone only when the pod has ended.
-        let _ = messages.send(Msg::TurnOver(TurnOver { turn, verdict, message, compaction, worker })).await;
+        let _ = messages.send(Msg::TurnOver(TurnOver { turn, verdict, failure, compaction, worker })).await;
     });
     TurnInFlight { turn, works, task: Some(task.abort_handle()) }
 }
@@ -89,22 +89,22 @@ async fn run(mut worker: Box<dyn Worker>, rewound: Option<RewoundTo>, mut cx: Tu
         Ok::<_, WorkerError>((TurnVerdict::Finished, Some(compaction)))
     });
     match ended.catch_unwind().await {
-        Ok(Ok((verdict, compaction))) => Ended { verdict, message: None, compaction, worker: Some(worker) },
-        Ok(Err(error)) => failed(error.to_string(), Some(worker)),
+        Ok(Ok((verdict, compaction))) => Ended { verdict, failure: None, compaction, worker: Some(worker) },
+        Ok(Err(error)) => failed(&error, Some(worker)),
         Err(panic) => {
             let text = panic
                 .downcast_ref::<&str>()
                 .map(ToString::to_string)
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
-            failed(format!("the worker panicked: {text}"), None)
+            failed(&WorkerError::new(format!("the worker panicked: {text}")), None)
         }
     }
 }
 
-fn failed(message: String, worker: Option<Box<dyn Worker>>) -> Ended {
-    let message = Some(clip(&message, MESSAGE_BYTES_MAX).into_owned());
-    Ended { verdict: TurnVerdict::Errored, message, compaction: None, worker }
+fn failed(error: &WorkerError, worker: Option<Box<dyn Worker>>) -> Ended {
+    let failure = WorkerError::of_kind(error.kind(), clip(&error.to_string(), MESSAGE_BYTES_MAX));
+    Ended { verdict: TurnVerdict::Errored, failure: Some(failure), compaction: None, worker }
 }
 
 fn verdict(end: TurnEnd) -> TurnVerdict {

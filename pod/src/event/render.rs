@@ -7,7 +7,7 @@
 
 use std::fmt::Write;
 
-use crate::protocol::{LocalEvent, LostReason, PodEvent, TurnResult, clip};
+use crate::protocol::{FailureKind, LocalEvent, LostReason, PodEvent, TurnResult, clip};
 
 /// LIMIT: one report, in bytes. Sixty-four of them are one request's worth (`StoreLimits::reports_per_request`).
 pub const REPORT_BYTES_MAX: usize = 1024;
@@ -29,9 +29,11 @@ pub fn render_event(event: &LocalEvent) -> String {
             };
             format!("{head} Turn {turn} of work {work} {what}. {more}")
         }
-        LocalEvent::Reported(PodEvent::Errored { work, turn, message, .. }) => {
+        LocalEvent::Reported(PodEvent::Errored { work, turn, kind, message, .. }) => {
             let of = work.map_or_else(String::new, |work| format!(" of work {work}"));
-            quoting(&format!("{head} Turn {turn}{of} failed. It said:"), message, &more)
+            let why =
+                kind.filter(|kind| *kind != FailureKind::Other).map_or_else(String::new, |kind| format!(" ({kind})"));
+            quoting(&format!("{head} Turn {turn}{of} failed{why}. It said:"), message, &more)
         }
         LocalEvent::Reported(PodEvent::ShutDown { .. }) => format!("{head} It has stopped. {more}"),
         LocalEvent::Reported(PodEvent::WorkSettled { work, result, .. }) => {
@@ -90,6 +92,7 @@ mod tests {
             pod: pod("b", 1),
             work: Some(WorkId(2)),
             turn: TurnId(3),
+            kind: Some(FailureKind::Auth),
             message: Text::clipped(message),
         })
     }
@@ -110,6 +113,12 @@ mod tests {
             assert!(text.starts_with("[report of pod `b` (0000000000000001), not the user's words]"), "{text}");
             assert!(text.ends_with("More: ReadPodOutput { pod: \"b\" }."), "{text}");
         }
+    }
+
+    #[test]
+    fn report_of_a_failure_says_of_what_kind_it_was() {
+        let text = render_event(&errored("401"));
+        assert!(text.contains(" failed (not authorized). It said:\n| 401"), "{text}");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum PodEvent {
         work: Option<WorkId>,
         /// Which turn; 0 if it is none.
         turn: TurnId,
+        /// What kind of failure it was, as the worker says; none, if nobody said.
+        kind: Option<FailureKind>,
         /// What the worker said.
         message: Text<1024>,
     },
@@ -78,6 +80,24 @@ pub enum PodEvent {
         /// The last that is missing.
         to: Seq,
     },
+}
+
+/// What kind of failure a worker had: what whoever learns of it can do about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// None of the others.
+    #[default]
+    Other,
+    /// It may pass: the same may succeed later.
+    Retryable,
+    /// A credential is missing, wrong, or may not do this: nothing will help but another one.
+    Auth,
+    /// A limit of a service or of the worker: a rate, a quota, a budget.
+    Limit,
+    /// What the agent knows is more than its model takes: compact it, or go back.
+    ContextTooLong,
 }
 
 /// How a turn ended. A worker's failure is `Errored` instead.
@@ -297,6 +317,18 @@ impl From<TurnResult> for WorkResult {
             TurnResult::Paused | TurnResult::Interrupted => Self::Interrupted,
             TurnResult::RolledBack | TurnResult::Cancelled => Self::Cancelled,
         }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Other => "other",
+            Self::Retryable => "may pass",
+            Self::Auth => "not authorized",
+            Self::Limit => "a limit",
+            Self::ContextTooLong => "the context is too long",
+        })
     }
 }
 

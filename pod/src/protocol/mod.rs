@@ -27,8 +27,8 @@ pub use discovery::{
     PodReport, REPORT_LINES_MAX, Restore, RestoreRejection, StoreFacts, VisiblePage, VisiblePod,
 };
 pub use event::{
-    Disposition, EventAck, EventRejection, LocalEvent, LostReason, PodEvent, PodEventOffer, SCOPE_RULES_MAX,
-    TurnResult, WorkResult,
+    Disposition, EventAck, EventRejection, FailureKind, LocalEvent, LostReason, PodEvent, PodEventOffer,
+    SCOPE_RULES_MAX, TurnResult, WorkResult,
 };
 pub use method::{Method, MethodCall, MethodHandler, MethodService};
 pub use observe::{
@@ -40,7 +40,7 @@ pub use rewind::{
     Compact, Compacting, ListRewindTargets, REWIND_CHILDREN_MAX, REWIND_INPUT_BYTES_MAX, REWIND_TARGETS_MAX, RewindAck,
     RewindChildren, RewindRejection, RewindTarget, RewindTargets, RewindTo, Rewound,
 };
-pub use status::{ChildStatus, PodState, PodStatus, STATUS_CHILDREN_MAX, Status};
+pub use status::{ChildStatus, LastFailure, PodState, PodStatus, STATUS_CHILDREN_MAX, Status};
 pub use text::{Text, clip};
 pub use tools::{
     LifeEnd, ListPods, ListRejection, NAMES_BESIDE_MAX, Next, OUTPUT_ENTRIES_MAX, OUTPUT_PAGE_BYTES_MAX, OutputCursor,

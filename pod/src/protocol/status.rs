@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, Seq, TurnId};
-use crate::protocol::Text;
+use crate::protocol::{FailureKind, Text};
 
 /// LIMIT: children named in one status. The counts beside them cover all.
 pub const STATUS_CHILDREN_MAX: usize = 64;
@@ -76,6 +76,19 @@ pub struct PodStatus {
     pub children_total: u64,
     /// The children whose life is not over, as far as they fit.
     pub children: rpc::List<ChildStatus, STATUS_CHILDREN_MAX>,
+    /// How the worker failed last; none, if a turn has finished since.
+    pub last_failure: Option<LastFailure>,
+}
+
+/// A failure of the worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub struct LastFailure {
+    /// In which turn.
+    pub turn: TurnId,
+    /// What kind it was.
+    pub kind: FailureKind,
+    /// What the worker said.
+    pub message: Text<256>,
 }
 
 /// One child in its parent's status.

@@ -40,7 +40,13 @@ fn events() -> Vec<PodEvent> {
     let rule = ScopeRule { target: "/tmp".into(), permission: Permission::Write, recursive: true };
     vec![
         PodEvent::TurnEnded { pod: pod.clone(), work, turn, result: TurnResult::LimitReached },
-        PodEvent::Errored { pod: pod.clone(), work: Some(work), turn, message: "no".into() },
+        PodEvent::Errored {
+            pod: pod.clone(),
+            work: Some(work),
+            turn,
+            kind: Some(FailureKind::Auth),
+            message: "no".into(),
+        },
         PodEvent::ShutDown { pod: pod.clone() },
         PodEvent::ScopeSubDelegated {
             pod: pod.clone(),
@@ -77,7 +83,7 @@ fn requests_have_stable_bytes_and_survive_whatever_arrives() {
     check(&ready, "0162fb2c0109fc70110100022f73");
     for (event, golden) in events().into_iter().zip([
         "0162fb2c010905000162fb2c01010201",
-        "0162fb2c010905010162fb2c01010102026e6f",
+        "0162fb2c010905010162fb2c010101020102026e6f",
         "0162fb2c010905020162fb2c01",
         "0162fb2c010905030162fb2c010162fb2c010163fb2c01022f7301042f746d700101",
         "0162fb2c010905040162fb2c010105",
@@ -190,10 +196,11 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
         children_live: 13,
         children_total: 14,
         children: rpc::List::try_from(vec![child]).unwrap(),
+        last_failure: Some(LastFailure { turn: TurnId(3), kind: FailureKind::Limit, message: "no".into() }),
     };
     check(
         &status,
-        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73",
+        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010303026e6f",
     );
 }
 

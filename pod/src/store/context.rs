@@ -437,12 +437,12 @@ impl Tx<'_> {
         call: CallId,
         tool: &str,
         arguments: &serde_json::Value,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         self.running(turn)?;
         let item = HistoryItem::ToolCall { call, tool: tool.to_owned(), arguments: arguments.clone() };
-        self.append(Some(turn), work, &item)?;
+        let seq = self.append(Some(turn), work, &item)?;
         self.run("INSERT INTO calls (turn, call) VALUES (?1, ?2)", (turn, call))?;
-        Ok(())
+        Ok(seq)
     }
 
     /// A use of a tool has ended.
@@ -457,10 +457,35 @@ impl Tx<'_> {
         how: ToolEnd,
         text: &str,
     ) -> Result<(), StoreError> {
+        let (text, structured, attachments) = (text.to_owned(), None, Vec::new());
+        let item = HistoryItem::ToolResult { call, how, text, structured, attachments };
+        self.end_call_with(turn, work, call, &item)
+    }
+
+    /// The same with all that there is to say: `item` is its result.
+    ///
+    /// # Errors
+    /// `Contradiction` if it has ended before, `TooLarge` for a result that fits no history entry; else if it cannot be
+    /// written.
+    pub fn end_call_with(
+        &self,
+        turn: TurnId,
+        work: Option<WorkId>,
+        call: CallId,
+        item: &HistoryItem,
+    ) -> Result<(), StoreError> {
         if self.run("DELETE FROM calls WHERE turn = ?1 AND call = ?2", params![turn, call])? == 0 {
             return Err(StoreError::Contradiction(format!("call {call} of turn {turn} is not open")));
         }
-        self.append(Some(turn), work, &HistoryItem::ToolResult { call, how, text: text.to_owned() })?;
+        self.append(Some(turn), work, item)?;
+        Ok(())
+    }
+
+    /// Nobody waits for the use any more. Nothing to do if it has a result.
+    pub(crate) fn abandon_call(&self, turn: TurnId, work: Option<WorkId>, call: CallId) -> Result<(), StoreError> {
+        if self.exists("SELECT 1 FROM calls WHERE turn = ?1 AND call = ?2", params![turn, call])? {
+            self.end_call(turn, work, call, ToolEnd::Abandoned, "it was given up before it had a result")?;
+        }
         Ok(())
     }
 

@@ -127,7 +127,7 @@ fn rewind_tells_again_all_that_was_told_in_the_part_that_no_longer_counts() {
         let turn = started(tx.start_turn(StartCause::Wake)?);
         tx.end_turn(&EndTurn {
             turn: turn.turn,
-            outcome: TurnOutcome::Errored { message: "no".into() },
+            outcome: TurnOutcome::Errored { kind: Default::default(), message: "no".into() },
             compaction: None,
         })
     });
@@ -234,7 +234,7 @@ fn compaction_that_failed_leaves_the_context_as_it_was() {
     turn(&store, 1, TurnResult::Finished);
     let paused = turn(&store, 2, TurnResult::Paused);
     for outcome in [
-        TurnOutcome::Errored { message: "no".into() },
+        TurnOutcome::Errored { kind: Default::default(), message: "no".into() },
         TurnOutcome::Ended { result: TurnResult::Cancelled },
         TurnOutcome::Ended { result: TurnResult::Interrupted },
     ] {
@@ -260,7 +260,7 @@ fn compaction_in_a_turn_drops_nothing_that_is_not_seen() {
     // Told by a turn that fails: it waits, and stands in history.
     store.with(|tx| {
         let turn = started(tx.start_turn(StartCause::Wake)?);
-        let outcome = TurnOutcome::Errored { message: "no".into() };
+        let outcome = TurnOutcome::Errored { kind: Default::default(), message: "no".into() };
         tx.end_turn(&EndTurn { turn: turn.turn, outcome, compaction: None })
     });
     store.with(|tx| {
@@ -313,7 +313,7 @@ fn use_of_a_tool_has_one_result_whatever_becomes_of_its_turn() {
 }
 
 fn failed(tx: &Tx<'_>, turn: TurnId) -> Result<(), StoreError> {
-    let outcome = TurnOutcome::Errored { message: "no".into() };
+    let outcome = TurnOutcome::Errored { kind: Default::default(), message: "no".into() };
     tx.end_turn(&EndTurn { turn, outcome, compaction: None }).map(|_| ())
 }
 
@@ -385,11 +385,11 @@ fn summary_ends_before_a_use_of_a_tool_whose_result_stands_behind_it() {
         // used 1, used 2, result 1, said, result 2, used 3, said
         for step in 0..7 {
             match step {
-                0 => use_tool(tx, turn, 1)?,
-                1 => use_tool(tx, turn, 2)?,
+                0 => _ = use_tool(tx, turn, 1)?,
+                1 => _ = use_tool(tx, turn, 2)?,
                 2 => result(tx, turn, 1)?,
                 4 => result(tx, turn, 2)?,
-                5 => use_tool(tx, turn, 3)?,
+                5 => _ = use_tool(tx, turn, 3)?,
                 _ => _ = tx.append_in(turn, None, &said(step))?,
             }
             places.push(tx.history_head()?);

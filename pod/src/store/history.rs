@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CallId, NoteKey, PodId, PodName, Seq, StreamId, TurnId, WorkId};
-use crate::protocol::{ENTRY_BYTES_MAX, LocalEvent, TurnResult, WorkResult};
+use crate::protocol::{ENTRY_BYTES_MAX, FailureKind, LocalEvent, TurnResult, WorkResult};
 use crate::store::children::{Lifetime, Terminal};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
@@ -89,6 +89,26 @@ pub enum HistoryItem {
         how: ToolEnd,
         /// What the agent is told of it.
         text: String,
+        /// The same for programs, if the tool gave it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        structured: Option<serde_json::Value>,
+        /// What is too large or no text, and where it is.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        attachments: Vec<Attachment>,
+    },
+    /// The worker has begun to answer its `request`th request of the turn: what follows in the turn up to the next such entry
+    /// is the answer, and the uses of tools among it were asked for together.
+    Answering {
+        /// 1, 2, 3, ...
+        request: u32,
+    },
+    /// What a provider wants to be told again with the entry before it: a signature of what was thought, say. Nobody here
+    /// reads it. Stands right behind the entry `of`; where that is no longer part of the context, it means nothing.
+    Provider {
+        /// The entry that it belongs to.
+        of: u64,
+        /// As it came.
+        data: serde_json::Value,
     },
     /// What a request of the worker has used up.
     Usage(Usage),
@@ -316,14 +336,37 @@ pub enum TurnOutcome {
     },
     /// The worker failed.
     Errored {
+        /// What kind of failure it was, as it says.
+        #[serde(default)]
+        kind: FailureKind,
         /// What it said.
         message: String,
     },
 }
 
+/// Something that a tool has made and that is kept elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Attachment {
+    /// What it is called, in at most 255 bytes.
+    pub name: String,
+    /// What it is: `image/png`, say; at most 127 bytes.
+    pub media_type: String,
+    /// Where it is: a path or an address, in at most 4096 bytes. Nobody here follows it.
+    pub reference: String,
+}
+
+impl Attachment {
+    /// Something of that name and type that is there.
+    pub fn new(name: impl Into<String>, media_type: impl Into<String>, reference: impl Into<String>) -> Self {
+        Self { name: name.into(), media_type: media_type.into(), reference: reference.into() }
+    }
+}
+
 /// What kind of output something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OutputKind {
     /// The worker's answer, or a program's standard output.
     Text,
@@ -348,6 +391,7 @@ pub enum ToolEnd {
 /// What one request has used up, in tokens. What is not known is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Usage {
     /// Read by the model, those from a cache included.
     pub input_tokens: u64,
@@ -355,6 +399,20 @@ pub struct Usage {
     pub output_tokens: u64,
     /// Of those read, how many came from a cache.
     pub cached_tokens: u64,
+}
+
+impl Usage {
+    /// So many tokens read and written.
+    pub fn new(input_tokens: u64, output_tokens: u64) -> Self {
+        Self { input_tokens, output_tokens, cached_tokens: 0 }
+    }
+
+    /// The same, of which so many of those read came from a cache.
+    #[must_use]
+    pub fn cached(mut self, tokens: u64) -> Self {
+        self.cached_tokens = tokens;
+        self
+    }
 }
 
 stored_word!(TurnCause, "turn's cause", Run = "run", Reports = "reports", Resume = "resume", Compact = "compact");
@@ -380,6 +438,8 @@ impl HistoryItem {
             Self::Output { .. } => "output",
             Self::ToolCall { .. } => "tool_call",
             Self::ToolResult { .. } => "tool_result",
+            Self::Answering { .. } => "answering",
+            Self::Provider { .. } => "provider",
             Self::Usage(_) => "usage",
             Self::Retrying { .. } => "retrying",
             Self::Continuing { .. } => "continuing",

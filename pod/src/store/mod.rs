@@ -43,7 +43,8 @@ pub use context::{
 };
 pub use error::StoreError;
 pub use history::{
-    EventKey, HistoryItem, HistoryRow, Origin, OutputKind, SystemItem, ToolEnd, TurnCause, TurnOutcome, Usage,
+    Attachment, EventKey, HistoryItem, HistoryRow, Origin, OutputKind, SystemItem, ToolEnd, TurnCause, TurnOutcome,
+    Usage,
 };
 pub(crate) use inbox::NewReport;
 pub use inbox::{InboxId, NoteOutcome, StagedReport};
@@ -54,7 +55,7 @@ pub use open::{Durability, Identity, StoreLimits, StoreOptions};
 pub use outbox::{Meeting, OutboxRow, OutboxState, Room, UndeliverableReason};
 pub use owner::Owner;
 pub use reader::StoreReader;
-pub use status::{Control, StatusCounts};
+pub use status::{Control, StatusCounts, TurnFailure};
 pub use thread::{Store, Submitted};
 pub use turns::{EndTurn, EndedTurn, Recovery, StartCause, StartedTurn, TurnStart};
 pub use tx::{Own, Reads, Tx};

@@ -2,12 +2,16 @@
 //!
 //! Used by `controller` (wake rule, status) and by `pod ls`.
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{Seq, TurnId};
-use crate::protocol::PodState;
+use crate::protocol::{FailureKind, PodState, TurnResult, clip};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
+use crate::store::history::TurnOutcome;
+use crate::store::sql::{from_json, to_json};
 use crate::store::turns::{blocked_until, state_of};
-use crate::store::tx::Reads;
+use crate::store::tx::{Reads, Tx};
 use crate::store::works::Direction;
 
 /// What decides whether a turn starts.
@@ -50,6 +54,37 @@ pub struct StatusCounts {
     pub children_live: u64,
     /// All children's lives.
     pub children_total: u64,
+    /// How the worker failed last; none, if a turn has finished since.
+    pub last_failure: Option<TurnFailure>,
+}
+
+/// A failure of the worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnFailure {
+    /// In which turn.
+    pub turn: TurnId,
+    /// What kind it was.
+    pub kind: FailureKind,
+    /// The beginning of what the worker said.
+    pub message: String,
+}
+
+/// LIMIT: how much of a failure's message the status shows, in bytes; all of it stands in history.
+const FAILURE_BYTES_MAX: usize = 256;
+
+impl Tx<'_> {
+    /// Keeps how the worker failed last, until a turn finishes.
+    pub(crate) fn note_outcome(&self, turn: TurnId, outcome: &TurnOutcome) -> Result<(), StoreError> {
+        match outcome {
+            TurnOutcome::Errored { kind, message } => {
+                let message = clip(message, FAILURE_BYTES_MAX).into_owned();
+                let failure = to_json("the last failure", &TurnFailure { turn, kind: *kind, message })?;
+                self.set_meta_text("last_failure", Some(&failure))
+            }
+            TurnOutcome::Ended { result: TurnResult::Finished } => self.set_meta_text("last_failure", None),
+            TurnOutcome::Ended { .. } => Ok(()),
+        }
+    }
 }
 
 impl Reads<'_> {
@@ -88,6 +123,10 @@ impl Reads<'_> {
             works_delegated_open: self.works_open(Direction::Delegated)?,
             children_live: self.number("SELECT count(*) FROM children WHERE state <> 'ended'", [])?,
             children_total: self.number("SELECT count(*) FROM children", [])?,
+            last_failure: self
+                .meta_text("last_failure")?
+                .map(|text| from_json("the last failure", &text))
+                .transpose()?,
         })
     }
 

@@ -214,6 +214,7 @@ impl Tx<'_> {
         for work in works {
             self.report_turn(end, work)?;
         }
+        self.note_outcome(end.turn, &end.outcome)?;
         let (returned, attempts) = self.return_reports(end.turn, how_to_return(&end.outcome))?;
         let compacting = self.leave_compaction_out(end.turn, ended_at, end.compaction.is_some())?;
         if end.outcome == (TurnOutcome::Ended { result: TurnResult::RolledBack }) {
@@ -253,9 +254,9 @@ impl Tx<'_> {
             TurnOutcome::Ended { result } => {
                 (PodEvent::TurnEnded { pod, work, turn, result: *result }, WorkResult::from(*result))
             }
-            TurnOutcome::Errored { message } => {
-                let message = Text::clipped(message);
-                (PodEvent::Errored { pod, work: Some(work), turn, message }, WorkResult::Failed)
+            TurnOutcome::Errored { kind, message } => {
+                let (kind, message) = (Some(*kind), Text::clipped(message));
+                (PodEvent::Errored { pod, work: Some(work), turn, kind, message }, WorkResult::Failed)
             }
         };
         self.set_last_result(work, result)?;
@@ -265,9 +266,11 @@ impl Tx<'_> {
 
     /// No turn is started until a run, a resume or the timer; the parent is told once.
     fn block(&self, end: &EndTurn) -> Result<(), StoreError> {
-        let reason = match &end.outcome {
-            TurnOutcome::Errored { message } => message.clone(),
-            TurnOutcome::Ended { result } => format!("turns end without telling the agent its reports ({result})"),
+        let (kind, reason) = match &end.outcome {
+            TurnOutcome::Errored { kind, message } => (Some(*kind), message.clone()),
+            TurnOutcome::Ended { result } => {
+                (None, format!("turns end without telling the agent its reports ({result})"))
+            }
         };
         let until = self.now().plus(self.limits().pause_max_ms);
         self.set_meta_number("blocked_until", until.0)?;
@@ -275,7 +278,7 @@ impl Tx<'_> {
         if self.meta_text("blocked_told")?.is_none() {
             self.set_meta_text("blocked_told", Some("yes"))?;
             let message = Text::clipped(format!("blocked after {} attempts: {reason}", self.limits().attempts));
-            let event = PodEvent::Errored { pod: self.own().pod.clone(), work: None, turn: end.turn, message };
+            let event = PodEvent::Errored { pod: self.own().pod.clone(), work: None, turn: end.turn, kind, message };
             self.raise(&event, Room::Reserved)?;
         }
         Ok(())

@@ -20,7 +20,7 @@ fn ended(turn: u64, result: TurnResult) -> EndTurn {
 }
 
 fn errored(turn: u64) -> EndTurn {
-    let outcome = TurnOutcome::Errored { message: "no network".to_owned() };
+    let outcome = TurnOutcome::Errored { kind: Default::default(), message: "no network".to_owned() };
     EndTurn { turn: TurnId(turn), outcome, compaction: None }
 }
 

@@ -103,8 +103,8 @@ pub async fn use_tool(cx: &TurnContext, name: &str, arguments: Value) -> Result<
         signal = cx.signalled() => Err(given_up(signal).to_owned()),
     };
     match done {
-        Ok(result) => Ok(Used { text: begun.done(&result).await?, failed: false }),
-        Err(reason) => Ok(Used { text: begun.failed(&reason).await?, failed: true }),
+        Ok(result) => Ok(Used { text: begun.done(result).await?.text, failed: false }),
+        Err(reason) => Ok(Used { text: begun.failed(reason).await?.text, failed: true }),
     }
 }
 

@@ -184,7 +184,7 @@ fn show(item: HistoryItem, skip: u32, left: usize) -> Shown {
         HistoryItem::TurnEnded { outcome } => Produced::TurnEnded {
             how: Text::clipped(match outcome {
                 TurnOutcome::Ended { result } => result.to_string(),
-                TurnOutcome::Errored { message } => format!("failed: {message}"),
+                TurnOutcome::Errored { message, .. } => format!("failed: {message}"),
             }),
         },
         HistoryItem::Rewound { to, .. } => Produced::Rewound { from: to },

@@ -350,7 +350,7 @@ async fn use_of_a_tool_stands_in_history_with_its_one_result_also_if_it_is_refus
     let rows = puppet.pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap();
     let uses = rows.iter().filter_map(|row| match &row.item {
         HistoryItem::ToolCall { call, tool, .. } => Some(format!("{call} {tool}")),
-        HistoryItem::ToolResult { call, how, text } => {
+        HistoryItem::ToolResult { call, how, text, .. } => {
             Some(format!("{call} {how:?} {}", crate::protocol::clip(text, 60)))
         }
         _ => None,

@@ -8,6 +8,7 @@
 //! Made by `controller/turn` for each turn, used by workers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,7 +21,7 @@ use crate::id::{CallId, PodName, TurnId, WorkId};
 use crate::protocol::clip;
 use crate::store::{
     Compaction, HistoryItem, HistoryRow, InboxId, OutputKind, StagedReport, StartedTurn, StoreError, Summary,
-    SystemItem, ToolEnd, TurnCause, Tx, Usage,
+    SystemItem, TurnCause, Tx, Usage,
 };
 
 /// LIMIT: reports that one request to a worker may bring: what an agent can take in at once.
@@ -29,6 +30,8 @@ const REPORTS_PER_REQUEST: u32 = 64;
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// LIMIT: what a tool is told, in bytes of JSON. It fits a history entry whatever is in it.
 const ARGUMENTS_BYTES_MAX: usize = 128 * 1024;
+/// LIMIT: what a provider wants to be told again with one entry, in bytes of JSON: signatures are a few kilobytes.
+pub const PROVIDER_BYTES_MAX: usize = 64 * 1024;
 /// LIMIT: a name or a reason that a worker gives, in bytes.
 const REASON_BYTES_MAX: usize = 4 * 1024;
 /// LIMIT: entries of the context that are read at a time.
@@ -45,12 +48,25 @@ pub struct TurnContext {
     told: Vec<InboxId>,
     signal: watch::Receiver<Option<Signal>>,
     calls: AtomicU64,
+    /// How many requests were answered so far.
+    answered: u32,
+    /// Uses of tools that were dropped: they end before anything else is committed or read.
+    dropped: Mutex<Vec<CallId>>,
 }
 
 impl TurnContext {
     pub(crate) fn new(handle: PodHandle, mut started: StartedTurn, signal: watch::Receiver<Option<Signal>>) -> Self {
         let fresh = std::mem::take(&mut started.reports);
-        Self { handle, started, fresh, told: Vec::new(), signal, calls: AtomicU64::new(0) }
+        Self {
+            handle,
+            started,
+            fresh,
+            told: Vec::new(),
+            signal,
+            calls: AtomicU64::new(0),
+            answered: 0,
+            dropped: Mutex::default(),
+        }
     }
 
     /// Which turn this is.
@@ -86,13 +102,12 @@ impl TurnContext {
         let turn = self.started.turn;
         let room = REPORTS_PER_REQUEST.saturating_sub(u32::try_from(reports.len()).unwrap_or(u32::MAX));
         if room > 0 {
-            let staged = self.handle.commit(move |tx| {
+            let staged = self.commit("stage what the agent is told", move |tx| {
                 // A worker that was ended may be this far: what it would take now, nobody would give back.
                 tx.running(turn)?;
                 tx.stage_reports(turn, room)
             });
-            let staged = staged.await;
-            reports.extend(staged.map_err(failed("stage what the agent is told"))?);
+            reports.extend(staged.await?);
         }
         self.told.extend(reports.iter().map(|report| report.id));
         Ok(reports.into_iter().map(|report| report.item).collect())
@@ -110,6 +125,24 @@ impl TurnContext {
         self.handle.commit(move |tx| tx.mark_seen(turn, &told)).await.map_err(failed("mark what the agent was told"))
     }
 
+    /// The same, and a mark in history: what follows in this turn, up to the next mark, is the answer to one request, and
+    /// the uses of tools among it were asked for together. A worker that makes its requests from what is committed finds by
+    /// these what was one message. Returns the request's number within the turn: 1, 2, 3, ...
+    ///
+    /// # Errors
+    /// It could not be committed.
+    pub async fn answering(&mut self) -> Result<u32, WorkerError> {
+        let (turn, work, told) = (self.turn(), self.work(), std::mem::take(&mut self.told));
+        let request = self.answered.saturating_add(1);
+        let mark = self.commit("mark the beginning of an answer", move |tx| {
+            tx.mark_seen(turn, &told)?;
+            tx.append_in(turn, work, &HistoryItem::Answering { request })
+        });
+        mark.await?;
+        self.answered = request;
+        Ok(request)
+    }
+
     /// Writes something that the worker produced to the history.
     ///
     /// # Errors
@@ -123,12 +156,49 @@ impl TurnContext {
     /// # Errors
     /// It could not be committed.
     pub async fn produce(&self, output: OutputKind, text: &str) -> Result<(), WorkerError> {
-        let mut rest = text;
-        while !rest.is_empty() {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.produce_all(output, text, None).await
+    }
+
+    /// The same with what a provider wants to be told again with it, in at most 64 KiB of JSON: a signature of what was
+    /// thought, say. It stands right behind the entry that it belongs to, the last one of a long text. The text may be empty.
+    ///
+    /// # Errors
+    /// The data is too large, or it could not be committed.
+    pub async fn produce_with(
+        &self,
+        output: OutputKind,
+        text: &str,
+        provider: serde_json::Value,
+    ) -> Result<(), WorkerError> {
+        check_provider(&provider)?;
+        self.produce_all(output, text, Some(provider)).await
+    }
+
+    /// All of it or nothing, however long it is.
+    async fn produce_all(
+        &self,
+        output: OutputKind,
+        text: &str,
+        provider: Option<serde_json::Value>,
+    ) -> Result<(), WorkerError> {
+        let (mut pieces, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() || pieces.is_empty() {
             let (piece, tail) = rest.split_at(floor(rest, OUTPUT_BYTES_MAX));
             rest = tail;
-            self.record(HistoryItem::Output { output, text: piece.to_owned() }).await?;
+            pieces.push(HistoryItem::Output { output, text: piece.to_owned() });
         }
+        let (turn, work) = (self.turn(), self.work());
+        self.commit("write the history", move |tx| {
+            let mut of = 0;
+            for piece in &pieces {
+                of = tx.append_in(turn, work, piece)?;
+            }
+            append_provider(tx, turn, work, of, provider)
+        })
+        .await?;
         self.handle.shared().live.committed(self.turn(), output);
         Ok(())
     }
@@ -144,6 +214,31 @@ impl TurnContext {
     /// # Errors
     /// The arguments have more than 128 KiB, or it could not be committed: the tool must then not be used.
     pub async fn tool(&self, tool: &str, arguments: serde_json::Value) -> Result<ToolUse<'_>, WorkerError> {
+        self.begin_tool(tool, arguments, None).await
+    }
+
+    /// The same with what a provider wants to be told again with it, in at most 64 KiB of JSON: the name that it gave this
+    /// use, say.
+    ///
+    /// # Errors
+    /// The arguments have more than 128 KiB, the data is too large, or it could not be committed: the tool must then not be
+    /// used.
+    pub async fn tool_with(
+        &self,
+        tool: &str,
+        arguments: serde_json::Value,
+        provider: serde_json::Value,
+    ) -> Result<ToolUse<'_>, WorkerError> {
+        check_provider(&provider)?;
+        self.begin_tool(tool, arguments, Some(provider)).await
+    }
+
+    async fn begin_tool(
+        &self,
+        tool: &str,
+        arguments: serde_json::Value,
+        provider: Option<serde_json::Value>,
+    ) -> Result<ToolUse<'_>, WorkerError> {
         let bytes = arguments.to_string().len();
         if bytes > ARGUMENTS_BYTES_MAX {
             let text = format!("tool `{tool}` is told {bytes} bytes; at most {ARGUMENTS_BYTES_MAX} are allowed");
@@ -152,16 +247,28 @@ impl TurnContext {
         let call = CallId(self.calls.fetch_add(1, Ordering::Relaxed) + 1);
         let (turn, work, tool) = (self.turn(), self.work(), clip(tool, REASON_BYTES_MAX).into_owned());
         let name = tool.clone();
-        self.commit("begin the use of a tool", move |tx| tx.begin_call(turn, work, call, &name, &arguments)).await?;
+        // Dropped while it is being committed it may have begun: then it ends like any other that is dropped.
+        let begun = ToolUse::new(self, call);
+        self.commit("begin the use of a tool", move |tx| {
+            let of = tx.begin_call(turn, work, call, &name, &arguments)?;
+            append_provider(tx, turn, work, of, provider)
+        })
+        .await?;
         self.handle.shared().live.call(turn, call, &tool);
-        Ok(ToolUse::new(self, call))
+        Ok(begun)
     }
 
-    pub(super) async fn end_call(&self, call: CallId, how: ToolEnd, text: String) -> Result<(), WorkerError> {
+    pub(super) async fn end_call(&self, call: CallId, result: HistoryItem) -> Result<(), WorkerError> {
         let (turn, work) = (self.turn(), self.work());
-        self.commit("end the use of a tool", move |tx| tx.end_call(turn, work, call, how, &text)).await?;
+        self.commit("end the use of a tool", move |tx| tx.end_call_with(turn, work, call, &result)).await?;
         self.handle.shared().live.call_over(turn, call);
         Ok(())
+    }
+
+    /// Nobody waits for the use any more. It has its result before anything else is committed or read.
+    pub(super) fn drop_call(&self, call: CallId) {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        self.handle.shared().live.call_over(self.turn(), call);
     }
 
     /// Writes down what a request has used up.
@@ -198,6 +305,7 @@ impl TurnContext {
     /// # Errors
     /// It cannot be read.
     pub async fn summary(&self) -> Result<Option<Summary>, WorkerError> {
+        self.end_dropped().await?;
         let found = self.handle.store().read(|reads| reads.context_summary()).await;
         found.map_err(failed("read the context"))
     }
@@ -209,6 +317,7 @@ impl TurnContext {
     /// # Errors
     /// It cannot be read.
     pub async fn context_after(&self, cursor: u64) -> Result<Vec<HistoryRow>, WorkerError> {
+        self.end_dropped().await?;
         let found = self.handle.store().read(move |reads| reads.context_after(cursor, CONTEXT_PAGE)).await;
         found.map_err(failed("read the context"))
     }
@@ -248,7 +357,23 @@ impl TurnContext {
         doing: &'static str,
         work: impl FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, WorkerError> {
-        self.handle.commit(work).await.map_err(failed(doing))
+        // Only looked at: should this be given up in the middle, the next one does it again, and finds it done.
+        let dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (turn, of, ending) = (self.turn(), self.work(), dropped.clone());
+        let done = self.handle.commit(move |tx| {
+            ending.iter().try_for_each(|call| tx.abandon_call(turn, of, *call))?;
+            work(tx)
+        });
+        let done = done.await.map_err(failed(doing))?;
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).retain(|call| !dropped.contains(call));
+        Ok(done)
+    }
+
+    async fn end_dropped(&self) -> Result<(), WorkerError> {
+        if self.dropped.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return Ok(());
+        }
+        self.commit("end the uses of tools that were given up", |_| Ok(())).await
     }
 
     fn work(&self) -> Option<WorkId> {
@@ -309,6 +434,29 @@ impl TurnContext {
     /// The pod that this worker belongs to.
     pub fn pod(&self) -> &PodHandle {
         &self.handle
+    }
+}
+
+fn check_provider(data: &serde_json::Value) -> Result<(), WorkerError> {
+    match data.to_string().len() {
+        bytes if bytes > PROVIDER_BYTES_MAX => Err(WorkerError::new(format!(
+            "what the provider wants kept has {bytes} bytes; at most {PROVIDER_BYTES_MAX} are allowed"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Right behind the entry that it belongs to.
+fn append_provider(
+    tx: &Tx<'_>,
+    turn: TurnId,
+    work: Option<WorkId>,
+    of: u64,
+    provider: Option<serde_json::Value>,
+) -> Result<(), StoreError> {
+    match provider {
+        Some(data) => tx.append_in(turn, work, &HistoryItem::Provider { of, data }).map(drop),
+        None => Ok(()),
     }
 }
 

@@ -20,16 +20,17 @@ use std::fmt;
 use futures::future::BoxFuture;
 
 pub use self::command::CommandWorker;
-pub use self::context::{Signal, TurnContext};
+pub use self::context::{PROVIDER_BYTES_MAX, Signal, TurnContext};
 pub(crate) use self::host::ChildEnvironment;
 pub use self::host::{Workers, host};
 pub use self::ledger::Ledger;
 pub use self::live::{CallInFlight, DELTA_BYTES_MAX, InFlight, LiveItem, LiveItems, PIECE_BYTES_MAX, Piece};
 pub use self::scripted::Script;
-pub use self::tool_use::{TOOL_TEXT_BYTES_MAX, ToolUse};
+pub use self::tool_use::{ATTACHMENTS_MAX, STRUCTURED_BYTES_MAX, TOOL_TEXT_BYTES_MAX, ToolOutput, ToolUse};
 use crate::id::TurnId;
+pub use crate::protocol::FailureKind;
 use crate::store::SUMMARY_BYTES_MAX;
-pub use crate::store::{Compaction, Summary, Usage};
+pub use crate::store::{Attachment, Compaction, Summary, Usage};
 
 /// Something that does a pod's work.
 pub trait Worker: Send + 'static {
@@ -104,20 +105,33 @@ pub enum TurnEnd {
     Cancelled,
 }
 
-/// A worker's failure, in words for people.
+/// A worker's failure: of what kind, and in words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerError(String);
+pub struct WorkerError {
+    kind: FailureKind,
+    message: String,
+}
 
 impl WorkerError {
     /// A failure that says what went wrong.
     pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self::of_kind(FailureKind::Other, message)
+    }
+
+    /// The same of a kind that somebody can do something about: the pod's status and the report to its parent say it.
+    pub fn of_kind(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// Of what kind it is.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
     }
 }
 
 impl fmt::Display for WorkerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 

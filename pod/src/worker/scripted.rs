@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Compaction, RewoundTo, Signal, TurnContext, TurnEnd, Usage, Worker, WorkerError};
+use super::{Compaction, FailureKind, RewoundTo, Signal, TurnContext, TurnEnd, Usage, Worker, WorkerError};
 use crate::handle::SpawnPod;
 use crate::id::{PodName, TurnId};
 use crate::manifest::{ManifestError, WorkerSpec};
@@ -47,6 +47,7 @@ const REPORTS_EVERY: Duration = Duration::from_millis(10);
 ///     [{ continue = "cut at a limit" }, { compact = "asked once" }, "recall", { sleep_ms = 5 }, "pause"],
 ///     [{ spawn = { name = "b", worker = { kind = "ledger" } } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
 ///     [{ read_reports = 1 }, "peek_reports", { fail = "why" }],
+///     [{ fail_as = { kind = "auth", message = "the key is not known" } }],
 /// ]
 /// on_reports = [{ read_reports = 0 }, "roll_back"]
 /// "#;
@@ -119,6 +120,8 @@ enum Step {
     PeekReports,
     /// The worker fails.
     Fail(String),
+    /// The worker fails, and says of what kind that is: `other`, `retryable`, `auth`, `limit` or `context_too_long`.
+    FailAs(FailStep),
     /// The worker panics.
     Panic(String),
     /// The process exits with this code, at once.
@@ -165,6 +168,13 @@ struct ToolStep {
     result: String,
     #[serde(default)]
     fails: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FailStep {
+    kind: FailureKind,
+    message: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -336,6 +346,7 @@ async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, Wo
             }
         }
         Step::Fail(message) => return Err(WorkerError::new(message)),
+        Step::FailAs(FailStep { kind, message }) => return Err(WorkerError::of_kind(kind, message)),
         #[expect(clippy::panic, reason = "the script asks for it")]
         Step::Panic(message) => panic!("{message}"),
         Step::Exit(code) => std::process::exit(code),
