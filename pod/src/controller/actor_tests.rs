@@ -352,3 +352,69 @@ async fn spawn_and_delegation_of_a_turn_that_is_over_start_nothing() {
         .read(|reads| Ok((reads.live_children()?.len(), reads.works_open(crate::store::Direction::Delegated)?)));
     assert_eq!(left.await.unwrap(), (1, 0), "one was there before, and nothing was added");
 }
+
+/// Makes the store refuse that a turn becomes `state`, until it is let again: its end is then being committed for as long.
+async fn hold(puppet: &Puppet, state: &'static str) {
+    let sql = format!(
+        "CREATE TRIGGER held BEFORE UPDATE OF state ON turns WHEN NEW.state = '{state}'
+         BEGIN SELECT RAISE(ABORT, 'held by a test'); END"
+    );
+    puppet.pod.store().write(move |tx| tx.run(&sql, [])).await.unwrap();
+}
+
+async fn release(puppet: &Puppet) {
+    puppet.pod.store().write(|tx| tx.run("DROP TRIGGER held", [])).await.unwrap();
+}
+
+/// Waits until the pod is trying to commit the end of its turn: from then on there is no turn that could be paused.
+async fn ending(puppet: &Puppet) {
+    within("the end that is being committed", async {
+        while !matches!(client(puppet).call(Pause).await, Err(CallError::Rejected(ControlRejection::NotRunning))) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_comes_while_an_end_is_being_committed_is_taken_and_is_the_next() {
+    let mut puppet = Puppet::new().await;
+    let client = client(&puppet);
+    client.call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    hold(&puppet, "ended").await;
+    puppet.act(Act::EndWhenAsked(TurnEnd::Finished)).await;
+    ending(&puppet).await;
+    puppet.expect(Said::Asked).await;
+    let accepted = within("the answer", client.call(run(2))).await.unwrap();
+    assert_eq!(accepted.turn, TurnId(2));
+    let busy = within("the answer", client.call(run(3))).await;
+    assert!(matches!(busy, Err(CallError::Rejected(RunRejection::AlreadyRunning { .. }))), "{busy:?}");
+    assert_eq!(client.call(run(2)).await.unwrap(), accepted, "sent again it is told the same");
+    release(&puppet).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_that_comes_while_a_turn_is_being_paused_is_answered_when_it_is_given_up() {
+    let mut puppet = Puppet::new().await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    hold(&puppet, "paused").await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    let client = client(&puppet);
+    // Nothing of the worker is under way any more: its end is being committed, and is refused for the time being.
+    within("the end that is being committed", async {
+        while puppet.pod.live().0.turn.is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let cancelling = tokio::spawn(async move { client.call(Cancel).await });
+    release(&puppet).await;
+    let ack = within("the answer", cancelling).await.unwrap().unwrap();
+    assert!(!ack.staged, "{ack:?}");
+    let control = puppet.pod.store().read(|reads| reads.control()).await.unwrap();
+    assert_eq!((control.state, control.turn), (PodState::Idle, None));
+    assert_eq!(within("the end", work.settled()).await, WorkResult::Cancelled);
+}
