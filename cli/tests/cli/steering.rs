@@ -175,7 +175,7 @@ async fn rewind_with_live_children_does_what_was_chosen_and_nothing_silently() {
     let live = ["rewind", "a", "--to", "2"];
     world.pod(&live).await.refused(4, &["1 of its children live", "`b`", "--children stop"]);
     let detach = [&live[..], &["--children", "detach"]].concat();
-    world.pod(&detach).await.refused(4, &["cannot be detached", "not built yet", "--children stop"]);
+    world.pod(&detach).await.refused(4, &["end with it", "cannot be detached", "--children stop"]);
     assert!(alive().await);
     assert!(of_kind(&world.history("a").await, "rewound").is_empty());
     let stop = world.pod(&[&live[..], &["--children", "stop"]].concat()).await;

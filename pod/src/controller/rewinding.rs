@@ -91,8 +91,9 @@ impl Actor {
 
     fn go_back(&mut self, going: Going) {
         let rewind = going.rewind.clone();
+        let detaches = going.request.children == RewindChildren::Detach;
         self.submit(
-            move |tx| tx.rewind(&rewind),
+            move |tx| if detaches { tx.rewind_detaching(&rewind) } else { tx.rewind(&rewind) },
             move |actor, done| match done {
                 Ok((RewindOutcome::Done(rewound), ordered)) => {
                     actor.shared.registry.settled(&rewound.settled);

@@ -80,7 +80,7 @@ pub enum RewindChildren {
     Refuse,
     /// They are stopped first.
     Stop,
-    /// They go on without a parent.
+    /// Those that were started as detached go on; if there are others, nothing is done.
     Detach,
 }
 
@@ -144,9 +144,9 @@ pub enum RewindRejection {
         /// The first of them.
         children: rpc::List<PodName, REWIND_CHILDREN_MAX>,
     },
-    /// They were to be detached, which no pod can do yet.
+    /// They were to be detached, and end with their parent: whether one does is decided when it is started.
     #[error(
-        "{count} of its children live and cannot be detached: that is not built yet; stop them, or leave it: {}",
+        "{count} of its children live and end with it, so that they cannot be detached; stop them, or leave it: {}",
         names(children)
     )]
     CannotDetach {

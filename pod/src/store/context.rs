@@ -11,6 +11,7 @@ use rusqlite::params;
 
 use crate::id::{CallId, PodId, TurnId, WorkId};
 use crate::protocol::WorkResult;
+use crate::store::children::{ChildRow, Lifetime};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::history::{HistoryItem, HistoryRow, Origin, ToolEnd, TurnCause};
@@ -244,6 +245,19 @@ impl Tx<'_> {
     /// # Errors
     /// `Contradiction` if a turn runs; else if it cannot be written.
     pub fn rewind(&self, rewind: &Rewind) -> Result<RewindOutcome, StoreError> {
+        self.go_back(rewind, |_| true)
+    }
+
+    /// The same, and children that go on without this pod anyway, because they were started so, stand in no way: the agent
+    /// no longer knows them.
+    ///
+    /// # Errors
+    /// As for [`rewind`](Self::rewind).
+    pub fn rewind_detaching(&self, rewind: &Rewind) -> Result<RewindOutcome, StoreError> {
+        self.go_back(rewind, |child| child.lifetime == Lifetime::Tied)
+    }
+
+    fn go_back(&self, rewind: &Rewind, in_the_way: impl Fn(&ChildRow) -> bool) -> Result<RewindOutcome, StoreError> {
         if let Some(turn) = self.turn_in("running")? {
             return Err(StoreError::Contradiction(format!("turn {turn} is running")));
         }
@@ -255,9 +269,14 @@ impl Tx<'_> {
             Ok(to) => to,
             Err(reason) => return Ok(RewindOutcome::NotEligible(reason)),
         };
-        let children = self.live_children_since(to)?;
+        let mut children = Vec::new();
+        for (_, pod) in self.live_children_since(to)? {
+            if self.child(&pod)?.is_some_and(|row| in_the_way(&row)) {
+                children.push(pod);
+            }
+        }
         if !children.is_empty() {
-            return Ok(RewindOutcome::ChildrenLive(children.into_iter().map(|(_, pod)| pod).collect()));
+            return Ok(RewindOutcome::ChildrenLive(children));
         }
         let (input, target) = (self.input_at(to)?, rewind.target);
         let sql = format!(

@@ -460,3 +460,27 @@ fn work_whose_run_is_rewound_is_not_finished_by_what_is_told_of_it_afterwards() 
     assert_eq!(rewound(&store, reported).settled, [(WorkId(3), WorkResult::Cancelled)]);
     rewound(&store, first.turn);
 }
+
+#[test]
+fn rewind_that_detaches_is_stopped_by_tied_children_and_by_no_others() {
+    let store = fixture::memory("a");
+    let first = turn(&store, 1, TurnResult::Finished);
+    let (tied, detached) = (pod("tied", 1), pod("detached", 1));
+    let wish = |tx: &Tx<'_>| {
+        Ok::<_, StoreError>(Rewind { target: first.turn, expected_head: tx.context_head()?, by: Origin::Host })
+    };
+    store.with(|tx| {
+        tx.reserve_child(&new_child(&tied))?;
+        let lifetime = crate::store::Lifetime::Detached;
+        tx.reserve_child(&crate::store::NewChild { lifetime, ..new_child(&detached) })?;
+        let both = RewindOutcome::ChildrenLive(vec![tied.clone(), detached.clone()]);
+        assert_eq!(tx.rewind(&wish(tx)?)?, both);
+        assert_eq!(tx.rewind_detaching(&wish(tx)?)?, RewindOutcome::ChildrenLive(vec![tied.clone()]));
+        tx.end_life(&tx.child(&tied)?.unwrap())?;
+        assert_eq!(tx.rewind(&wish(tx)?)?, RewindOutcome::ChildrenLive(vec![detached.clone()]));
+        let RewindOutcome::Done(done) = tx.rewind_detaching(&wish(tx)?)? else { panic!("not rewound") };
+        assert_eq!(done.target, first.turn);
+        assert_eq!(tx.live_children()?.len(), 1, "it lives on");
+        Ok(())
+    });
+}
