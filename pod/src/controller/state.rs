@@ -204,6 +204,8 @@ struct Turn {
     /// What it was asked for while its end as paused was being committed: of the turn that goes on with it, or, if it
     /// is not gone on with, to be given up as soon as it is paused.
     next: Option<Signal>,
+    /// A run is committed behind its end, which is not committed yet.
+    followed: bool,
 }
 
 /// How far a rewind has come.
@@ -328,6 +330,9 @@ impl State {
             }
             Input::RunCommitted(facts) => {
                 self.run_committing = false;
+                if let Some(turn) = self.turn.as_mut().filter(|turn| turn.ending.is_some()) {
+                    turn.followed = true;
+                }
                 self.lift(facts, &[PodState::Blocked, PodState::Paused]);
             }
             Input::RunAborted => self.run_committing = false,
@@ -502,7 +507,7 @@ impl State {
         debug_assert!(self.turn.is_none());
         let back = if start == Start::Compact { self.phase } else { PodState::Idle };
         self.phase = PodState::Running;
-        self.turn = Some(Turn { start, back, asked: None, ending: None, next: None });
+        self.turn = Some(Turn { start, back, asked: None, ending: None, next: None, followed: false });
         self.wake_at = None;
         step.effects.push(Effect::StartTurn(start));
     }
@@ -649,7 +654,9 @@ impl State {
             PodState::Paused => self.abandoning,
             PodState::Idle | PodState::Blocked | PodState::Stopping => false,
         };
-        over && !self.run_committing && !self.resuming && self.rewinding.is_none()
+        // There is one that is next already.
+        let followed = self.run_committing || self.turn.is_some_and(|turn| turn.followed);
+        over && !followed && !self.resuming && self.rewinding.is_none()
     }
 
     /// Whether the end of a turn that can be gone on with is being committed.

@@ -682,6 +682,9 @@ fn run_behind_the_end_of_a_turn_is_the_next_whatever_the_end_was() {
         let state = state.step(Input::RunAborted).0;
         assert_eq!(state.step(run).1.verdict, ADMIT, "{verdict:?}");
     }
+    // There is one that is next; whoever comes then is as late as behind one that was taken by an idle pod.
+    let staged = play(pod(Is::EndingTaking), &[Input::RunCommitted(RUN)], &[], RUNNING);
+    assert_eq!(staged.step(run).1.verdict, BUSY);
     // Something else waits, too: the turn that starts for it takes the run, which is committed by then.
     let woken = play(pod(Is::EndingTaking), &[committed(DUE, false)], &[wake], RUNNING);
     play(woken, &[Input::RunCommitted(RUN)], &[], RUNNING);
