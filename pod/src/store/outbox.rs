@@ -213,7 +213,10 @@ impl Tx<'_> {
                     Seq(ours).next()
                 );
                 let (pod, message) = (self.own().pod.clone(), Text::clipped(message));
-                self.raise(&PodEvent::Errored { pod, work: None, turn: TurnId(0), message }, Room::Reserved)?;
+                self.raise(
+                    &PodEvent::Errored { pod, work: None, turn: TurnId(0), kind: None, message },
+                    Room::Reserved,
+                )?;
                 Meeting::WeAreOlder
             }
             _ if watermark < acked => {
