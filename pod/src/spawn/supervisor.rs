@@ -108,7 +108,7 @@ pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut
     if reason != (LostReason::Exited { code: 0 }) {
         end_programs(&shared, &pod).await;
     }
-    bury(&shared, &row, reason).await;
+    bury(&shared, &row, reason, None).await;
 }
 
 /// Follows a child that an earlier life of ours had started. A tied one ends by itself; a detached one lives on, and reports to
@@ -119,7 +119,7 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
     let mut alive: Option<Arc<AsyncFd<OwnedFd>>> = None;
     let mut sent = None;
     // Held until the end of its life is committed: a process of that life that is only just beginning finds it taken, and ends.
-    let _proof = loop {
+    let proof = loop {
         match life_lock::probe(&lock) {
             Ok(Life::Free) => match LifeLock::seize(&lock) {
                 Ok(proof) => break proof,
@@ -165,7 +165,7 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
         }
     };
     end_programs(&shared, &row.pod).await;
-    bury(&shared, &row, LostReason::Unobserved).await;
+    bury(&shared, &row, LostReason::Unobserved, proof).await;
 }
 
 /// A descriptor of the process that holds the life lock as `pod`.
@@ -264,8 +264,9 @@ async fn end_programs(shared: &Shared, pod: &PodId) {
     }
 }
 
-/// Applies what the dead child had committed, then sets its terminal event; does not give up.
-async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason) {
+/// Applies what the dead child had committed, then sets its terminal event; does not give up. `proof` is its life lock, if we
+/// had to take it.
+async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason, proof: Option<LifeLock>) {
     let pod = &row.pod;
     let (mut pause, mut stopping_since) = (RETRY_EVERY, None);
     let end = loop {
@@ -285,6 +286,8 @@ async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason) {
             }
         }
     };
+    // Before anybody is told: whoever hears of the end may take the name.
+    drop(proof);
     tracing::info!(%pod, terminal = ?end.terminal, drained = end.drained, "a child's life is over");
     shared.registry.drained(pod, &end.ends);
     tell_works(shared, pod, &end.terminal).await;
