@@ -20,7 +20,7 @@ use crate::id::{Incarnation, PodId, PodName};
 use crate::life_lock::{LifeLock, LifeLockError};
 use crate::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry, WorkerSpec};
 use crate::protocol::{Method, PodState};
-use crate::registry::{Claim, ClaimError, Member, Origin, Registry};
+use crate::registry::{Claim, ClaimError, Member, Origin, Registered, Registry};
 use crate::runtime_dir::{self, DirError, Roots};
 use crate::scope::{Confinement, Rules, ScopeRule};
 use crate::spawn::SpawnedPodRegistry;
@@ -394,7 +394,9 @@ fn join(registry: Registry, claim: &Claim, roots: &Roots) -> Result<Member, Clai
     let is_root = matches!(claim.origin, Origin::Root { .. });
     if is_root {
         let earlier = registry.pods()?.into_iter().find(|row| row.pod.name == claim.pod.name);
-        if let Some(earlier) = earlier.filter(|row| row.pod != claim.pod) {
+        // Nothing is ended of a life that its parent has yet to start, or to bury: the claim is then refused.
+        let is_over = |row: &Registered| row.pod != claim.pod && registry.is_over(row, Clock::System.now());
+        if let Some(earlier) = earlier.filter(is_over) {
             kill_programs_of(earlier.pod.incarnation, roots);
         }
     }

@@ -152,3 +152,16 @@ async fn name_of_a_dead_parents_child_is_nobody_elses_before_its_end_is_told_nor
     }
     world.history("p").assert_every_event_once_and_in_order();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_of_a_pod_that_another_ones_program_has_started_are_none_of_its_programs() {
+    let world = world();
+    let mark = [("POD_LIFE", "00000000000000ff")];
+    let mut boss = HostProcess::start_hosting(&world, "boss", "ledger", &mark).await.unwrap();
+    let child = boss.spawn("a", WorkerSpec::command("true")).await;
+    let environment = |pid: u32| std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let is_marked = |pid| String::from_utf8_lossy(&environment(pid)).contains("POD_LIFE=");
+    assert_eq!((is_marked(boss.pid()), is_marked(child)), (true, false));
+    boss.ask(Ask::Shutdown).await.unwrap();
+    assert!(boss.wait().await.success());
+}

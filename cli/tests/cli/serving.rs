@@ -288,3 +288,30 @@ async fn commands_that_are_wrong_are_refused_before_anything_is_made() {
     world.pod(&["serve", "--manifest", &manifest]).await.refused(2, &["pod.toml, line 3", "`place`", "directory"]);
     assert!(!world.root().exists());
 }
+
+#[tokio::test]
+async fn root_is_restored_whatever_the_stores_of_strangers_hold() {
+    let world = World::new();
+    let serving = boss(&world).await;
+    ok(&world, &["stop", "boss"]).await;
+    serving.ended().await;
+    let _ended = Background(&world, "boss");
+    for (name, what) in [("begun", ""), ("broken", "no database at all")] {
+        let stranger = paths(&world, name);
+        stranger.make_state_dir().unwrap();
+        std::fs::write(stranger.store(), what).unwrap();
+    }
+    says(&ok(&world, &["restore", "boss"]).await, &["restored: `boss`"]);
+    ok(&world, &["stop", "boss"]).await;
+}
+
+#[tokio::test]
+async fn pod_that_a_program_of_another_one_has_started_in_the_background_is_none_of_its_programs() {
+    let world = World::new();
+    let _ended = Background(&world, "root");
+    let line = "POD_LIFE=00000000000000ff \"$POD\" serve --name root --detach --json";
+    let pid = world.shell("sh", line).await.records().remove(0)["pid"].clone();
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("POD_LIFE="));
+    ok(&world, &["stop", "root"]).await;
+}

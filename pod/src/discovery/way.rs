@@ -11,7 +11,7 @@ use crate::life_lock::{self, Holder, Life};
 use crate::manifest::Manifest;
 use crate::protocol::{Restore, RestoreRejection, Text};
 use crate::runtime_dir::{DirError, PodPaths, Roots};
-use crate::store::{ChildRow, StoreReader};
+use crate::store::{ChildRow, Owner, StoreError, StoreReader};
 
 /// How a pod is reached.
 #[derive(Clone, Debug)]
@@ -37,28 +37,50 @@ pub(crate) struct Parent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ParentSearch {
     pub(crate) found: Option<Parent>,
-    /// Pods whose stores cannot be read: one of them may be it.
+    /// Whose the pod's own store says that it is.
+    pub(crate) owner: Option<Owner>,
+    /// Pods whose stores cannot be read: if the pod's own store does not say, one of them may be it.
     pub(crate) unread: Vec<PodName>,
 }
 
-/// Looks through what all pods know of their children for the newest life of `name`.
+/// Asks the pod's own store whose it is, and that pod's for the newest life of `name`. If it does not say, or that pod knows of
+/// none, looks through what all pods know of their children.
 pub(crate) fn parent_of(roots: &Roots, name: &PodName) -> Result<ParentSearch, DirError> {
-    let mut search = ParentSearch::default();
-    for other in roots.pods()?.into_iter().filter(|other| other != name) {
+    let owner = StoreReader::owner_of(roots.pod(name).store());
+    let mut search = ParentSearch { owner: owner.clone(), ..ParentSearch::default() };
+    match owner {
+        // What strangers' stores hold, and whether they can be read, is then the same.
+        Some(Owner::Nobody) => return Ok(search),
+        Some(Owner::Parent(parent)) => {
+            look_through(roots, name, vec![parent], &mut search);
+            if search.found.is_some() {
+                return Ok(search);
+            }
+            search.unread.clear();
+        }
+        None => {}
+    }
+    look_through(roots, name, roots.pods()?, &mut search);
+    Ok(search)
+}
+
+fn look_through(roots: &Roots, name: &PodName, others: Vec<PodName>, search: &mut ParentSearch) {
+    for other in others.into_iter().filter(|other| other != name) {
         let paths = roots.pod(&other);
         if !paths.store().exists() {
             continue;
         }
         let looked = StoreReader::open(paths.store()).and_then(|reader| reader.look(|reads| reads.child_by_name(name)));
         match looked {
+            Ok(Some(row)) if row.moved_to.is_some() => {}
             Ok(Some(row)) if search.found.as_ref().is_none_or(|known| known.row.at <= row.at) => {
                 search.found = Some(Parent { alive: lives(&paths), name: other, row });
             }
-            Ok(_) => {}
+            // Whoever made it died before it wrote: it never had a child.
+            Ok(_) | Err(StoreError::Empty { .. }) => {}
             Err(_) => search.unread.push(other),
         }
     }
-    Ok(search)
 }
 
 /// Whether the pod could be restored, and how. `unreadable` is what is wrong with its store.
@@ -86,7 +108,12 @@ pub(crate) fn restorable(
         None => {}
     }
     let name = paths.name();
-    if let Some(unread) = parents.unread.first() {
+    if let Some(Owner::Parent(parent)) = &parents.owner {
+        return no(format!(
+            "it is a child of `{parent}`, whose store does not know it or cannot be read; `pod inspect {parent}` says why"
+        ));
+    }
+    if let Some(unread) = parents.unread.first().filter(|_| parents.owner.is_none()) {
         return no(format!(
             "whether it is a child of `{unread}` cannot be told, whose store cannot be read; `pod inspect {unread}` says why"
         ));
@@ -137,7 +164,12 @@ pub fn way(roots: &Roots, name: &PodName) -> Result<Way, RestoreRejection> {
 /// # Errors
 /// If the directory of all pods cannot be read.
 pub fn parent_name(roots: &Roots, name: &PodName) -> Result<Option<PodName>, DirError> {
-    Ok(parent_of(roots, name)?.found.map(|parent| parent.name))
+    let search = parent_of(roots, name)?;
+    let recorded = match search.owner {
+        Some(Owner::Parent(parent)) => Some(parent),
+        Some(Owner::Nobody) | None => None,
+    };
+    Ok(search.found.map(|parent| parent.name).or(recorded))
 }
 
 fn lives(paths: &PodPaths) -> bool {

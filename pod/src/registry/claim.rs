@@ -130,6 +130,12 @@ impl Registry {
         alive.map_or(Ok(()), |(holder, path)| Err(ClaimError::Overlap { path, holder: holder.pod.name }))
     }
 
+    /// Whether nobody is this life any more and nobody has yet to start or to bury it, so that what it has left running may be
+    /// ended. Blocks.
+    pub(crate) fn is_over(&self, life: &Registered, now: UnixMillis) -> bool {
+        proof::is_over(life, now)
+    }
+
     /// The place of a life that was claimed.
     ///
     /// # Errors

@@ -33,6 +33,11 @@ pub(super) fn is_dead(life: &Registered, now: UnixMillis) -> bool {
     is_unlocked(&life.pod, &life.state_dir) && !has_programs(life.pod.incarnation)
 }
 
+/// Whether nobody is this life, nor is about to be, or to bury it. Programs of it may run.
+pub(super) fn is_over(life: &Registered, now: UnixMillis) -> bool {
+    is_unlocked(&life.pod, &life.state_dir) && !is_expected(life, now) && awaits_burial(life, None).is_none()
+}
+
 /// Whether no process is this life.
 fn is_unlocked(pod: &PodId, state_dir: &Path) -> bool {
     match life_lock::probe(&state_dir.join("life.lock")) {

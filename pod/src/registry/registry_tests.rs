@@ -283,6 +283,8 @@ fn life_that_its_living_parent_has_yet_to_bury_is_left_to_it() {
     // Its lock is free, a million seconds have passed, and yet it may be told to begin.
     let late = UnixMillis(NOW.0 + 1_000_000_000);
     assert!(matches!(world.claim_at(&b, child(&top, world.writing("x")), late), Err(ClaimError::Overlap { .. })));
+    let is_over = || world.registry.is_over(&world.registry.pods().unwrap()[0], late);
+    assert_eq!((world.registry.pods().unwrap()[0].pod.clone(), is_over()), (a.clone(), false));
     // A parent that is dead starts nobody.
     drop(life);
     world.claim_at(&b, child(&top, world.writing("x")), late).unwrap();
@@ -301,6 +303,7 @@ fn name_of_a_life_that_its_dead_parent_has_not_buried_is_given_to_no_stranger() 
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.write(move |tx| tx.reserve_child(&new))).unwrap();
     drop(life);
+    assert!(!world.registry.is_over(&world.registry.pods().unwrap()[0], NOW), "what it has left would be killed");
     for origin in [child(&other, Rules::default()), root(None)] {
         let error = world.claim(&pod("a", 2), origin).unwrap_err();
         assert!(
@@ -313,6 +316,7 @@ fn name_of_a_life_that_its_dead_parent_has_not_buried_is_given_to_no_stranger() 
     let (dead, lost) = (a.clone(), crate::protocol::LostReason::Unobserved);
     let end = crate::store::EndOfLife::Dead(lost);
     runtime.block_on(store.write(move |tx| crate::event::end_child(tx, &dead, end, None))).unwrap();
+    assert!(world.registry.is_over(&world.registry.pods().unwrap()[0], NOW));
     world.claim(&pod("a", 2), child(&other, Rules::default())).unwrap();
 }
 

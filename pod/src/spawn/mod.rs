@@ -13,4 +13,5 @@ pub(crate) mod restart;
 pub(crate) mod stderr;
 pub(crate) mod supervisor;
 
+pub use self::process::LIFE_VARIABLE;
 pub use self::registry::{ChildPhase, ChildStatus, SpawnedPodRegistry, WorkEnd};

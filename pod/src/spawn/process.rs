@@ -24,7 +24,7 @@ use crate::runtime_dir::Roots;
 pub(crate) const WITHHELD: [&str; 1] = [CHILD_VARIABLE];
 
 /// The variable that marks the programs of one life of a pod, and whatever these start: its incarnation.
-pub(crate) const LIFE_VARIABLE: &str = "POD_LIFE";
+pub const LIFE_VARIABLE: &str = "POD_LIFE";
 
 /// LIMIT: how often the process table is looked through for one dead life. What is killed may have started another in
 /// the last moment; what outruns this many looks is a fork bomb.

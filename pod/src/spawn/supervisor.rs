@@ -21,7 +21,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::process::{Leader, kill_programs_of, watch_death};
+use super::process::{LIFE_VARIABLE, Leader, kill_programs_of, watch_death};
 use super::registry::{ChildPhase, Stop};
 use super::restart::{Decision, Over, decide};
 use crate::event::settle_dead_child;
@@ -77,6 +77,8 @@ pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)
+        // This pod may have been started by a program of another one: its children are not that one's programs.
+        .env_remove(LIFE_VARIABLE)
         .env(CHILD_VARIABLE, serde_json::to_string(&config)?);
     if let Some((name, dir)) = shared.roots.variable() {
         command.env(name, dir);
