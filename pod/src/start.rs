@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
@@ -244,8 +244,8 @@ impl PodController {
         let scope = (!options.scope.is_empty()).then_some(scope);
         if let (Some(scope), None) = (scope.clone(), &child) {
             // Before anything is made; decided below.
-            let registry = registry.clone();
-            blocking(move || registry.is_free(&scope, Clock::System.now())).await.map_err(registry_error)?;
+            let (registry, name) = (registry.clone(), name.clone());
+            blocking(move || registry.is_free(&name, &scope, Clock::System.now())).await.map_err(registry_error)?;
         }
         paths.make_state_dir().map_err(directory)?;
         let incarnation = child.as_ref().map_or_else(Incarnation::random, |child| child.config.pod.incarnation);
@@ -345,6 +345,7 @@ impl PodController {
             phase: watch::Sender::new(PodState::Idle),
             done: watch::Sender::new(false),
             spawning: AtomicUsize::new(0),
+            carrying_out: AtomicBool::new(false),
             order: Arc::new(AtomicU64::new(0)),
             paths,
             store,

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pod::protocol::{LocalEvent, PodEvent, PodState, Shutdown, ShutdownMode, Status};
+use pod::scope::{Permission, ScopeRule};
 use pod::store::HistoryItem;
 use pod::{PodController, SpawnError, SpawnPod, StartError, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
 use rustix::process::Signal;
@@ -40,6 +41,38 @@ async fn stop_pod_reaches_the_child_and_its_shut_down_is_its_only_end() {
     history.assert_every_event_once_and_in_order();
     history.assert_one_terminal_a_life();
     assert_eq!(history.terminals("a").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn program_that_has_left_its_group_is_dead_when_what_its_pod_wrote_is_given_to_another() {
+    let world = world();
+    let boss = world.boss().await;
+    let place = world.root().canonicalize().unwrap().join("place");
+    std::fs::create_dir(&place).unwrap();
+    let place = place.display().to_string();
+    let rule = || vec![ScopeRule::below(&*place, Permission::Write)];
+    // Its turn ends, and the pod cleanly with it; the writer stays, for a minute at most.
+    let command = format!(
+        "setsid sh -c 'echo $$ >{place}/writer; exec sleep 60' </dev/null >/dev/null 2>&1 &
+         until [ -s {place}/writer ]; do sleep 0.05; done; exit 0"
+    );
+    let spawn = SpawnPod::new("a".parse().unwrap(), WorkerSpec::command(command));
+    let child = boss.spawn_pod(spawn.scope(rule())).await.unwrap();
+    assert_eq!(child.run("go").await.unwrap().settled().in_time().await, WorkResult::Finished);
+    let writer = until("the writer runs", || {
+        std::fs::read_to_string(format!("{place}/writer")).ok()?.trim().parse::<i32>().ok()
+    })
+    .await;
+    // A zombie shows no environment.
+    let writes = || std::fs::read(format!("/proc/{writer}/environ")).is_ok_and(|environment| !environment.is_empty());
+    assert!(writes());
+    let terminal = boss.stop_pod(&child.id().name, Duration::from_secs(600)).in_time().await.unwrap();
+    assert_eq!(terminal, Terminal::ShutDown);
+    let sibling = SpawnPod::new("b".parse().unwrap(), WorkerSpec::command("true")).scope(rule());
+    let sibling = boss.spawn_pod(sibling).await;
+    assert!(!writes(), "two write the same place");
+    sibling.unwrap();
+    boss.shutdown().in_time().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -389,7 +389,7 @@ pub struct StopPod {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
 #[serde(rename_all = "snake_case")]
 pub enum StopOutcome {
-    /// It has ended, all that it had to tell is committed, and its name is free.
+    /// It has ended, and all that it had to tell is committed.
     Ended(Stopped),
     /// It was told to end and has not; it is not ours to signal, and goes on ending.
     StillRunning {
@@ -413,6 +413,9 @@ pub struct Stopped {
     pub works_lost: u64,
     /// Why its last events could not be read, if so: some may be lost.
     pub unread: Option<Text<512>>,
+    /// Whether its name and its rights are free again. If not, something that it had started is not proven dead, or the
+    /// registry is held by another process: they come back when that is over.
+    pub returned: bool,
 }
 
 /// How the life of a child ended.

@@ -13,8 +13,10 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::budget::{self, Cap, Tokens, TreeLimits};
 use super::{ClaimError, Registered, Registry, RegistryError, all, in_file, proof};
 use crate::id::{Incarnation, PodId, PodName};
+use crate::runtime_dir::Roots;
 use crate::scope::rules::Rule;
 use crate::scope::{Confinement, Permission, Rules};
+use crate::spawn::process::kill_programs_of;
 use crate::store::UnixMillis;
 
 /// LIMIT: how often one claim takes dead ones out of its way. Each time at least one has gone.
@@ -119,13 +121,18 @@ impl Registry {
         Err(ClaimError::Registry(RegistryError::Busy { path: self.path().to_owned() }))
     }
 
-    /// Whether a root may have `scope`, as things are now.
+    /// Whether the root `name` may have `scope`, as things are now.
     ///
     /// # Errors
     /// Who stands in the way.
-    pub fn is_free(&self, scope: &Rules, now: UnixMillis) -> Result<(), ClaimError> {
+    pub fn is_free(&self, name: &PodName, scope: &Rules, now: UnixMillis) -> Result<(), ClaimError> {
         let scope = scope.clone().map_targets(canonical);
-        let in_the_way = self.look(|tx| overlapping(tx, &scope, &[]))?;
+        let in_the_way = self.look(|tx| {
+            let mut own = with_all_below(tx, &left_by(tx, name, None, Some(&scope))?)?;
+            // Whether its earlier life is dead is decided where the name is claimed.
+            own.extend(all(tx, "SELECT {} FROM pods WHERE name = ?1", [name])?.iter().map(|row| row.pod.incarnation));
+            overlapping(tx, &scope, &own)
+        })?;
         let alive = in_the_way.into_iter().find(|(holder, _)| !proof::is_dead(holder, now));
         alive.map_or(Ok(()), |(holder, path)| Err(ClaimError::Overlap { path, holder: holder.pod.name }))
     }
@@ -161,8 +168,30 @@ impl Registry {
         })
     }
 
+    /// Ends what is left of a dead life below `roots` that its parent has buried, and takes it out, if it is there. False as long as
+    /// it or something that it has started is not proven dead. Blocks until what is killed is gone, for a few seconds.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing has then been taken out.
+    pub(crate) fn take_back(&self, pod: &PodId, roots: &Roots) -> Result<bool, RegistryError> {
+        let row = self.look(|tx| by_incarnation(tx, pod.incarnation))?;
+        let Some(row) = row.filter(|row| row.pod == *pod) else { return Ok(true) };
+        if !proof::is_unlocked(pod, &row.state_dir) {
+            return Ok(false);
+        }
+        if !proof::has_left_nothing(&row) {
+            kill_programs_of(pod.incarnation, roots);
+            if !proof::has_left_nothing(&row) {
+                return Ok(false);
+            }
+        }
+        self.give_back(pod)?;
+        Ok(true)
+    }
+
     /// Takes a life out, and its rights back. Only for one that is proven dead, or was never reserved. False if it was
-    /// not there any more. What its own children hold goes on, as taken from where it had it.
+    /// not there any more. What its own children hold goes on, as taken from where it had it, until a later life of its
+    /// name takes them up.
     ///
     /// # Errors
     /// [`RegistryError`]; nothing has then changed.
@@ -180,8 +209,8 @@ impl Registry {
                     [life],
                 )?;
                 tx.execute(
-                    "UPDATE pods SET parent_name = ?2, parent = ?3 WHERE parent = ?1",
-                    (life, &parent_name, parent),
+                    "UPDATE pods SET parent_name = ?2, parent = ?3, left_by = left_by || ?4 || '/' WHERE parent = ?1",
+                    (life, &parent_name, parent, &row.pod.name),
                 )?;
                 if parent.is_some() {
                     tx.execute(
@@ -225,23 +254,7 @@ impl Registry {
     pub fn adopted(&self, place: &Place, child: &PodId) -> Result<(), RegistryError> {
         self.transaction(|tx| {
             let Some(row) = by_incarnation(tx, child.incarnation)? else { return Ok(()) };
-            let run = || {
-                // Whoever is left of a tree whose root is no more comes with it.
-                tx.execute(
-                    "UPDATE pods SET root = ?2 WHERE root = ?1
-                     AND NOT EXISTS (SELECT 1 FROM pods p WHERE p.incarnation = ?1)",
-                    (row.root, place.root),
-                )?;
-                tx.execute(
-                    "UPDATE pods SET parent_name = ?2, parent = ?3, root = ?4 WHERE incarnation = ?1",
-                    (child.incarnation, &place.pod.name, place.pod.incarnation, place.root),
-                )?;
-                tx.execute(
-                    "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
-                    [row.root],
-                )
-            };
-            run().map(drop).map_err(|error| in_file(tx, error))
+            take_up(tx, place, &row)
         })
     }
 
@@ -323,8 +336,9 @@ fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Pla
     }
     match &claim.origin {
         Origin::Root { limits, scope, confinement } => {
+            let heirs = left_by(tx, &claim.pod.name, None, scope.as_ref())?;
             if let Some(scope) = scope {
-                refuse_overlap(tx, scope, &[])?;
+                refuse_overlap(tx, scope, &with_all_below(tx, &heirs)?)?;
             }
             let ends_at = budget::ends_at(limits.seconds, now);
             insert_tree(tx, claim.pod.incarnation, limits, ends_at, now)?;
@@ -338,6 +352,7 @@ fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Pla
                 confinement: *confinement,
             };
             insert(tx, claim, None, &place, now)?;
+            heirs.iter().try_for_each(|heir| take_up(tx, &place, heir))?;
             Ok(place)
         }
         Origin::Child { parent, asked } => {
@@ -354,8 +369,11 @@ fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Pla
                     Some(given.checked().map_err(ClaimError::from)?)
                 }
             };
+            let heirs = left_by(tx, &claim.pod.name, Some(parent.pod.incarnation), scope.as_ref())?;
             if let Some(scope) = &scope {
-                refuse_overlap(tx, scope, &ancestors(tx, &parent)?)?;
+                let mut own = ancestors(tx, &parent)?;
+                own.extend(with_all_below(tx, &heirs)?);
+                refuse_overlap(tx, scope, &own)?;
             }
             let (root, depth, confinement) = (parent.root, parent.depth.saturating_add(1), parent.confinement);
             let (limits, ends_at) = (tree.limits, tree.ends_at);
@@ -364,6 +382,7 @@ fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Pla
             let sql = "UPDATE trees SET spawns = spawns + 1, tokens = ?2, refilled_at = ?3, taken = taken + ?4
                        WHERE root = ?1";
             tx.execute(sql, params![root, tokens.left, tokens.at, taken]).map_err(|error| in_file(tx, error))?;
+            heirs.iter().try_for_each(|heir| take_up(tx, &place, heir))?;
             Ok(place)
         }
     }
@@ -392,26 +411,26 @@ fn within_caps(tx: &Transaction<'_>, parent: &Registered, tree: &Tree, now: Unix
     tree.tokens.take(max, now).map_err(rate)
 }
 
-fn refuse_overlap(tx: &Transaction<'_>, scope: &Rules, ancestors: &[Incarnation]) -> Result<(), Refused> {
-    let in_the_way = overlapping(tx, scope, ancestors)?;
+fn refuse_overlap(tx: &Transaction<'_>, scope: &Rules, own: &[Incarnation]) -> Result<(), Refused> {
+    let in_the_way = overlapping(tx, scope, own)?;
     // Who holds it now, not who has lent it.
     let Some((holder, path)) = in_the_way.iter().max_by_key(|(holder, _)| holder.depth) else { return Ok(()) };
     let error = ClaimError::Overlap { path: path.clone(), holder: holder.pod.name.clone() };
     Err(Refused { error, suspects: in_the_way.into_iter().map(|(holder, _)| holder).collect() })
 }
 
-/// Who may write where `scope` may, and is not among `ancestors`, from whom it is taken.
+/// Who may write where `scope` may, and is not among `own`: those from whom it is taken, and those to whom it is lent.
 fn overlapping(
     tx: &Transaction<'_>,
     scope: &Rules,
-    ancestors: &[Incarnation],
+    own: &[Incarnation],
 ) -> Result<Vec<(Registered, PathBuf)>, RegistryError> {
     if !scope.writes() {
         return Ok(Vec::new());
     }
     let sql = "SELECT {} FROM pods WHERE incarnation IN (SELECT holder FROM leases WHERE permission = 'write')";
     let mut found = Vec::new();
-    for holder in all(tx, sql, [])?.into_iter().filter(|holder| !ancestors.contains(&holder.pod.incarnation)) {
+    for holder in all(tx, sql, [])?.into_iter().filter(|holder| !own.contains(&holder.pod.incarnation)) {
         if let Some(path) = rules_of(tx, holder.pod.incarnation)?.overlap(scope) {
             found.push((holder, path));
         }
@@ -428,6 +447,84 @@ fn ancestors(tx: &Transaction<'_>, parent: &Registered) -> Result<Vec<Incarnatio
         next = by_incarnation(tx, above.incarnation)?.and_then(|row| row.parent);
     }
     Ok(found)
+}
+
+/// The children that an earlier life of `name` has left, to the child of `under` or the root of that name, and that hold
+/// nothing but parts of `scope`: what they hold is lent by the next life, as it was by that one. Another one's claim is
+/// not theirs: whoever takes the name with less stands behind them as anybody does.
+fn left_by(
+    tx: &Transaction<'_>,
+    name: &PodName,
+    under: Option<Incarnation>,
+    scope: Option<&Rules>,
+) -> Result<Vec<Registered>, RegistryError> {
+    let sql = "SELECT {} FROM pods WHERE (instr(left_by, '/' || ?1 || '/') > 0 AND parent IS ?2)
+                   OR parent IN (SELECT incarnation FROM pods WHERE name = ?1)";
+    let mut heirs = Vec::new();
+    for heir in all(tx, sql, (name, under))? {
+        let lies_within = match scope {
+            Some(scope) if heir.scoped => scope.delegate(&rules_of(tx, heir.pod.incarnation)?).is_ok(),
+            _ => true,
+        };
+        if lies_within {
+            heirs.push(heir);
+        }
+    }
+    Ok(heirs)
+}
+
+/// `heads`, and all lives below them.
+fn with_all_below(tx: &Transaction<'_>, heads: &[Registered]) -> Result<Vec<Incarnation>, RegistryError> {
+    let mut found: Vec<_> = heads.iter().map(|head| head.pod.incarnation).collect();
+    let mut looked_at = 0;
+    while let Some(next) = found.get(looked_at).copied() {
+        looked_at += 1;
+        let children = all(tx, "SELECT {} FROM pods WHERE parent = ?1", [next])?.into_iter();
+        let new: Vec<_> = children.map(|row| row.pod.incarnation).filter(|life| !found.contains(life)).collect();
+        found.extend(new);
+    }
+    Ok(found)
+}
+
+/// `child` goes on as a child of the life at `place`, and what it may write as taken from that one's.
+fn take_up(tx: &Transaction<'_>, place: &Place, child: &Registered) -> Result<(), RegistryError> {
+    let (life, parent) = (child.pod.incarnation, place.pod.incarnation);
+    let run = || {
+        // Whoever is left of a tree whose root is no more comes with it, and what they hold is the new tree's to get back.
+        let is_left: bool = tx.query_row(
+            "SELECT ?1 <> ?2 AND NOT EXISTS (SELECT 1 FROM pods WHERE incarnation = ?1)",
+            (child.root, place.root),
+            |row| row.get(0),
+        )?;
+        if is_left {
+            tx.execute(
+                "UPDATE trees SET taken = taken + (SELECT count(*) FROM leases WHERE permission = 'write'
+                     AND holder IN (SELECT incarnation FROM pods WHERE root = ?1)) WHERE root = ?2",
+                (child.root, place.root),
+            )?;
+            tx.execute("UPDATE pods SET root = ?2 WHERE root = ?1", (child.root, place.root))?;
+        }
+        tx.execute(
+            "UPDATE pods SET parent_name = ?2, parent = ?3, root = ?4,
+                 left_by = CASE instr(left_by, '/' || ?2 || '/') WHEN 0 THEN '/'
+                           ELSE substr(left_by, 1, instr(left_by, '/' || ?2 || '/')) END
+             WHERE incarnation = ?1",
+            (life, &place.pod.name, parent, place.root),
+        )?;
+        let mut written =
+            tx.prepare_cached("SELECT id, target FROM leases WHERE holder = ?1 AND permission = 'write'")?;
+        let written = written.query_map([life], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+        for lease in written.collect::<rusqlite::Result<Vec<_>>>()? {
+            if let Some(from) = lease_for(tx, parent, Path::new(&lease.1))? {
+                tx.execute("UPDATE leases SET taken_from = ?2 WHERE id = ?1", (lease.0, from))?;
+            }
+        }
+        tx.execute(
+            "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
+            [child.root],
+        )
+    };
+    run().map(drop).map_err(|error| in_file(tx, error))
 }
 
 /// Writes the life and its rights. Returns how many rights to write were taken from its parent.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Claim, ClaimError, Origin, Place, Registry, RegistryError};
 use crate::id::PodId;
-use crate::runtime_dir::PodPaths;
+use crate::runtime_dir::{PodPaths, Roots};
 use crate::scope::{Rules, Scope, ScopeRule};
 use crate::store::Clock;
 
@@ -82,17 +82,34 @@ impl Member {
         Ok(Claimed { member: self.clone(), pod: pod.clone(), rules, kept: false })
     }
 
-    /// Takes back what a child had, which is proven dead or was never reserved. Doing it twice does nothing more.
+    /// Takes back what a child had that was never reserved. Doing it twice does nothing more.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; whoever it is in the way of takes it back.
+    async fn give_back(&self, pod: &PodId) -> Result<(), RegistryError> {
+        let pod = pod.clone();
+        self.blocking(move |registry| registry.give_back(&pod)).await?;
+        self.look_at_lent().await
+    }
+
+    /// Ends what is left of a child that was buried, and takes back what it had. False as long as it is not proven dead.
+    /// Doing it twice does nothing more.
     ///
     /// # Errors
     /// [`RegistryError`]; to be tried again.
-    pub(crate) async fn give_back(&self, pod: &PodId) -> Result<(), RegistryError> {
-        let dead = pod.clone();
-        self.blocking(move |registry| registry.give_back(&dead)).await?;
-        // What the dead child's own children hold is taken from us now.
+    pub(crate) async fn take_back(&self, pod: &PodId, roots: &Roots) -> Result<bool, RegistryError> {
+        let (dead, roots) = (pod.clone(), roots.clone());
+        if !self.blocking(move |registry| registry.take_back(&dead, &roots)).await? {
+            return Ok(false);
+        }
+        self.look_at_lent().await?;
+        Ok(true)
+    }
+
+    /// What a dead child's own children hold is taken from us now.
+    async fn look_at_lent(&self) -> Result<(), RegistryError> {
         let own = self.place.pod.clone();
-        let lent = self.blocking(move |registry| registry.lent(&own)).await?;
-        self.scope.lent(lent);
+        self.scope.lent(self.blocking(move |registry| registry.lent(&own)).await?);
         Ok(())
     }
 
@@ -100,9 +117,7 @@ impl Member {
     pub(crate) async fn adopted(&self, children: Vec<PodId>) -> Result<(), RegistryError> {
         let place = self.place.clone();
         self.blocking(move |registry| children.iter().try_for_each(|child| registry.adopted(&place, child))).await?;
-        let own = self.place.pod.clone();
-        self.scope.lent(self.blocking(move |registry| registry.lent(&own)).await?);
-        Ok(())
+        self.look_at_lent().await
     }
 
     async fn blocking<T: Send + 'static, E: From<RegistryError> + Send + 'static>(

@@ -7,7 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
@@ -17,11 +17,14 @@ use super::RegistryError;
 /// longer.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
+/// Between two attempts to change the journal's mode. LIMIT: it takes a millisecond.
+const MODE_PAUSE: Duration = Duration::from_millis(2);
+
 /// "podr": tells the registry from pods' stores and from other programs' files.
 const APPLICATION_ID: i64 = 0x706f_6472;
 
 /// What turns version `n` into `n + 1`. One that was shipped is never edited.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -77,6 +80,9 @@ CREATE TABLE trees (
 ) WITHOUT ROWID;
 ";
 
+/// left_by: the names of the dead that were between the life and its parent, the nearest first, each between slashes.
+const V2: &str = "ALTER TABLE pods ADD COLUMN left_by TEXT NOT NULL DEFAULT '/';";
+
 /// A connection to the registry at `path`, which is made if there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, RegistryError> {
     create_private(path)?;
@@ -108,6 +114,10 @@ pub(super) fn check(path: &Path, conn: &Connection) -> Result<(), RegistryError>
     if found == "ok" { Ok(()) } else { Err(RegistryError::Unusable { path: path.to_owned(), reason: found }) }
 }
 
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 /// Says what SQLite's error is about.
 pub(super) fn classify(path: &Path, source: rusqlite::Error) -> RegistryError {
     let path = path.to_owned();
@@ -120,9 +130,8 @@ pub(super) fn classify(path: &Path, source: rusqlite::Error) -> RegistryError {
 }
 
 fn version(path: &Path, conn: &Connection) -> Result<i64, RegistryError> {
-    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|error| classify(path, error));
-    let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-    if application == 0 && version == 0 && number("SELECT count(*) FROM sqlite_schema")? == 0 {
+    let (application, version, tables) = marks(conn).map_err(|error| classify(path, error))?;
+    if application == 0 && version == 0 && tables == 0 {
         return Ok(0);
     }
     if application != APPLICATION_ID {
@@ -134,6 +143,17 @@ fn version(path: &Path, conn: &Connection) -> Result<i64, RegistryError> {
         return Err(RegistryError::Newer { path: path.to_owned(), found: version, known: VERSION });
     }
     Ok(version)
+}
+
+/// Application, version and number of tables, at one moment: whoever makes the file does so in between else.
+fn marks(conn: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
+    let moment = conn.unchecked_transaction()?;
+    let number = |sql: &str| moment.query_row(sql, [], |row| row.get::<_, i64>(0));
+    Ok((
+        number("PRAGMA application_id")?,
+        number("PRAGMA user_version")?,
+        number("SELECT count(*) FROM sqlite_schema")?,
+    ))
 }
 
 fn migrate(path: &Path, conn: &mut Connection) -> Result<(), RegistryError> {
@@ -151,10 +171,16 @@ fn migrate(path: &Path, conn: &mut Connection) -> Result<(), RegistryError> {
     run(conn).map_err(|error| classify(path, error))
 }
 
+#[expect(clippy::disallowed_methods, reason = "nothing tells when another process has changed the journal's mode")]
 fn write_ahead(path: &Path, conn: &Connection) -> Result<(), RegistryError> {
-    let mode: String = conn
-        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
-        .map_err(|error| classify(path, error))?;
+    let since = Instant::now();
+    let mode: String = loop {
+        match conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)) {
+            // Two who change it at once are told so at once, whatever the time that they would wait.
+            Err(error) if is_busy(&error) && since.elapsed() < BUSY_TIMEOUT => std::thread::sleep(MODE_PAUSE),
+            done => break done.map_err(|error| classify(path, error))?,
+        }
+    };
     if mode == "wal" {
         return Ok(());
     }

@@ -22,15 +22,30 @@ const RESERVED_WITHIN_MS: u64 = 60_000;
 /// LIMIT: longer than an `exec` is without an environment.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
-/// Whether `life` and all that it has started are dead.
-#[expect(clippy::disallowed_methods, reason = "two looks at the same moment would be one")]
+/// Whether `life` and all that it has started are dead, and nobody is about to start or to bury it.
 pub(super) fn is_dead(life: &Registered, now: UnixMillis) -> bool {
     // The cheapest look first: most are alive.
-    if !is_unlocked(&life.pod, &life.state_dir) || is_expected(life, now) || has_programs(life.pod.incarnation) {
-        return false;
+    is_unlocked(&life.pod, &life.state_dir) && !is_expected(life, now) && has_left_nothing(life)
+}
+
+/// Whether `life`, which is over for its parent, and all that it has started are dead.
+#[expect(clippy::disallowed_methods, reason = "two looks at the same moment would be one")]
+pub(super) fn has_left_nothing(life: &Registered) -> bool {
+    let look = || is_unlocked(&life.pod, &life.state_dir) && runs_nothing(life);
+    look() && {
+        std::thread::sleep(BETWEEN_LOOKS);
+        look()
     }
-    std::thread::sleep(BETWEEN_LOOKS);
-    is_unlocked(&life.pod, &life.state_dir) && !has_programs(life.pod.incarnation)
+}
+
+fn runs_nothing(life: &Registered) -> bool {
+    match has_programs(life.pod.incarnation, life.since) {
+        Ok(some) => !some,
+        Err(error) => {
+            tracing::debug!(pod = %life.pod, %error, "a process cannot be looked at; it may be a program of a dead pod");
+            false
+        }
+    }
 }
 
 /// Whether nobody is this life, nor is about to be, or to bury it. Programs of it may run.
@@ -39,7 +54,7 @@ pub(super) fn is_over(life: &Registered, now: UnixMillis) -> bool {
 }
 
 /// Whether no process is this life.
-fn is_unlocked(pod: &PodId, state_dir: &Path) -> bool {
+pub(super) fn is_unlocked(pod: &PodId, state_dir: &Path) -> bool {
     match life_lock::probe(&state_dir.join("life.lock")) {
         Ok(Life::Free) => true,
         // One that has not said yet who it is might be this life.

@@ -6,11 +6,13 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::life_lock::LifeLock;
+use crate::runtime_dir::ROOT_VARIABLE;
 use crate::scope::{Permission, Rules, ScopeRule};
 use crate::spawn::process::LIFE_VARIABLE;
 use crate::store::{NewChild, Store, fixture};
 
-const NOW: UnixMillis = UnixMillis(1_000_000);
+/// Later than the beginning of every process: one that cannot be looked at counts as older than these lives.
+const NOW: UnixMillis = UnixMillis(4_000_000_000_000);
 
 struct World {
     dir: TempDir,
@@ -159,6 +161,119 @@ fn what_a_grandchild_holds_outlives_the_child_and_is_taken_from_the_grandparent_
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a program that a dead pod has left behind")]
+fn what_a_buried_child_had_comes_back_when_its_programs_are_gone_too() {
+    let world = World::new();
+    let (top, one) = (pod("top", 1), PodId::new("one".parse().unwrap(), Incarnation::random()));
+    let (_top, life) = (world.life(&top), world.life(&one));
+    world.claim(&top, root(Some(world.writing("x")))).unwrap();
+    world.claim(&one, child(&top, world.writing("x"))).unwrap();
+    let mut program = std::process::Command::new("setsid");
+    let program = program.args(["sleep", "60"]).env(ROOT_VARIABLE, world.dir.path().join("root"));
+    let program = program.env(LIFE_VARIABLE, one.incarnation.to_string());
+    let mut program = program.spawn().unwrap();
+    let while_it_lives = world.registry.take_back(&one, &world.roots).unwrap();
+    let spared = program.try_wait().unwrap().is_none();
+    drop(life);
+    let taken = world.registry.take_back(&one, &world.roots).unwrap();
+    let killed = program.try_wait().unwrap().is_some();
+    let _ = program.kill();
+    program.wait().unwrap();
+    assert!(!while_it_lives && spared, "the life lock is held");
+    assert!(taken && killed, "it was taken back: {taken}, its program was killed before: {killed}");
+    assert!(world.registry.take_back(&one, &world.roots).unwrap(), "once more does nothing more");
+    assert_eq!(world.registry.balance(top.incarnation).unwrap(), (1, 1));
+}
+
+#[test]
+fn next_life_of_a_root_gets_its_scope_though_its_child_still_writes_in_it() {
+    let world = World::new();
+    let (top, leaf, tip) = (pod("top", 1), pod("leaf", 1), pod("tip", 1));
+    let (life, _leaf, _tip) = (world.life(&top), world.life(&leaf), world.life(&tip));
+    world.claim(&top, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&leaf, child(&top, world.writing("tree/x"))).unwrap();
+    world.claim(&tip, child(&leaf, world.writing("tree/x/y"))).unwrap();
+    drop(life);
+    let again = pod("top", 2);
+    let _again = world.life(&again);
+    // With less than the child has it would not be the child's parent in what that writes.
+    assert!(world.registry.is_free(&again.name, &world.writing("tree/x/y"), NOW).is_err());
+    let less = world.claim(&again, root(Some(world.writing("tree/x/y"))));
+    assert!(matches!(less, Err(ClaimError::Overlap { .. })), "{less:?}");
+    let stranger = world.claim(&pod("other", 1), root(Some(world.writing("tree"))));
+    assert!(matches!(stranger, Err(ClaimError::Overlap { .. })), "{stranger:?}");
+
+    world.registry.is_free(&again.name, &world.writing("tree"), NOW).unwrap();
+    world.claim(&again, root(Some(world.writing("tree")))).unwrap();
+    assert_eq!(world.registry.lent(&again).unwrap(), [(leaf.clone(), world.writing("tree/x"))]);
+    let rows = world.registry.pods().unwrap();
+    assert!(rows.iter().all(|row| row.root == again.incarnation), "{rows:?}");
+    let late = world.claim(&pod("late", 1), child(&again, world.writing("tree/x"))).unwrap_err().to_string();
+    assert!(late.contains("pod `tip`"), "{late}");
+    world.registry.give_back(&tip).unwrap();
+    world.registry.give_back(&leaf).unwrap();
+    assert_eq!(world.registry.balance(again.incarnation).unwrap(), (2, 2));
+    world.claim(&pod("late", 1), child(&again, world.writing("tree/x"))).unwrap();
+}
+
+#[test]
+fn scope_of_a_root_whose_earlier_life_is_not_taken_out_yet_is_free_to_that_name_alone() {
+    let world = World::new();
+    let (top, leaf) = (pod("top", 1), pod("leaf", 1));
+    let (life, _leaf) = (world.life(&top), world.life(&leaf));
+    world.claim(&top, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&leaf, child(&top, world.writing("tree/x"))).unwrap();
+    drop(life);
+    world.registry.is_free(&top.name, &world.writing("tree"), NOW).unwrap();
+    assert!(world.registry.is_free(&"other".parse().unwrap(), &world.writing("tree"), NOW).is_err());
+}
+
+#[test]
+fn next_life_of_a_child_takes_up_those_that_were_left_to_its_parent_and_no_other_does() {
+    let world = World::new();
+    let (top, mid, leaf, tip) = (pod("top", 1), pod("mid", 1), pod("leaf", 1), pod("tip", 1));
+    let (_top, life, leaf_life, _tip) = (world.life(&top), world.life(&mid), world.life(&leaf), world.life(&tip));
+    world.claim(&top, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&mid, child(&top, world.writing("tree/x"))).unwrap();
+    world.claim(&leaf, child(&mid, world.writing("tree/x/y"))).unwrap();
+    world.claim(&tip, child(&leaf, world.writing("tree/x/y/z"))).unwrap();
+    drop((life, leaf_life));
+    world.registry.give_back(&leaf).unwrap();
+    world.registry.give_back(&mid).unwrap();
+    let other = world.claim(&pod("other", 1), child(&top, world.writing("tree/x")));
+    assert!(matches!(other, Err(ClaimError::Overlap { .. })), "{other:?}");
+    let (mid, leaf) = (pod("mid", 2), pod("leaf", 2));
+    let _lives = [world.life(&mid), world.life(&leaf)];
+    world.claim(&mid, child(&top, world.writing("tree/x"))).unwrap();
+    assert_eq!(world.registry.lent(&mid).unwrap(), [(tip.clone(), world.writing("tree/x/y/z"))]);
+    world.claim(&leaf, child(&mid, world.writing("tree/x/y"))).unwrap();
+    assert_eq!(world.registry.lent(&mid).unwrap(), [(leaf.clone(), world.writing("tree/x/y"))]);
+    assert_eq!(world.registry.lent(&leaf).unwrap(), [(tip, world.writing("tree/x/y/z"))]);
+}
+
+#[test]
+fn of_many_who_use_a_registry_first_nobody_takes_it_for_another_programs() {
+    for round in 0..40 {
+        let world = World::new();
+        let begin = std::sync::Barrier::new(8);
+        std::thread::scope(|threads| {
+            let firsts: Vec<_> = (0..8)
+                .map(|_| {
+                    threads.spawn(|| {
+                        begin.wait();
+                        Registry::at(&world.roots).pods()
+                    })
+                })
+                .collect();
+            for first in firsts {
+                let found = first.join().unwrap();
+                assert!(matches!(&found, Ok(pods) if pods.is_empty()), "round {round}: {found:?}");
+            }
+        });
+    }
+}
+
+#[test]
 fn trees_of_one_user_know_of_each_other() {
     let world = World::new();
     let (one, two) = (pod("one", 1), pod("two", 1));
@@ -166,9 +281,9 @@ fn trees_of_one_user_know_of_each_other() {
     world.claim(&one, root(Some(world.writing("x")))).unwrap();
     let error = world.claim(&two, root(Some(world.writing("x/y")))).unwrap_err().to_string();
     assert!(error.contains("pod `one`"), "{error}");
-    assert!(world.registry.is_free(&world.writing("x"), NOW).is_err());
+    assert!(world.registry.is_free(&two.name, &world.writing("x"), NOW).is_err());
     drop(lock);
-    world.registry.is_free(&world.writing("x"), NOW).unwrap();
+    world.registry.is_free(&two.name, &world.writing("x"), NOW).unwrap();
     world.claim(&two, root(Some(world.writing("x/y")))).unwrap();
 }
 

@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getuid, kill_process_group, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
@@ -19,6 +20,7 @@ use tokio::process::Child;
 use super::supervisor::{CHILD_VARIABLE, ChildConfig};
 use crate::id::Incarnation;
 use crate::runtime_dir::Roots;
+use crate::store::UnixMillis;
 
 /// Variables by which a pod tells its child what it is; no program that a pod runs may see them.
 pub(crate) const WITHHELD: [&str; 1] = [CHILD_VARIABLE];
@@ -31,6 +33,19 @@ pub const LIFE_VARIABLE: &str = "POD_LIFE";
 const LOOKS_MAX: usize = 16;
 /// LIMIT: longer than an `exec` is without an environment, and nothing beside the end of a child.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
+/// LIMIT: how long the killed are waited for. The kernel takes milliseconds; one that waits for a disk may take for ever,
+/// and its rights come back when it is gone.
+const DYING_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at the dying. LIMIT: a look reads the whole process table.
+const WHILE_DYING: Duration = Duration::from_millis(10);
+
+/// Where the kernel shows its processes.
+const PROC: &str = "/proc";
+/// LIMIT: 100 wherever Linux runs, but for two machines that are no longer made.
+const TICKS_PER_SECOND: u64 = 100;
+/// LIMIT: the kernel says when it was booted in whole seconds; a clock that is set moves that.
+const CLOCK_SLACK_MS: u64 = 2_000;
 
 /// A pidfd of `process`, which becomes readable when the process is dead. The caller must know that the number is
 /// still that process's: it is unreaped, or is checked again afterwards.
@@ -118,11 +133,18 @@ impl Drop for Leader {
 }
 
 /// Kills the programs that the dead life `life` below `roots` has left behind: they lead groups of their own, so that nothing
-/// but their mark tells whose they were. Returns how many there were. Blocks for as long as reading the process table takes.
-#[expect(clippy::disallowed_methods, reason = "an exec that is under way says nothing when it is over")]
+/// but their mark tells whose they were. Returns how many there were, when nobody of them is seen any more or after a while.
+/// What cannot be looked at is left alone: whether all are gone is for [`has_programs`] to say. Blocks for as long as
+/// reading the process table takes.
+#[expect(clippy::disallowed_methods, reason = "neither an exec that is under way nor a process that is dying says so")]
 pub(crate) fn kill_programs_of(life: Incarnation, roots: &Roots) -> usize {
-    let marked = || marked().into_iter().filter(|found| found.is_of(life, roots)).map(|found| found.pid).collect();
-    kill_all(marked, |pid| kill_if_marked(pid, life, roots), || std::thread::sleep(BETWEEN_LOOKS))
+    let its = || marked().into_iter().filter(|found| found.is_of(life, roots)).map(|found| found.pid).collect();
+    let killed = kill_all(its, |pid| kill_if_marked(pid, life, roots), || std::thread::sleep(BETWEEN_LOOKS));
+    let since = Instant::now();
+    while killed > 0 && since.elapsed() < DYING_MAX && !its().is_empty() {
+        std::thread::sleep(WHILE_DYING);
+    }
+    killed
 }
 
 /// A process that a pod has started, or was about to start.
@@ -168,37 +190,109 @@ fn kill_all(look: impl Fn() -> Vec<Pid>, kill: impl Fn(Pid) -> bool, pause: impl
     killed.len()
 }
 
-/// Whether a process carries the mark of `life`, below whatever root: the pod itself, or a program that it has started. Blocks
-/// for as long as reading the process table takes.
-pub(crate) fn has_programs(life: Incarnation) -> bool {
-    marked().iter().any(|found| found.life == life)
+/// Whether a process carries the mark of `life`, which began at `since`, below whatever root: the pod itself, or a program
+/// that it has started. Blocks for as long as reading the process table takes.
+///
+/// # Errors
+/// If some process that may be one cannot be looked at.
+pub(crate) fn has_programs(life: Incarnation, since: UnixMillis) -> io::Result<bool> {
+    let look = Look::at(Path::new(PROC))?;
+    if look.marked.iter().any(|found| found.life == life) {
+        return Ok(true);
+    }
+    for (pid, error) in look.hidden {
+        let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+        if !is_denied || !is_none_of_ours(Path::new(PROC), pid, since)? {
+            return Err(error);
+        }
+    }
+    Ok(false)
 }
 
-/// All processes that bear a pod's mark, as far as this user may look at them.
+/// All processes that bear a pod's mark, as far as this user may look at them: no proof that there are no others.
 pub(crate) fn marked() -> Vec<Marked> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?));
-    pids.filter_map(mark_of).collect()
+    Look::at(Path::new(PROC)).map(|look| look.marked).unwrap_or_default()
+}
+
+/// One look through the process table.
+#[derive(Debug, Default)]
+struct Look {
+    /// Who bears a mark.
+    marked: Vec<Marked>,
+    /// Who could not be looked at.
+    hidden: Vec<(Pid, io::Error)>,
+}
+
+impl Look {
+    fn at(proc: &Path) -> io::Result<Self> {
+        let mut look = Self::default();
+        for entry in std::fs::read_dir(proc)? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else { continue };
+            match mark_of(proc, pid) {
+                Ok(found) => look.marked.extend(found),
+                Err(error) => look.hidden.push((pid, error)),
+            }
+        }
+        Ok(look)
+    }
 }
 
 /// A dead process that is not reaped has no environment any more. One that was forked and is not its program yet has
 /// that of its pod, which says who the pod is.
-fn mark_of(pid: Pid) -> Option<Marked> {
-    let environment = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
+    let environment = unless_gone(std::fs::read(of(proc, pid, "environ")))?.unwrap_or_default();
     let entries = environment.split(|byte| *byte == 0);
     let entries: Vec<(&str, &str)> = entries.filter_map(|entry| str::from_utf8(entry).ok()?.split_once('=')).collect();
     let variable = |wanted: &str| entries.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
     let child = variable(CHILD_VARIABLE).and_then(|child| serde_json::from_str::<ChildConfig>(child).ok());
     let program = variable(LIFE_VARIABLE).and_then(|life| life.parse().ok());
-    let life = program.or(child.map(|child| child.pod.incarnation))?;
+    let Some(life) = program.or(child.map(|child| child.pod.incarnation)) else { return Ok(None) };
     let roots = Roots::named_from(None, |name| variable(name).filter(|value| !value.is_empty()).map(Into::into)).ok();
-    Some(Marked { pid, life, roots })
+    Ok(Some(Marked { pid, life, roots }))
+}
+
+/// Whether a process that does not show its environment can be none of a life that began at `since`: it is another
+/// user's, or older. One that runs with more than its user's rights is still that user's.
+fn is_none_of_ours(proc: &Path, pid: Pid, since: UnixMillis) -> io::Result<bool> {
+    let Some(status) = unless_gone(std::fs::read_to_string(of(proc, pid, "status")))? else { return Ok(true) };
+    let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+    if user.is_some_and(|user: u32| user != getuid().as_raw()) {
+        return Ok(true);
+    }
+    let Some(stat) = unless_gone(std::fs::read_to_string(of(proc, pid, "stat")))? else { return Ok(true) };
+    let booted = std::fs::read_to_string(proc.join("stat"))?;
+    Ok(began_ms(&booted, &stat).is_some_and(|began| began.saturating_add(CLOCK_SLACK_MS) < since.0))
+}
+
+/// When a process began, in Unix milliseconds, from the system's `stat` and its own.
+fn began_ms(booted: &str, stat: &str) -> Option<u64> {
+    let booted_s: u64 = booted.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
+    // Its name, which may be anything, ends with the last parenthesis; what follows begins with the third field.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
+    booted_s.checked_mul(1000)?.checked_add(ticks.checked_mul(1000 / TICKS_PER_SECOND)?)
+}
+
+fn of(proc: &Path, pid: Pid, file: &str) -> PathBuf {
+    proc.join(pid.as_raw_nonzero().to_string()).join(file)
+}
+
+/// What was read of a process, if there is one. Nothing but its absence says that it is gone.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    let gone = [rustix::io::Errno::NOENT.raw_os_error(), rustix::io::Errno::SRCH.raw_os_error()];
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.raw_os_error().is_some_and(|number| gone.contains(&number)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 pub(crate) fn kill_if_marked(pid: Pid, life: Incarnation, roots: &Roots) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     // Looked at again, now that the descriptor says whom a signal reaches: the number may be another's by now.
-    mark_of(pid).is_some_and(|found| found.is_of(life, roots)) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+    let found = mark_of(Path::new(PROC), pid).ok().flatten();
+    found.is_some_and(|found| found.is_of(life, roots)) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
 }
 
 #[cfg(test)]
@@ -241,6 +335,47 @@ mod tests {
         };
         assert_eq!(kill_all(look, kill, || pauses.set(pauses.get() + 1)), 2);
         assert!(sent.borrow().contains(&pid(8)) && looks.get() < LOOKS_MAX, "{} looks", looks.get());
+    }
+
+    #[test]
+    fn process_that_cannot_be_looked_at_is_hidden_and_only_one_that_is_not_there_is_absent() {
+        let proc = tempfile::tempdir().unwrap();
+        let life = Incarnation::random();
+        let process = |pid: &str| {
+            let dir = proc.path().join(pid);
+            std::fs::create_dir(&dir).unwrap();
+            dir.join("environ")
+        };
+        // Seven has gone between the two looks; eight is another's, nine is ours, and ten cannot be read.
+        process("7");
+        std::fs::write(process("8"), "A=1\0POD_LIFE=other\0").unwrap();
+        std::fs::write(process("9"), format!("A=1\0{LIFE_VARIABLE}={life}\0")).unwrap();
+        std::fs::create_dir(process("10")).unwrap();
+        let look = Look::at(proc.path()).unwrap();
+        let marked: Vec<_> = look.marked.iter().map(|found| (found.pid, found.life)).collect();
+        assert_eq!(marked, [(Pid::from_raw(9).unwrap(), life)]);
+        assert_eq!(look.hidden.iter().map(|(pid, _)| *pid).collect::<Vec<_>>(), [Pid::from_raw(10).unwrap()]);
+        Look::at(&proc.path().join("none")).unwrap_err();
+    }
+
+    #[test]
+    fn process_that_shows_nothing_is_not_ours_if_it_is_another_users_or_older() {
+        let proc = tempfile::tempdir().unwrap();
+        let pid = Pid::from_raw(7).unwrap();
+        std::fs::create_dir(proc.path().join("7")).unwrap();
+        std::fs::write(proc.path().join("stat"), "cpu 1 2\nbtime 1000\n").unwrap();
+        let zeros = "0 ".repeat(18);
+        // Begun 50 s after 1000 s.
+        std::fs::write(of(proc.path(), pid, "stat"), format!("7 (a ) b) S {zeros}5000 9 9\n")).unwrap();
+        let ours = getuid().as_raw();
+        let is_none_of_ours = |user: u32, since: u64| {
+            std::fs::write(of(proc.path(), pid, "status"), format!("Name:\tx\nUid:\t{user}\t0\t0\t0\n")).unwrap();
+            super::is_none_of_ours(proc.path(), pid, UnixMillis(since)).unwrap()
+        };
+        assert!(is_none_of_ours(ours + 1, 0), "another user's");
+        assert!(is_none_of_ours(ours, 1_060_000), "it is older than the life");
+        assert!(!is_none_of_ours(ours, 1_050_000), "it may have been started by the life");
+        assert!(!is_none_of_ours(ours, 0));
     }
 
     #[test]

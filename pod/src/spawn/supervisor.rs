@@ -107,9 +107,7 @@ pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut
             LostReason::Unobserved
         }
     };
-    if reason != (LostReason::Exited { code: 0 }) {
-        end_programs(&shared, &pod).await;
-    }
+    end_programs(&shared, &pod).await;
     bury(&shared, &row, reason, None).await;
 }
 
@@ -257,7 +255,7 @@ async fn ask(row: &ChildRow, stop: Stop) -> bool {
     !matches!(told, Err(rpc::CallError::NotDelivered(_)))
 }
 
-/// A child that did not end by itself could not end what it ran.
+/// However a child has ended: what it has started may have left its group, and nobody else ends that.
 async fn end_programs(shared: &Shared, pod: &PodId) {
     let (life, roots) = (pod.incarnation, shared.roots.clone());
     let killed = tokio::task::spawn_blocking(move || kill_programs_of(life, &roots)).await;

@@ -33,9 +33,10 @@ fn small_disk(test: &str) -> Option<Disk> {
     }
     let dir = TempDir::new().unwrap();
     let script =
-        format!("mount -t tmpfs -o size={BYTES} none \"$1\" || exit 99; exec \"$2\" --exact \"$3\" --nocapture");
+        format!("mount -t tmpfs -o size={BYTES} none \"$1\" || exit 99; \"$2\" --exact \"$3\" --nocapture; exit $?");
     let run = Command::new("unshare")
-        .args(["-rm", "sh", "-c", &script, "sh"])
+        // With processes of its own: those outside cannot be looked at from in there, and so might be anybody's.
+        .args(["-rmpf", "--mount-proc", "sh", "-c", &script, "sh"])
         .arg(dir.path())
         .arg(std::env::current_exe().unwrap())
         .arg(test)

@@ -9,7 +9,7 @@ use crate::handle::carry_out_intents;
 use crate::id::{PodId, PodName};
 use crate::protocol::{LifeEnd, StopOutcome, StopPod, StopRejection, Stopped, Text, WorkResult};
 use crate::spawn::registry::Stop;
-use crate::store::{ChildState, Direction, StoreError};
+use crate::store::{ChildState, Direction, IntentKind, StoreError};
 
 /// LIMIT: how long a child may take before its process is signalled.
 const GRACE_MAX: Duration = Duration::from_secs(600);
@@ -20,7 +20,8 @@ pub(super) const DESCRIPTION: Description = Description {
     name: "StopPod",
     description: "End a child, and wait until it has ended. Its turn may end first, unless 'now' is true; after \
                   'grace_seconds' its process is killed. The answer says how it ended and whether anything was lost. \
-                  What it produced can still be read, and its name used again.",
+                  What it produced can still be read, and its name used again; if 'returned' is false, some \
+                  program of it is not dead yet, and its name and its rights are free when it is.",
     parameters: r#"{
         "type": "object",
         "properties": {
@@ -58,7 +59,7 @@ impl From<StopPodInput> for StopPod {
 }
 
 /// Ends a child: it is told to, after the grace its process group is signalled; returns when all that it had to tell is
-/// committed and what is left of it is reclaimed. One that has ended already is told about in the same words.
+/// committed and what is left of it is reclaimed, or cannot be yet, which is told. One that has ended already is told about in the same words.
 ///
 /// # Errors
 /// [`StopRejection`]: nothing was done.
@@ -69,10 +70,10 @@ pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, 
     let row = target::child(&caller.pod, &request.pod).await.map_err(|error| unavailable(&error))?;
     let row = row.map_err(StopRejection::Target)?;
     let (pod, already) = (row.pod, row.state == ChildState::Ended);
+    let shared = caller.pod.shared();
     if !already {
         let grace = Duration::from_millis(request.grace_ms).min(GRACE_MAX);
         let begun = Instant::now();
-        let shared = caller.pod.shared();
         shared.registry.stop(&pod, Stop { now: request.now, grace });
         let child = caller.pod.child(&pod.name).filter(|child| *child.id() == pod).ok_or(StopRejection::Stopping)?;
         match tokio::time::timeout(grace + AFTER_GRACE, child.terminal()).await {
@@ -83,9 +84,9 @@ pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, 
                 return Ok(StopOutcome::StillRunning { pod, waited_ms });
             }
         }
-        // Its supervisor does the same; whoever comes second finds it done.
-        carry_out_intents(shared).await;
     }
+    // Its supervisor does the same; whoever comes second finds it done. What is not yet possible goes on being tried.
+    carry_out_intents(shared).await;
     how_it_ended(caller, pod, already).await.map(StopOutcome::Ended).map_err(|error| unavailable(&error))
 }
 
@@ -95,17 +96,20 @@ async fn how_it_ended(caller: &Caller, pod: PodId, already: bool) -> Result<Stop
         let works = reads.works(Direction::Delegated, false)?;
         let lost = works.iter().filter(|work| work.child.as_ref() == Some(&dead));
         let lost = lost.filter(|work| work.result == Some(WorkResult::Lost)).count() as u64;
-        Ok((reads.life_end(&dead)?, lost))
+        let to_return = IntentKind::ReturnLeases { pod: dead.clone() };
+        let returned = reads.intents()?.iter().all(|intent| intent.kind != to_return);
+        Ok((reads.life_end(&dead)?, lost, returned))
     });
     match look.await? {
-        (Some(end), works_lost) => Ok(Stopped {
+        (Some(end), works_lost, returned) => Ok(Stopped {
             end: LifeEnd::from(&end.terminal),
             already,
             works_lost,
+            returned,
             unread: end.unread.map(Text::clipped),
             pod,
         }),
-        (None, _) => Err(StoreError::Contradiction(format!("pod {pod} has ended and has no terminal event"))),
+        (None, ..) => Err(StoreError::Contradiction(format!("pod {pod} has ended and has no terminal event"))),
     }
 }
 

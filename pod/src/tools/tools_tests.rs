@@ -193,6 +193,36 @@ async fn child_that_has_ended_is_listed_told_about_and_sent_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn right_of_a_child_that_ended_while_the_registry_was_held_is_told_as_kept_and_comes_back_by_itself() {
+    let puppet = Puppet::new().await;
+    let child = crate::store::fixture::pod("child", 7);
+    let place = tempfile::tempdir().unwrap();
+    let asked = [crate::scope::ScopeRule::below(place.path().to_str().unwrap(), crate::scope::Permission::Write)];
+    let (roots, member) = (puppet.pod.roots().clone(), &puppet.pod.shared().member);
+    member.claim(&child, &roots.pod(&child.name), "puppet", &asked).await.unwrap().keep();
+    assert_eq!(puppet.adopt_this_process("child").await, child);
+    crate::event::settle_dead_child(puppet.pod.store(), &child, EndOfLife::Dead(LostReason::Exited { code: 0 }))
+        .await
+        .unwrap();
+    let caller = Caller::of_pod(&puppet.pod);
+    let registry = crate::registry::Registry::at(&roots);
+    let stopped_process = rusqlite::Connection::open(registry.path()).unwrap();
+    stopped_process.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let told = stop_pod(&caller, StopPod { pod: child.name.clone(), now: true, grace_ms: 0 }).await.unwrap();
+    assert!(matches!(&told, StopOutcome::Ended(stopped) if !stopped.returned), "{told:?}");
+    drop(stopped_process);
+    let returned = async {
+        let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
+        while registry.pods().unwrap().iter().any(|row| row.pod == child) || !puppet.pod.scope().lent_to().is_empty() {
+            looks.tick().await;
+        }
+    };
+    crate::fixture::within("the right is back", returned).await;
+    let told = stop_pod(&caller, StopPod { pod: child.name.clone(), now: true, grace_ms: 0 }).await.unwrap();
+    assert!(matches!(&told, StopOutcome::Ended(stopped) if stopped.returned), "{told:?}");
+}
+
 /// A pod with a child, which has told of one of its own, and a pod that is nobody's.
 async fn family() -> (Puppet, PodId, PodId) {
     let puppet = Puppet::new().await;
