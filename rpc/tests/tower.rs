@@ -324,6 +324,9 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<
 #[tokio::test]
 async fn tracing_layers_span_the_call_and_the_handler() {
     let scopes = Scopes::default();
+    // Two subscribers: as long as there is one, what another test's thread comes to first is asked of that thread's, which has
+    // none, and then is silent for all.
+    let _other = tracing::Dispatch::new(Registry::default());
     let _guard = tracing::subscriber::set_default(Registry::default().with(scopes.clone()));
     let address = Address::mem("tower-traced");
     let server = Server::builder::<Layered>(Doer::default()).layer(tower::layer::layer_fn(Traced));
