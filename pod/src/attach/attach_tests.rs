@@ -314,7 +314,11 @@ async fn who_attaches_in_mid_turn_is_shown_what_is_in_flight() {
     let pod = PodController::spawn(options).await.unwrap();
     pod.run("do it").await.unwrap();
     let mut first = watch(&pod, 0).await;
-    while first.picture().calls.is_empty() {
+    // What is in flight may be left out for a moment, and then comes whole: until all of it is there.
+    let is_whole = |picture: &Picture| {
+        picture.pieces.first().is_some_and(|piece| piece.text == "hello") && !picture.calls.is_empty()
+    };
+    while !is_whole(first.picture()) {
         next(&mut first).await;
     }
     let mut second = watch(&pod, first.cursor()).await;
