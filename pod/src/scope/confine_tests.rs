@@ -103,7 +103,7 @@ fn link_is_refused_wherever_it_stands_and_removed_without_what_it_names() {
     symlink(world.at("out"), world.at("in/to-dir")).unwrap();
     symlink(world.at("out/f"), world.at("in/to-file")).unwrap();
     symlink(world.at("in/secret"), world.at("in/to-secret")).unwrap();
-    symlink(format!("/proc/{}/root/", std::process::id()), world.at("in/magic")).unwrap();
+    symlink(format!("/proc/{}/root", std::process::id()), world.at("in/magic")).unwrap();
     for path in ["in/to-dir/f", "in/to-dir/new", "in/to-file", "in/to-secret/x", "in/magic/etc/passwd"] {
         let path = world.at(path);
         for result in [scope.open_read(&path), scope.open_write(&path)] {
