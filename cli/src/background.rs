@@ -44,7 +44,7 @@ pub(crate) async fn start(roots: &Roots, name: &PodName, args: &[&str], limit: D
     let mut command = Command::new(program);
     command.arg("serve").arg("--background").args(args).stdin(Stdio::null());
     // Whoever types this may be a program of a pod: what is started is none of that pod's, and does not end with it.
-    command.env_remove(pod::spawn::LIFE_VARIABLE);
+    command.env_remove(pod::spawn::LIFE_VARIABLE).env(pod::spawn::BACKGROUND_VARIABLE, "1");
     if let Some(root) = roots.moved_to() {
         command.arg("--root").arg(root);
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pod::discovery;
+use pod::error::in_one_line;
 use pod::id::PodName;
 use pod::protocol::PodState;
 use pod::runtime_dir::Roots;
@@ -87,14 +88,14 @@ async fn start_child(planned: &PlannedChild, handle: &PodHandle, ceased: &Atomic
         return Err(not_begun());
     }
     let spawn = SpawnPod::new(name.clone(), planned.worker.clone()).scope(planned.scope.clone());
-    let child = handle.spawn_pod(spawn).await.map_err(|error| in_words(&error))?;
+    let child = handle.spawn_pod(spawn).await.map_err(|error| in_one_line(&error))?;
     // It may have something to be told from an earlier life, and takes no work while a turn runs.
     let _ = timeout(AT_REST_MAX, at_rest(handle.roots(), name)).await;
     if ceased.load(Ordering::SeqCst) {
         return Err(not_begun());
     }
     let given = child.run(planned.input.as_str()).await;
-    given.map(|_| ()).map_err(|error| format!("child `{name}`: {}", in_words(&error)))
+    given.map(|_| ()).map_err(|error| format!("child `{name}`: {}", in_one_line(&error)))
 }
 
 /// Waits until no turn of the pod runs. One that does not answer is left to whoever gives it work.
@@ -107,16 +108,4 @@ async fn at_rest(roots: &Roots, name: &PodName) {
             _ => return,
         }
     }
-}
-
-/// An error and its sources in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

@@ -68,6 +68,7 @@ pub(crate) async fn run(plan: &Plan, roots: &Roots, output: &mut Output) -> Resu
     let options = PodOptions::new(plan.name.clone(), plan.worker.clone())
         .roots(roots.clone())
         .workers(Workers::builtin())
+        .owns_process()
         .durability(plan.durability)
         .limits(plan.limits)
         .scope(plan.scope.clone())

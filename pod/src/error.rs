@@ -2,16 +2,16 @@
 //!
 //! Each names the pod, the reason and, where there is one, the remedy; none prints its source.
 //!
-//! Returned by `handle`.
+//! Returned by `handle`. [`in_one_line`] is how any error of this crate is said where there is one line for it.
 
 use std::path::PathBuf;
 
-use crate::handle::READY_TIMEOUT;
 use crate::id::{PodName, WorkId};
 use crate::manifest::ManifestError;
 use crate::protocol::RunRejection;
 use crate::registry::{Cap, ClaimError};
 use crate::runtime_dir::DirError;
+use crate::spawn::READY_TIMEOUT;
 use crate::store::{Owner, StoreError};
 
 /// Why a child was not started. Nothing is left of it but its row and what it said.
@@ -189,6 +189,13 @@ pub enum StopError {
         /// The child.
         name: PodName,
     },
+}
+
+/// An error and its causes in one line: for a rejection, a log, or a person. Errors of this crate never print their sources
+/// themselves.
+pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn said(stderr: &str) -> String {

@@ -26,22 +26,17 @@ use crate::protocol::{
 };
 use crate::registry::Member;
 use crate::runtime_dir::{PodPaths, Roots};
-use crate::scope::{Scope, ScopeRule};
+use crate::scope::Scope;
 use crate::spawn::parent::Parent;
-use crate::spawn::registry::{SpawnedPodRegistry, Stop, WorkProgress};
-use crate::spawn::{ChildPhase, ChildStatus, WorkEnd, adopt, stderr, supervisor};
-use crate::store::{
-    ChildRow, Direction, Durability, EndOfLife, IntentKind, Lifetime, NewChild, Reservation, Restart, Store,
-    StoreError, Terminal, TurnFailure, Tx, carry_out,
-};
+use crate::spawn::registry::{SpawnedPodRegistry, WorkProgress};
+use crate::spawn::{self, ChildStatus, WorkEnd};
+use crate::store::{Direction, Durability, Store, StoreError, Terminal, TurnFailure, Tx};
 use crate::worker::live::Live;
 use crate::worker::{InFlight, LiveItems, Worker, Workers};
 
 pub use crate::error::{RunError, SpawnError, StopError};
+pub use crate::spawn::{Child, SpawnPod};
 pub use crate::start::{PodController, PodOptions, StartError};
-
-/// How long a child may take until it says that it is ready. LIMIT: a cold start on a loaded machine takes a second.
-pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A pod of this process.
 #[derive(Clone)]
@@ -89,24 +84,6 @@ pub(crate) struct Inner {
 pub(crate) struct Ordered {
     pub(crate) order: u64,
     pub(crate) facts: Facts,
-}
-
-/// A child that is to be started.
-#[derive(Clone, Debug)]
-pub struct SpawnPod {
-    name: PodName,
-    worker: WorkerSpec,
-    scope: Vec<ScopeRule>,
-    lifetime: Lifetime,
-    restart: Restart,
-    restarted: bool,
-}
-
-/// One life of a child.
-#[derive(Clone, Debug)]
-pub struct Child {
-    handle: PodHandle,
-    pod: PodId,
 }
 
 /// Work that was given to a pod.
@@ -298,121 +275,7 @@ impl PodHandle {
 
     /// The same for a turn: one that is over by then starts nothing.
     pub(crate) async fn spawn_pod_in(&self, turn: Option<TurnId>, spawn: SpawnPod) -> Result<Child, SpawnError> {
-        let (handle, guard) = (self.clone(), Spawning::begin(&self.shared));
-        // In a task of its own: a caller that goes away, a turn that is ended, say, leaves no life half begun.
-        let started = tokio::spawn(async move { handle.reserve_and_start(turn, &spawn, guard).await });
-        let row = started.await.map_err(|error| StoreError::Panicked(error.to_string()))??;
-        let stderr = self.shared.roots.pod(&row.name).stderr();
-        let ready = self.shared.registry.until(|registry| {
-            let phase = registry.life(&row).map(|line| line.phase);
-            // One that is asked to end before it was ready ends.
-            (!matches!(phase, Some(ChildPhase::Starting | ChildPhase::Stopping))).then_some(())
-        });
-        match tokio::time::timeout(READY_TIMEOUT, ready).await {
-            Ok(_) => {}
-            Err(_) => {
-                self.shared.registry.give_up(&row, Stop { now: true, grace: Duration::ZERO });
-                let stderr = stderr::tail(&stderr, &row);
-                return Err(SpawnError::NotReady { name: row.name, stderr });
-            }
-        }
-        let status = self.shared.registry.life(&row);
-        match status.and_then(|status| status.terminal) {
-            None => Ok(Child { handle: self.clone(), pod: row }),
-            Some(terminal) => {
-                let (terminal, stderr) = (terminal_in_words(&terminal), stderr::tail(&stderr, &row));
-                Err(SpawnError::DiedEarly { name: row.name, terminal, stderr })
-            }
-        }
-    }
-
-    async fn reserve_and_start(
-        &self,
-        turn: Option<TurnId>,
-        spawn: &SpawnPod,
-        _guard: Spawning,
-    ) -> Result<PodId, SpawnError> {
-        let (shared, name) = (&self.shared, spawn.name.clone());
-        if *shared.phase.borrow() == PodState::Stopping {
-            return Err(SpawnError::Stopping { name });
-        }
-        // Before anything is made on disk; decided below.
-        let living = shared.registry.living();
-        if living >= usize::try_from(shared.children_max).unwrap_or(usize::MAX) {
-            return Err(SpawnError::TooMany { name, max: shared.children_max });
-        }
-        // Found out here, where somebody reads it, and not in a process that is gone.
-        shared.workers.make(&spawn.worker).map_err(|source| SpawnError::Worker { name: name.clone(), source })?;
-        let paths = shared.roots.pod(&name);
-        if let Ok(crate::life_lock::Life::Held(holder)) = crate::life_lock::probe(&paths.life_lock()) {
-            return Err(SpawnError::NameTaken { name, holder: holder.to_string() });
-        }
-        let pod = PodId { name: name.clone(), incarnation: crate::id::Incarnation::random() };
-        // Before anything is made: name, place and rights, all or none. Dropped, it gives them back.
-        let claimed = shared.member.claim(&pod, &paths, &spawn.worker.kind, &spawn.scope).await;
-        let claimed = claimed.map_err(|error| SpawnError::from_claim(&name, error))?;
-        // Behind the claim: nobody else begins a life of that name from here on.
-        adopt::may_begin(shared, &name).await?;
-        paths.make_state_dir().map_err(|source| SpawnError::Directory { name: name.clone(), source })?;
-        let new = NewChild {
-            pod: pod.clone(),
-            worker: serde_json::to_string(&spawn.worker).unwrap_or_default(),
-            lifetime: spawn.lifetime,
-            restart: spawn.restart,
-            restarted: spawn.restarted,
-            socket: paths.socket(),
-            store: paths.store(),
-            runtime_dir: paths.runtime_dir().to_owned(),
-            scope: claimed.rules().to_vec(),
-        };
-        let (reserved, max) = (pod.clone(), shared.children_max);
-        let reserve = move |tx: &Tx<'_>| {
-            // Whoever ended the turn, or was told of its end, reckons with nothing more from it.
-            turn.map(|turn| tx.running(turn)).transpose()?;
-            // Counted where it is reserved: of two that come for the last place, one gets it.
-            let full = tx.live_children()?.len() >= usize::try_from(max).unwrap_or(usize::MAX);
-            if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
-        };
-        let row = match shared.commit(reserve).await? {
-            (None, _) => return Err(SpawnError::TooMany { name, max }),
-            (Some(Reservation::Reserved), Some(row)) => {
-                claimed.keep();
-                row
-            }
-            (Some(Reservation::NameTaken { by }), _) => {
-                return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
-            }
-            (Some(Reservation::Reserved), None) => {
-                return Err(StoreError::Contradiction(format!("pod {pod} was reserved and is not there")).into());
-            }
-        };
-        let mut leader = None;
-        let started = shared.registry.add(&row, || {
-            let process = supervisor::start(shared, &row, &paths.stderr())?;
-            let pid = process.pid();
-            leader = Some(process);
-            Ok(Some(pid))
-        });
-        let (stop, leader) = match (started, leader) {
-            (Ok(stop), Some(leader)) => (stop, leader),
-            (started, _) => {
-                let source: std::io::Error = started.err().unwrap_or_else(|| std::io::Error::other("no process"));
-                let end = EndOfLife::NeverStarted { reason: source.to_string() };
-                crate::event::settle_dead_child(&shared.store, &pod, end).await?;
-                carry_out_intents(shared).await;
-                shared.look().await;
-                return Err(SpawnError::Process { name, program: shared.program.clone(), source });
-            }
-        };
-        let (started, pid) = (pod.clone(), leader.pid());
-        tokio::spawn(supervisor::supervise(shared.clone(), row, leader, stop));
-        let recorded = shared.commit(move |tx| tx.child_started(&started, pid)).await;
-        // Whoever stops all children does so after the phase is set: it sees this one, or this sees the phase.
-        if recorded.is_err() || *shared.phase.borrow() == PodState::Stopping {
-            shared.registry.stop(&pod, Stop { now: true, grace: Duration::from_secs(5) });
-        }
-        recorded?;
-        Ok(pod)
+        spawn::begin(self, turn, spawn).await
     }
 
     /// Gives this pod itself something to do.
@@ -611,108 +474,6 @@ impl PodHandle {
     }
 }
 
-impl SpawnPod {
-    /// A child called `name` that hosts `worker`.
-    pub fn new(name: PodName, worker: WorkerSpec) -> Self {
-        let (lifetime, restart) = (Lifetime::Tied, Restart::default());
-        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false }
-    }
-
-    /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
-    /// until its end. Without a rule it gets what this pod has, for reading; if this pod has no scope, none either.
-    #[must_use]
-    pub fn scope(mut self, scope: Vec<ScopeRule>) -> Self {
-        self.scope = scope;
-        self
-    }
-}
-
-impl SpawnPod {
-    /// Whether it ends with this pod. A detached child goes on when this pod's process is gone, keeps its events, and reports
-    /// again to the next life of this pod, which finds it by its life lock; how it exits then is seen by nobody, and said to be
-    /// unobserved. Stopping this pod does not stop it: it stops when it is told to.
-    #[must_use]
-    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
-        self.lifetime = lifetime;
-        self
-    }
-
-    /// Whether it is started again when it has ended. A restart is a new life of the same name, with its store; the old one has its
-    /// terminal event, and works that were open are lost with it. Each restart of `restart.max` within `restart.within_ms` comes
-    /// after a longer pause; after these it stays ended, and this pod's agent is told. A child that its parent has stopped, or
-    /// that never was ready, is not restarted.
-    #[must_use]
-    pub fn restart(mut self, restart: Restart) -> Self {
-        self.restart = restart;
-        self
-    }
-
-    /// The next life of a child that has ended.
-    pub(crate) fn again(row: &ChildRow) -> Self {
-        // What was written by us can be read; if not, the start says what is wrong.
-        let worker = serde_json::from_str(&row.worker).unwrap_or_else(|_| WorkerSpec::of_kind("unreadable"));
-        let (name, scope) = (row.pod.name.clone(), row.scope.clone());
-        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true }
-    }
-}
-
-impl Child {
-    /// Which life.
-    pub fn id(&self) -> &PodId {
-        &self.pod
-    }
-
-    /// Gives it something to do.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub async fn run(&self, input: impl Into<String>) -> Result<Work, RunError> {
-        // A later life of the name is somebody else.
-        let newest = self.handle.shared.registry.child(&self.pod.name);
-        if newest.is_none_or(|newest| newest.pod != self.pod) {
-            return Err(RunError::NoSuchChild { name: self.pod.name.clone() });
-        }
-        self.handle.delegate(&self.pod.name, None, None, input.into()).await
-    }
-
-    /// Waits for the end of its life.
-    ///
-    /// # Errors
-    /// This pod ended first.
-    pub async fn terminal(&self) -> Result<Terminal, StopError> {
-        let shared = &self.handle.shared;
-        let stopped = || StopError::Stopped { name: self.pod.name.clone() };
-        // One that has ended long ago is no longer among the lines.
-        let over = |registry: &SpawnedPodRegistry| match registry.life(&self.pod) {
-            Some(line) => line.terminal.map(Some),
-            None => Some(None),
-        };
-        // CANCEL SAFETY: waiting changes nothing.
-        let seen = tokio::select! {
-            biased;
-            seen = shared.registry.until(over) => seen,
-            () = self.handle.wait() => return Err(stopped()),
-        };
-        match seen {
-            Some(terminal) => Ok(terminal),
-            None => {
-                let pod = self.pod.clone();
-                let row = shared.store.read(move |reads| reads.child(&pod)).await.map_err(|_| stopped())?;
-                row.and_then(|row| row.terminal).ok_or_else(stopped)
-            }
-        }
-    }
-
-    /// Ends it: it is told to, and after `grace` its process group is signalled. Returns its terminal event.
-    ///
-    /// # Errors
-    /// This pod ended first.
-    pub async fn stop(&self, grace: Duration) -> Result<Terminal, StopError> {
-        self.handle.shared.registry.stop(&self.pod, Stop { now: false, grace });
-        self.terminal().await
-    }
-}
-
 impl Work {
     /// Which.
     pub fn id(&self) -> WorkId {
@@ -744,91 +505,6 @@ impl fmt::Debug for PodHandle {
     }
 }
 
-/// A child that is being started counts as one that lives: a pod that stops waits for it.
-struct Spawning(Shared);
-
-impl Spawning {
-    fn begin(shared: &Shared) -> Self {
-        shared.spawning.fetch_add(1, Ordering::SeqCst);
-        Self(shared.clone())
-    }
-}
-
-impl Drop for Spawning {
-    fn drop(&mut self) {
-        self.0.spawning.fetch_sub(1, Ordering::SeqCst);
-        if *self.0.phase.borrow() == PodState::Stopping {
-            let shared = self.0.clone();
-            tokio::spawn(async move { shared.child_ended().await });
-        }
-    }
-}
-
-/// Between two attempts at what is left to be done outside the store. LIMIT: each may read the whole process table, and
-/// wait for another pod's transaction.
-const CARRY_OUT_EVERY: Duration = Duration::from_millis(500);
-/// LIMIT: the longest pause between two attempts: what a dead child had is nobody's until then.
-const CARRY_OUT_MAX: Duration = Duration::from_secs(10);
-
-/// Carries out what transactions have left to be done outside the store. What cannot be done yet is tried again until it
-/// is, by this life or by the next.
-pub(crate) async fn carry_out_intents(shared: &Shared) {
-    if !try_intents(shared).await && !shared.carrying_out.swap(true, Ordering::SeqCst) {
-        tokio::spawn(keep_trying(shared.clone()));
-    }
-}
-
-async fn keep_trying(shared: Shared) {
-    let (mut pause, mut done) = (CARRY_OUT_EVERY, shared.done.subscribe());
-    loop {
-        if tokio::time::timeout(pause, done.wait_for(|done| *done)).await.is_ok() {
-            return;
-        }
-        // First: what somebody leaves behind from here on is theirs to try again.
-        shared.carrying_out.store(false, Ordering::SeqCst);
-        if try_intents(&shared).await || shared.carrying_out.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        pause = (pause * 2).min(CARRY_OUT_MAX);
-    }
-}
-
-/// Tries each once. Returns whether nothing is left that this life could do later.
-async fn try_intents(shared: &Shared) -> bool {
-    let intents = match shared.store.read(|reads| reads.intents()).await {
-        Ok(intents) => intents,
-        Err(error) => return matches!(error, StoreError::Closed),
-    };
-    let mut all_done = true;
-    for intent in intents {
-        let id = intent.id;
-        let done = match &intent.kind {
-            IntentKind::ReturnLeases { pod } => match shared.member.take_back(pod, &shared.roots).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(format!("{pod}, or something that it has started, is not proven dead")),
-                Err(error) => Err(error.to_string()),
-            },
-            _ => match tokio::task::spawn_blocking(move || carry_out(&intent)).await {
-                Ok(done) => done.map_err(|error| error.to_string()),
-                Err(panic) => Err(panic.to_string()),
-            },
-        };
-        match done {
-            Ok(()) => {
-                if let Err(error) = shared.store.write(move |tx| tx.intent_done(id)).await {
-                    all_done &= matches!(error, StoreError::Closed);
-                    tracing::warn!(pod = %shared.id, error = error.chain(), "something was done and could not be recorded; it will be done once more");
-                }
-            }
-            Err(error) => {
-                all_done = false;
-                tracing::warn!(pod = %shared.id, %error, "what an end leaves to be done cannot be done yet; it is tried again");
-            }
-        }
-    }
-    all_done
-}
-
 /// An input is taken as it is or not at all: a bounded text would cut it.
 fn whole(input: &str) -> Result<(), RunError> {
     match too_long(input, RUN_INPUT_BYTES_MAX) {
@@ -841,12 +517,4 @@ fn too_long(text: &str, max: usize) -> Option<Text<256>> {
     let bytes = text.len();
     (bytes > max)
         .then(|| Text::clipped(format!("it has {bytes} bytes, and at most {max} are taken; put it into a file")))
-}
-
-fn terminal_in_words(terminal: &Terminal) -> String {
-    match terminal {
-        Terminal::ShutDown => "it shut down".into(),
-        Terminal::Lost { reason } => reason.to_string(),
-        Terminal::NeverStarted { reason } => format!("it never started: {reason}"),
-    }
 }

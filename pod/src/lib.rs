@@ -85,7 +85,7 @@ pub mod spawn;
 pub mod worker;
 
 mod delegation;
-mod error;
+pub mod error;
 pub mod handle;
 mod start;
 

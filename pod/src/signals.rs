@@ -11,6 +11,7 @@ use crate::handle::PodHandle;
 use crate::protocol::{PodState, ShutdownMode};
 
 /// Signals that are heard from now on, also while there is no pod yet that could be stopped.
+#[derive(Debug)]
 pub(crate) struct Signals {
     term: Signal,
     interrupt: Signal,
@@ -35,6 +36,22 @@ impl Signals {
         })
     }
 
+    /// Waits for the next one that asks a pod to end; `of_child` is whether the pod is a child.
+    ///
+    /// # Cancel safety
+    /// One that comes while nobody waits is kept.
+    pub(crate) async fn next(&mut self, of_child: bool) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.interrupt.recv() => return,
+                // The kernel sends it to a child that is stopped at the moment when its parent dies, for its group
+                // is then nobody's. What that death means is decided where it is watched.
+                _ = self.hangup.recv() => if !of_child { return },
+            }
+        }
+    }
+
     /// Lets them stop `handle`'s pod.
     pub(crate) fn stop(mut self, handle: &PodHandle) {
         let handle = handle.clone();
@@ -43,11 +60,7 @@ impl Signals {
             loop {
                 // CANCEL SAFETY: a signal that comes in between is kept.
                 tokio::select! {
-                    _ = self.term.recv() => {}
-                    _ = self.interrupt.recv() => {}
-                    // The kernel sends it to a child that is stopped at the moment when its parent dies, for its group
-                    // is then nobody's. What that death means is decided where it is watched.
-                    _ = self.hangup.recv() => if handle.shared().parent.is_some() { continue },
+                    () = self.next(handle.shared().parent.is_some()) => {}
                     () = handle.wait() => return,
                 }
                 let hurry = asked || *handle.shared().phase.borrow() == PodState::Stopping;

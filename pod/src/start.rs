@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::attach::Tail;
 use crate::controller::actor::Actor;
 use crate::event::{Edge, Reporter};
-use crate::handle::{Inner, PodHandle, Shared, carry_out_intents};
+use crate::handle::{Inner, PodHandle, Shared};
 use crate::id::{Incarnation, PodId, PodName};
 use crate::life_lock::{LifeLock, LifeLockError};
 use crate::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry, WorkerSpec};
@@ -23,11 +23,11 @@ use crate::protocol::{Method, PodState};
 use crate::registry::{Claim, ClaimError, Member, Origin, Registered, Registry};
 use crate::runtime_dir::{self, DirError, Roots};
 use crate::scope::{Confinement, Rules, ScopeRule};
-use crate::spawn::SpawnedPodRegistry;
 use crate::spawn::adopt;
 use crate::spawn::parent::{self, Parent};
 use crate::spawn::process::kill_programs_of;
-use crate::spawn::supervisor;
+use crate::spawn::reaper;
+use crate::spawn::{SpawnedPodRegistry, carry_out_intents, supervisor};
 use crate::store::{Clock, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader};
 use crate::worker::live::Live;
 use crate::worker::{ChildEnvironment, Workers};
@@ -53,6 +53,7 @@ pub struct PodOptions {
     scope: Vec<ScopeRule>,
     confinement: Confinement,
     program: Option<PathBuf>,
+    owns_process: bool,
 }
 
 /// The controller of a pod.
@@ -153,6 +154,7 @@ impl PodOptions {
             scope: Vec::new(),
             confinement: Confinement::default(),
             program: None,
+            owns_process: false,
         }
     }
 
@@ -200,6 +202,15 @@ impl PodOptions {
         self
     }
 
+    /// This process is the pod's alone: whatever its programs leave behind, in a group of its own or no child of theirs any more, is
+    /// this process's child, is reaped when it is dead, and is ended with the pod; unless it is a pod itself. Not for a process in
+    /// which others start programs that are to outlive the pod. Of a child it is always so.
+    #[must_use]
+    pub fn owns_process(mut self) -> Self {
+        self.owns_process = true;
+        self
+    }
+
     /// What children are started from; this program itself, if nothing is said. It must call
     /// [`host`](crate::host).
     #[must_use]
@@ -238,6 +249,11 @@ impl PodController {
             None => Roots::resolve(None).map_err(directory)?,
         };
         let paths = roots.pod(&name);
+        // A child's process is started for it; of any other, its owner says so.
+        let owns_process = child.is_some() || options.owns_process;
+        if owns_process {
+            reaper::inherit();
+        }
         let registry_error = |source| StartError::Registry { name: name.clone(), source };
         let registry = Registry::at(&roots);
         let scope = Rules::new(&options.scope).map_err(|error| registry_error(error.into()))?;
@@ -364,9 +380,10 @@ impl PodController {
             let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
             tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
         }
-        if let (Some(child), Some(parent)) = (child, parent) {
-            let begun = parent::begin(&handle, &parent, child.lifetime, child.parent).await;
+        if let (Some(mut child), Some(parent)) = (child, parent) {
+            let begun = parent::begin(&handle, &parent, child.lifetime, child.parent, &mut child.signals).await;
             begun.map_err(|reason| StartError::Parent { name, reason })?;
+            child.signals.stop(&handle);
         }
         tokio::spawn(adopt::resume(shared.clone()));
         carry_out_intents(&shared).await;
@@ -384,7 +401,10 @@ impl PodController {
         crate::delegation::send_what_was_left(&shared)
             .await
             .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
-        tokio::spawn(live(shared, actor, server, calls, heard, lock));
+        if owns_process {
+            tokio::spawn(reaper::reap(shared.clone()));
+        }
+        tokio::spawn(live(shared, owns_process, actor, server, calls, heard, lock));
         Ok(handle)
     }
 }
@@ -421,6 +441,7 @@ async fn blocking<T: Send + 'static>(
 /// The pod's life, from here to its end.
 async fn live(
     shared: Shared,
+    owns_process: bool,
     actor: Actor,
     server: rpc::Server,
     calls: rpc::Calls<Method>,
@@ -431,6 +452,12 @@ async fn live(
     let _done = Done(shared.clone());
     actor.run(calls, heard).await;
     let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
+    if owns_process {
+        let own = shared.id.clone();
+        if let Ok(ended @ 1..) = tokio::task::spawn_blocking(move || reaper::end_strays(&own)).await {
+            tracing::info!(pod = %shared.id, ended, "programs that had left their groups were ended");
+        }
+    }
     shared.store.close().await;
     if let Err(error) = runtime_dir::remove(shared.paths.runtime_dir()) {
         tracing::warn!(pod = %shared.id, %error, "the runtime directory could not be removed");

@@ -18,6 +18,7 @@ mod shutdown;
 mod simulator;
 mod snapshot;
 mod soak;
+mod strays;
 mod tidy;
 mod wake;
 

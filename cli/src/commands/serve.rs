@@ -42,6 +42,7 @@ pub(crate) async fn serve(args: &ServeArgs, global: &Global, output: &mut Output
     let options = PodOptions::new(name.clone(), manifest.worker.clone())
         .roots(roots)
         .workers(Workers::builtin())
+        .owns_process()
         .durability(manifest.pod.durability)
         .limits(manifest.limits)
         .scope(manifest.scope.iter().filter(|entry| entry.child.is_none()).map(ScopeEntry::rule).collect())

@@ -22,6 +22,7 @@ use crate::handle::{PodHandle, Shared};
 use crate::id::{Incarnation, PodId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{ChildReady, ChildRejection, Method, ShutdownMode, Text};
+use crate::signals::Signals;
 use crate::store::{Lifetime, Meeting, StoreReader};
 
 /// How long a parent may take to take a child up before it is asked again.
@@ -59,6 +60,8 @@ enum Word {
     Go,
     /// The parent died, or stops, before it could.
     NoParent,
+    /// It is to end before the parent could: that may be halted.
+    ToldToEnd,
 }
 
 impl Parent {
@@ -88,7 +91,8 @@ impl Parent {
 }
 
 /// Is taken up by the parent, begins to report, and sees to what follows from the parent's death. `alive` is the parent's
-/// pidfd; none, if it was dead when this process began.
+/// pidfd; none, if it was dead when this process began. A signal that asks this pod to end before it is taken up is heard: it ends
+/// as one without a parent does.
 ///
 /// # Errors
 /// Why this life is not wanted: it must then end at once.
@@ -97,16 +101,21 @@ pub(crate) async fn begin(
     parent: &Parent,
     lifetime: Lifetime,
     alive: Option<AsyncFd<OwnedFd>>,
+    signals: &mut Signals,
 ) -> Result<(), String> {
     let shared = handle.shared();
+    // CANCEL SAFETY: what was said may be said again, and a pod that ends says nothing more; a signal that is not waited for is kept.
     let word = match &alive {
-        Some(pidfd) => be_taken_up(shared, parent, pidfd).await?,
+        Some(pidfd) => tokio::select! {
+            word = be_taken_up(shared, parent, pidfd) => word?,
+            () = signals.next(true) => Word::ToldToEnd,
+        },
         None => Word::NoParent,
     };
-    if matches!(word, Word::NoParent) {
+    if !matches!(word, Word::Go) {
         expected(shared, parent)?;
         shared.store.write(|tx| tx.forego_meeting()).await.map_err(|error| error.chain())?;
-        if lifetime == Lifetime::Tied {
+        if lifetime == Lifetime::Tied || matches!(word, Word::ToldToEnd) {
             handle.request_stop(ShutdownMode::Now);
         }
     }
@@ -238,7 +247,7 @@ async fn next_parent(shared: &Shared, parent: &Parent) -> AsyncFd<OwnedFd> {
                 parent.link.send_modify(|link| (link.pod, link.pid) = (pod, Some(pid)));
                 return alive;
             }
-            Ok(Word::NoParent) => {}
+            Ok(Word::NoParent | Word::ToldToEnd) => {}
             Err(why) => tracing::info!(pod = %shared.id, parent = %pod, why, "the parent does not take this pod up"),
         }
     }

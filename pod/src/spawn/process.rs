@@ -17,16 +17,21 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
+use super::reaper::Ours;
 use super::supervisor::{CHILD_VARIABLE, ChildConfig};
-use crate::id::Incarnation;
+use crate::id::{Incarnation, PodId};
 use crate::runtime_dir::Roots;
 use crate::store::UnixMillis;
 
 /// Variables by which a pod tells its child what it is; no program that a pod runs may see them.
-pub(crate) const WITHHELD: [&str; 1] = [CHILD_VARIABLE];
+pub(crate) const WITHHELD: [&str; 2] = [CHILD_VARIABLE, BACKGROUND_VARIABLE];
 
 /// The variable that marks the programs of one life of a pod, and whatever these start: its incarnation.
 pub const LIFE_VARIABLE: &str = "POD_LIFE";
+
+/// The variable of a root that was started in the background, whatever its value: a pod of its own, and no program of the pod
+/// that may have asked for it.
+pub const BACKGROUND_VARIABLE: &str = "POD_BACKGROUND";
 
 /// LIMIT: how often the process table is looked through for one dead life. What is killed may have started another in
 /// the last moment; what outruns this many looks is a fork bomb.
@@ -41,7 +46,7 @@ const DYING_MAX: Duration = Duration::from_secs(2);
 const WHILE_DYING: Duration = Duration::from_millis(10);
 
 /// Where the kernel shows its processes.
-const PROC: &str = "/proc";
+pub(super) const PROC: &str = "/proc";
 /// LIMIT: 100 wherever Linux runs, but for two machines that are no longer made.
 const TICKS_PER_SECOND: u64 = 100;
 /// LIMIT: the kernel says when it was booted in whole seconds; a clock that is set moves that.
@@ -61,6 +66,8 @@ pub(crate) fn watch_death(process: Pid) -> io::Result<AsyncFd<OwnedFd>> {
 #[derive(Debug)]
 pub(crate) struct Leader {
     child: Child,
+    /// Until it is reaped nobody else here reaps it.
+    _ours: Ours,
     group: Pid,
     pidfd: AsyncFd<OwnedFd>,
     /// The group is to be killed if this is dropped before its leader is reaped.
@@ -69,11 +76,11 @@ pub(crate) struct Leader {
 
 impl Leader {
     /// `child` was started with a process group of its own. If its death cannot be watched it is killed.
-    pub(crate) fn new(mut child: Child) -> io::Result<Self> {
+    pub(crate) fn new((mut child, ours): (Child, Ours)) -> io::Result<Self> {
         let gone = || io::Error::other("the process was reaped by somebody else");
         let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(gone)?;
         match watch_death(group) {
-            Ok(pidfd) => Ok(Self { child, group, pidfd, kill_on_drop: false }),
+            Ok(pidfd) => Ok(Self { child, _ours: ours, group, pidfd, kill_on_drop: false }),
             Err(error) => {
                 let _ = kill_process_group(group, Signal::KILL);
                 let _ = child.start_kill();
@@ -241,11 +248,9 @@ impl Look {
 /// A dead process that is not reaped has no environment any more. One that was forked and is not its program yet has
 /// that of its pod, which says who the pod is.
 fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
-    let environment = unless_gone(std::fs::read(of(proc, pid, "environ")))?.unwrap_or_default();
-    let entries = environment.split(|byte| *byte == 0);
-    let entries: Vec<(&str, &str)> = entries.filter_map(|entry| str::from_utf8(entry).ok()?.split_once('=')).collect();
-    let variable = |wanted: &str| entries.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
-    let child = variable(CHILD_VARIABLE).and_then(|child| serde_json::from_str::<ChildConfig>(child).ok());
+    let environment = Environment::of(proc, pid)?;
+    let variable = |wanted: &str| environment.variable(wanted);
+    let child = environment.child();
     let program = variable(LIFE_VARIABLE).and_then(|life| life.parse().ok());
     let Some(life) = program.or(child.map(|child| child.pod.incarnation)) else { return Ok(None) };
     let roots = Roots::named_from(None, |name| variable(name).filter(|value| !value.is_empty()).map(Into::into)).ok();
@@ -268,10 +273,82 @@ fn is_none_of_ours(proc: &Path, pid: Pid, since: UnixMillis) -> io::Result<bool>
 /// When a process began, in Unix milliseconds, from the system's `stat` and its own.
 fn began_ms(booted: &str, stat: &str) -> Option<u64> {
     let booted_s: u64 = booted.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
+    let ticks: u64 = field(stat, 22)?.parse().ok()?;
+    booted_s.checked_mul(1000)?.checked_add(ticks.checked_mul(1000 / TICKS_PER_SECOND)?)
+}
+
+/// Whether a process is a pod, and another one than `own`: it sees to itself and to what is below it. One whose environment
+/// cannot be looked at is none.
+pub(super) fn is_pod(proc: &Path, pid: Pid, own: &PodId) -> bool {
+    let Ok(environment) = Environment::of(proc, pid) else { return false };
+    environment.child().is_some_and(|child| child.pod != *own) || environment.variable(BACKGROUND_VARIABLE).is_some()
+}
+
+/// The processes whose parent is `parent` now.
+///
+/// # Errors
+/// If the process table cannot be read; not if there is no such parent.
+pub(super) fn children_of(proc: &Path, parent: Pid) -> io::Result<Vec<Pid>> {
+    let Some(threads) = unless_gone(std::fs::read_dir(of(proc, parent, "task")))? else { return Ok(Vec::new()) };
+    let mut children = Vec::new();
+    for thread in threads {
+        let listed = thread?.path().join("children");
+        match std::fs::read_to_string(&listed) {
+            Ok(listed) => children.extend(listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?))),
+            // The thread has gone meanwhile, or the kernel keeps no such list.
+            Err(_) if listed.parent().is_some_and(|thread| !thread.exists()) => {}
+            Err(_) => return by_parent(proc, parent),
+        }
+    }
+    Ok(children)
+}
+
+/// The same, from the whole process table.
+fn by_parent(proc: &Path, parent: Pid) -> io::Result<Vec<Pid>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir(proc)? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else { continue };
+        let stat = unless_gone(std::fs::read_to_string(of(proc, pid, "stat")))?;
+        let found = stat.and_then(|stat| field(&stat, 4)?.parse().ok()).and_then(Pid::from_raw);
+        if found == Some(parent) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
+/// The state of a process, as `ps` shows it; none if it is gone.
+pub(super) fn state_of(proc: &Path, pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(of(proc, pid, "stat")).ok()?;
+    field(&stat, 3)?.chars().next()
+}
+
+/// The `number`th field of a process's `stat`, from the third on.
+fn field(stat: &str, number: usize) -> Option<&str> {
     // Its name, which may be anything, ends with the last parenthesis; what follows begins with the third field.
     let (_, fields) = stat.rsplit_once(')')?;
-    let ticks: u64 = fields.split_whitespace().nth(22 - 3)?.parse().ok()?;
-    booted_s.checked_mul(1000)?.checked_add(ticks.checked_mul(1000 / TICKS_PER_SECOND)?)
+    fields.split_whitespace().nth(number.checked_sub(3)?)
+}
+
+/// What a process was started with, as far as it is text; nothing if it is gone, or dead.
+struct Environment(Vec<u8>);
+
+impl Environment {
+    fn of(proc: &Path, pid: Pid) -> io::Result<Self> {
+        Ok(Self(unless_gone(std::fs::read(of(proc, pid, "environ")))?.unwrap_or_default()))
+    }
+
+    fn variable(&self, wanted: &str) -> Option<&str> {
+        let entries = self.0.split(|byte| *byte == 0);
+        let mut entries = entries.filter_map(|entry| str::from_utf8(entry).ok()?.split_once('='));
+        entries.find(|(name, _)| *name == wanted).map(|(_, value)| value)
+    }
+
+    /// Which child of a pod it was started as, if it was.
+    fn child(&self) -> Option<ChildConfig> {
+        serde_json::from_str(self.variable(CHILD_VARIABLE)?).ok()
+    }
 }
 
 fn of(proc: &Path, pid: Pid, file: &str) -> PathBuf {

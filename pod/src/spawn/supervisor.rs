@@ -21,7 +21,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::process::{LIFE_VARIABLE, Leader, kill_programs_of, watch_death};
+use super::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE, Leader, kill_programs_of, watch_death};
 use super::registry::{ChildPhase, Stop};
 use super::restart::{Decision, Over, decide};
 use crate::event::settle_dead_child;
@@ -79,11 +79,12 @@ pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::
         .process_group(0)
         // This pod may have been started by a program of another one: its children are not that one's programs.
         .env_remove(LIFE_VARIABLE)
+        .env_remove(BACKGROUND_VARIABLE)
         .env(CHILD_VARIABLE, serde_json::to_string(&config)?);
     if let Some((name, dir)) = shared.roots.variable() {
         command.env(name, dir);
     }
-    Leader::new(command.spawn()?)
+    Leader::new(super::reaper::start(&mut command)?)
 }
 
 /// Follows a child that we started to the end of its life.
@@ -294,7 +295,7 @@ async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason, proof: Option
     shared.registry.settled(&end.settled);
     let (wanted, was_ready) = shared.registry.course(pod);
     shared.registry.ended(pod, &end.terminal);
-    crate::handle::carry_out_intents(shared).await;
+    super::carry_out_intents(shared).await;
     shared.look().await;
     shared.child_ended().await;
     // What an earlier life of ours had tied to itself has ended with it, and was meant to.

@@ -4,16 +4,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::spawn_pod::chain;
 use super::{Caller, Description, target};
-use crate::error::SpawnError;
-use crate::handle::{self, READY_TIMEOUT};
+use crate::error::{SpawnError, in_one_line};
+use crate::handle;
 use crate::id::{PodId, PodName};
 use crate::life_lock::{self, Life};
 use crate::manifest::WorkerSpec;
 use crate::protocol::{AttachOrRestorePod, Attached, Method, PodState, RestoreRejection, Status, Text};
 use crate::spawn::registry::Stop;
-use crate::spawn::{ChildPhase, stderr};
+use crate::spawn::{ChildPhase, READY_TIMEOUT, stderr};
 use crate::store::{ChildRow, ChildState, StoreError};
 
 /// LIMIT: how long it may take at most.
@@ -157,7 +156,7 @@ fn rejection(name: &PodName, limit: Duration, error: &SpawnError) -> RestoreReje
         SpawnError::Stopping { .. } => RestoreRejection::Stopping,
         SpawnError::Worker { source, .. } => RestoreRejection::NotRestorable {
             name,
-            reason: Text::clipped(format!("this program cannot host its worker: {}", chain(source))),
+            reason: Text::clipped(format!("this program cannot host its worker: {}", in_one_line(source))),
         },
         SpawnError::DiedEarly { terminal, stderr, .. } => {
             RestoreRejection::Exited { name, how: Text::clipped(terminal), stderr: Text::clipped(stderr) }
@@ -167,7 +166,7 @@ fn rejection(name: &PodName, limit: Duration, error: &SpawnError) -> RestoreReje
             limit_ms: millis(limit.min(READY_TIMEOUT)),
             stderr: Text::clipped(stderr),
         },
-        other => RestoreRejection::Refused { name, reason: Text::clipped(chain(other)) },
+        other => RestoreRejection::Refused { name, reason: Text::clipped(in_one_line(other)) },
     }
 }
 

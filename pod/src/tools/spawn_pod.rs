@@ -3,12 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Caller, Description};
-use crate::error::SpawnError;
-use crate::handle::{self, READY_TIMEOUT};
+use crate::error::{SpawnError, in_one_line};
+use crate::handle;
 use crate::id::PodName;
 use crate::manifest::WorkerSpec;
 use crate::protocol::{RUN_INPUT_BYTES_MAX, SpawnPod, SpawnRejection, Spawned, Text, WORKER_BYTES_MAX};
 use crate::scope::{Permission, ScopeRule};
+use crate::spawn::READY_TIMEOUT;
 
 pub(super) const DESCRIPTION: Description = Description {
     name: "SpawnPod",
@@ -110,7 +111,7 @@ async fn start(caller: &Caller, request: SpawnPod) -> Result<Spawned, SpawnRejec
     if let Some(input) = request.input {
         match caller.pod.delegate(&name, caller.turn, caller.work, input.as_str().to_owned()).await {
             Ok(work) => spawned.work = Some(work.id()),
-            Err(error) => spawned.not_given = Some(Text::clipped(chain(&error))),
+            Err(error) => spawned.not_given = Some(Text::clipped(in_one_line(&error))),
         }
     }
     Ok(spawned)
@@ -121,7 +122,9 @@ pub(crate) fn rejection(name: &PodName, error: &SpawnError) -> SpawnRejection {
     let name = name.clone();
     match error {
         SpawnError::Stopping { .. } => SpawnRejection::Stopping,
-        SpawnError::Worker { source, .. } => SpawnRejection::Worker { name, reason: Text::clipped(chain(source)) },
+        SpawnError::Worker { source, .. } => {
+            SpawnRejection::Worker { name, reason: Text::clipped(in_one_line(source)) }
+        }
         SpawnError::NameTaken { holder, .. } => SpawnRejection::NameTaken { name, holder: Text::clipped(holder) },
         SpawnError::TooMany { max, .. } => SpawnRejection::TooMany { max: *max },
         SpawnError::DiedEarly { terminal, stderr, .. } => {
@@ -131,7 +134,7 @@ pub(crate) fn rejection(name: &PodName, error: &SpawnError) -> SpawnRejection {
             let limit_ms = u64::try_from(READY_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
             SpawnRejection::TimedOut { name, limit_ms, stderr: Text::clipped(stderr) }
         }
-        other => SpawnRejection::Refused { name, reason: Text::clipped(chain(other)) },
+        other => SpawnRejection::Refused { name, reason: Text::clipped(in_one_line(other)) },
     }
 }
 
@@ -142,16 +145,4 @@ pub(super) fn fits(what: &str, text: &str, max: usize) -> Result<(), String> {
     } else {
         Err(format!("the {what} has {bytes} bytes, at most {max} are taken; put it in a file and send its path"))
     }
-}
-
-/// An error and its sources in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{Caller, Description, target};
-use crate::handle::carry_out_intents;
 use crate::id::{PodId, PodName};
 use crate::protocol::{LifeEnd, StopOutcome, StopPod, StopRejection, Stopped, Text, WorkResult};
+use crate::spawn::carry_out_intents;
 use crate::spawn::registry::Stop;
 use crate::store::{ChildState, Direction, IntentKind, StoreError};
 

@@ -18,6 +18,7 @@ use crate::manifest::{ManifestError, WorkerSpec};
 use crate::scope::launch::{self, CONFINE_VARIABLE};
 use crate::scope::{Confinement, kernel_confinement};
 use crate::spawn::process::{LIFE_VARIABLE, Leader, WITHHELD};
+use crate::spawn::reaper;
 use crate::store::OutputKind;
 
 /// LIMIT: output of one turn that is kept, in bytes and per stream; what comes after it is read, counted and left out.
@@ -136,9 +137,9 @@ impl CommandWorker {
         let failed = |error: std::io::Error| {
             WorkerError::new(format!("failed to start `{program}`: {error}; check that it exists and may be executed"))
         };
-        let mut child = command.spawn().map_err(failed)?;
+        let (mut child, ours) = reaper::start(&mut command).map_err(failed)?;
         let streams = (child.stdout.take(), child.stderr.take());
-        Ok((Leader::new(child).map_err(failed)?.kill_on_drop(), streams))
+        Ok((Leader::new((child, ours)).map_err(failed)?.kill_on_drop(), streams))
     }
 }
 

@@ -17,9 +17,11 @@ use super::Worker;
 use super::command::CommandWorker;
 use super::ledger::Ledger;
 use super::scripted::Script;
+use crate::error::in_one_line;
 use crate::handle::{PodController, PodOptions};
 use crate::manifest::{ManifestError, WorkerSpec};
 use crate::runtime_dir::Roots;
+use crate::signals::Signals;
 use crate::spawn::process::watch_death;
 use crate::spawn::supervisor::{CHILD_VARIABLE, ChildConfig};
 use crate::store::{Lifetime, StoreReader};
@@ -40,6 +42,8 @@ pub(crate) struct ChildEnvironment {
     pub(crate) parent: Option<AsyncFd<std::os::fd::OwnedFd>>,
     /// Whether it ends with its parent.
     pub(crate) lifetime: Lifetime,
+    /// Signals that ask it to end are heard from its very beginning.
+    pub(crate) signals: Signals,
 }
 
 impl Workers {
@@ -98,15 +102,8 @@ pub fn host(workers: &Workers) {
     let code = match run(workers, &config.to_string_lossy()) {
         Ok(()) => 0,
         Err(error) => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text.push_str(": ");
-                text.push_str(&cause.to_string());
-                source = cause.source();
-            }
             // Its parent quotes this.
-            eprintln!("pod: {text}");
+            eprintln!("pod: {}", in_one_line(&*error));
             1
         }
     };
@@ -137,11 +134,10 @@ fn run(workers: &Workers, config: &str) -> Result<(), Box<dyn std::error::Error>
         // Looked at after the descriptor is there: what it watches is our parent, and not who has its number now.
         let parent = if getppid() == Some(parent) { Some(watched?) } else { None };
         // Before it is ready: from then on a signal is a wish and no longer an end.
-        let signals = crate::signals::Signals::listen()?;
-        let child = ChildEnvironment { config, parent, lifetime: row.lifetime };
+        let signals = Signals::listen()?;
+        let child = ChildEnvironment { config, parent, lifetime: row.lifetime, signals };
         tokio::spawn(crate::spawn::stderr::keep_bounded(stderr));
         let handle = PodController::start(options, Some(child)).await?;
-        signals.stop(&handle);
         handle.wait().await;
         Ok::<_, Box<dyn std::error::Error>>(())
     })?;

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use super::{Compaction, FailureKind, RewoundTo, Signal, TurnContext, TurnEnd, Usage, Worker, WorkerError};
+use crate::error::in_one_line;
 use crate::handle::SpawnPod;
 use crate::id::{PodName, TurnId};
 use crate::manifest::{ManifestError, WorkerSpec};
@@ -379,15 +380,8 @@ async fn use_tool(tool: ToolStep, cx: &TurnContext) -> Result<Option<Signal>, Wo
     Ok(None)
 }
 
-fn in_words(error: impl std::error::Error) -> WorkerError {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    WorkerError::new(text)
+fn in_words(error: impl std::error::Error + 'static) -> WorkerError {
+    WorkerError::new(in_one_line(&error))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pod::error::in_one_line;
 use pod::protocol::{ChildReady, PodEventOffer};
 use pod::{Method, PodController, PodHandle, PodOptions, SpawnPod, Work, WorkId, WorkerSpec};
 use tests::world::{Ask, Told};
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&Told::Failed(in_full(&*error)));
+            tell(&Told::Failed(in_one_line(&*error)));
             ExitCode::from(3)
         }
     }
@@ -67,7 +68,8 @@ fn equip() {
 
 async fn parent(name: &str, kind: &str) -> Result<(), Error> {
     pod::failpoint::set_pod(name);
-    let options = PodOptions::new(name.parse()?, WorkerSpec::of_kind(kind)).workers(tests::world::workers());
+    let options =
+        PodOptions::new(name.parse()?, WorkerSpec::of_kind(kind)).workers(tests::world::workers()).owns_process();
     let handle = PodController::spawn(options).await?;
     pod::signals::shutdown_on_signal(&handle);
     tell(&Told::Ready(std::process::id()));
@@ -83,7 +85,7 @@ async fn parent(name: &str, kind: &str) -> Result<(), Error> {
         let Some(line) = line else { break };
         tell(&match answer(&handle, &mut works, serde_json::from_str(&line)?).await {
             Ok(value) => Told::Done(value),
-            Err(error) => Told::Failed(in_full(&*error)),
+            Err(error) => Told::Failed(in_one_line(&*error)),
         });
     }
     handle.shutdown().await;
@@ -138,14 +140,4 @@ fn tell(told: &Told) {
     let mut output = std::io::stdout().lock();
     // Nobody may be there to read it.
     let _ = serde_json::to_writer(&mut output, told).map(|()| output.write_all(b"\n").and_then(|()| output.flush()));
-}
-
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -1,0 +1,224 @@
+//! The beginning of a child's life: its claim, its row, its process, and its word that it is ready.
+//!
+//! Nothing is half begun: what is claimed is kept by the row that is reserved, or given back; what is reserved has a process,
+//! or ends. Whoever asked for it may go away meanwhile.
+//!
+//! Asked by the facade in `handle`, by `tools`, and by `supervisor` for the next life; `supervisor` follows what was begun.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::registry::Stop;
+use super::{Child, ChildPhase, adopt, carry_out_intents, stderr, supervisor};
+use crate::error::SpawnError;
+use crate::handle::{PodHandle, Shared};
+use crate::id::{PodId, PodName, TurnId};
+use crate::manifest::WorkerSpec;
+use crate::protocol::PodState;
+use crate::scope::ScopeRule;
+use crate::store::{ChildRow, EndOfLife, Lifetime, NewChild, Reservation, Restart, StoreError, Terminal, Tx};
+
+/// How long a child may take until it says that it is ready. LIMIT: a cold start on a loaded machine takes a second.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A child that is to be started.
+#[derive(Clone, Debug)]
+pub struct SpawnPod {
+    name: PodName,
+    worker: WorkerSpec,
+    scope: Vec<ScopeRule>,
+    lifetime: Lifetime,
+    restart: Restart,
+    restarted: bool,
+}
+
+impl SpawnPod {
+    /// A child called `name` that hosts `worker`.
+    pub fn new(name: PodName, worker: WorkerSpec) -> Self {
+        let (lifetime, restart) = (Lifetime::Tied, Restart::default());
+        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false }
+    }
+
+    /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
+    /// until its end. Without a rule it gets what this pod has, for reading; if this pod has no scope, none either.
+    #[must_use]
+    pub fn scope(mut self, scope: Vec<ScopeRule>) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Whether it ends with this pod. A detached child goes on when this pod's process is gone, keeps its events, and reports
+    /// again to the next life of this pod, which finds it by its life lock; how it exits then is seen by nobody, and said to be
+    /// unobserved. Stopping this pod does not stop it: it stops when it is told to.
+    #[must_use]
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = lifetime;
+        self
+    }
+
+    /// Whether it is started again when it has ended. A restart is a new life of the same name, with its store; the old one has its
+    /// terminal event, and works that were open are lost with it. Each restart of `restart.max` within `restart.within_ms` comes
+    /// after a longer pause; after these it stays ended, and this pod's agent is told. A child that its parent has stopped, or
+    /// that never was ready, is not restarted.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// The next life of a child that has ended.
+    pub(crate) fn again(row: &ChildRow) -> Self {
+        // What was written by us can be read; if not, the start says what is wrong.
+        let worker = serde_json::from_str(&row.worker).unwrap_or_else(|_| WorkerSpec::of_kind("unreadable"));
+        let (name, scope) = (row.pod.name.clone(), row.scope.clone());
+        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true }
+    }
+}
+
+/// Starts a child, and waits until it is ready. A `turn` that is over by then starts nothing.
+pub(crate) async fn begin(handle: &PodHandle, turn: Option<TurnId>, spawn: SpawnPod) -> Result<Child, SpawnError> {
+    let shared = handle.shared();
+    let (parent, guard) = (shared.clone(), Spawning::begin(shared));
+    // In a task of its own: a caller that goes away, a turn that is ended, say, leaves no life half begun.
+    let started = tokio::spawn(async move { reserve_and_start(&parent, turn, &spawn, guard).await });
+    let row = started.await.map_err(|error| StoreError::Panicked(error.to_string()))??;
+    let stderr = shared.roots.pod(&row.name).stderr();
+    let ready = shared.registry.until(|registry| {
+        let phase = registry.life(&row).map(|line| line.phase);
+        // One that is asked to end before it was ready ends.
+        (!matches!(phase, Some(ChildPhase::Starting | ChildPhase::Stopping))).then_some(())
+    });
+    match tokio::time::timeout(READY_TIMEOUT, ready).await {
+        Ok(_) => {}
+        Err(_) => {
+            shared.registry.give_up(&row, Stop { now: true, grace: Duration::ZERO });
+            let stderr = stderr::tail(&stderr, &row);
+            return Err(SpawnError::NotReady { name: row.name, stderr });
+        }
+    }
+    let status = shared.registry.life(&row);
+    match status.and_then(|status| status.terminal) {
+        None => Ok(Child { handle: handle.clone(), pod: row }),
+        Some(terminal) => {
+            let (terminal, stderr) = (terminal_in_words(&terminal), stderr::tail(&stderr, &row));
+            Err(SpawnError::DiedEarly { name: row.name, terminal, stderr })
+        }
+    }
+}
+
+async fn reserve_and_start(
+    shared: &Shared,
+    turn: Option<TurnId>,
+    spawn: &SpawnPod,
+    _guard: Spawning,
+) -> Result<PodId, SpawnError> {
+    let name = spawn.name.clone();
+    if *shared.phase.borrow() == PodState::Stopping {
+        return Err(SpawnError::Stopping { name });
+    }
+    // Before anything is made on disk; decided below.
+    let living = shared.registry.living();
+    if living >= usize::try_from(shared.children_max).unwrap_or(usize::MAX) {
+        return Err(SpawnError::TooMany { name, max: shared.children_max });
+    }
+    // Found out here, where somebody reads it, and not in a process that is gone.
+    shared.workers.make(&spawn.worker).map_err(|source| SpawnError::Worker { name: name.clone(), source })?;
+    let paths = shared.roots.pod(&name);
+    if let Ok(crate::life_lock::Life::Held(holder)) = crate::life_lock::probe(&paths.life_lock()) {
+        return Err(SpawnError::NameTaken { name, holder: holder.to_string() });
+    }
+    let pod = PodId { name: name.clone(), incarnation: crate::id::Incarnation::random() };
+    // Before anything is made: name, place and rights, all or none. Dropped, it gives them back.
+    let claimed = shared.member.claim(&pod, &paths, &spawn.worker.kind, &spawn.scope).await;
+    let claimed = claimed.map_err(|error| SpawnError::from_claim(&name, error))?;
+    // Behind the claim: nobody else begins a life of that name from here on.
+    adopt::may_begin(shared, &name).await?;
+    paths.make_state_dir().map_err(|source| SpawnError::Directory { name: name.clone(), source })?;
+    let new = NewChild {
+        pod: pod.clone(),
+        worker: serde_json::to_string(&spawn.worker).unwrap_or_default(),
+        lifetime: spawn.lifetime,
+        restart: spawn.restart,
+        restarted: spawn.restarted,
+        socket: paths.socket(),
+        store: paths.store(),
+        runtime_dir: paths.runtime_dir().to_owned(),
+        scope: claimed.rules().to_vec(),
+    };
+    let (reserved, max) = (pod.clone(), shared.children_max);
+    let reserve = move |tx: &Tx<'_>| {
+        // Whoever ended the turn, or was told of its end, reckons with nothing more from it.
+        turn.map(|turn| tx.running(turn)).transpose()?;
+        // Counted where it is reserved: of two that come for the last place, one gets it.
+        let full = tx.live_children()?.len() >= usize::try_from(max).unwrap_or(usize::MAX);
+        if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
+    };
+    let row = match shared.commit(reserve).await? {
+        (None, _) => return Err(SpawnError::TooMany { name, max }),
+        (Some(Reservation::Reserved), Some(row)) => {
+            claimed.keep();
+            row
+        }
+        (Some(Reservation::NameTaken { by }), _) => {
+            return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
+        }
+        (Some(Reservation::Reserved), None) => {
+            return Err(StoreError::Contradiction(format!("pod {pod} was reserved and is not there")).into());
+        }
+    };
+    let mut leader = None;
+    let started = shared.registry.add(&row, || {
+        let process = supervisor::start(shared, &row, &paths.stderr())?;
+        let pid = process.pid();
+        leader = Some(process);
+        Ok(Some(pid))
+    });
+    let (stop, leader) = match (started, leader) {
+        (Ok(stop), Some(leader)) => (stop, leader),
+        (started, _) => {
+            let source: std::io::Error = started.err().unwrap_or_else(|| std::io::Error::other("no process"));
+            let end = EndOfLife::NeverStarted { reason: source.to_string() };
+            crate::event::settle_dead_child(&shared.store, &pod, end).await?;
+            carry_out_intents(shared).await;
+            shared.look().await;
+            return Err(SpawnError::Process { name, program: shared.program.clone(), source });
+        }
+    };
+    let (started, pid) = (pod.clone(), leader.pid());
+    tokio::spawn(supervisor::supervise(shared.clone(), row, leader, stop));
+    let recorded = shared.commit(move |tx| tx.child_started(&started, pid)).await;
+    // Whoever stops all children does so after the phase is set: it sees this one, or this sees the phase.
+    if recorded.is_err() || *shared.phase.borrow() == PodState::Stopping {
+        shared.registry.stop(&pod, Stop { now: true, grace: Duration::from_secs(5) });
+    }
+    recorded?;
+    Ok(pod)
+}
+
+/// A child that is being started counts as one that lives: a pod that stops waits for it.
+struct Spawning(Shared);
+
+impl Spawning {
+    fn begin(shared: &Shared) -> Self {
+        shared.spawning.fetch_add(1, Ordering::SeqCst);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Spawning {
+    fn drop(&mut self) {
+        self.0.spawning.fetch_sub(1, Ordering::SeqCst);
+        if *self.0.phase.borrow() == PodState::Stopping {
+            let shared = self.0.clone();
+            tokio::spawn(async move { shared.child_ended().await });
+        }
+    }
+}
+
+fn terminal_in_words(terminal: &Terminal) -> String {
+    match terminal {
+        Terminal::ShutDown => "it shut down".into(),
+        Terminal::Lost { reason } => reason.to_string(),
+        Terminal::NeverStarted { reason } => format!("it never started: {reason}"),
+    }
+}

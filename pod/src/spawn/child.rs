@@ -1,0 +1,78 @@
+//! One life of a child, as its parent's program holds it.
+//!
+//! A handle: it keeps nothing alive, and is good after the life is over. A later life of the name is another child.
+//!
+//! Given out by the facade in `handle`.
+
+use std::time::Duration;
+
+use super::SpawnedPodRegistry;
+use super::registry::Stop;
+use crate::error::{RunError, StopError};
+use crate::handle::{PodHandle, Work};
+use crate::id::PodId;
+use crate::store::Terminal;
+
+/// One life of a child.
+#[derive(Clone, Debug)]
+pub struct Child {
+    pub(crate) handle: PodHandle,
+    pub(crate) pod: PodId,
+}
+
+impl Child {
+    /// Which life.
+    pub fn id(&self) -> &PodId {
+        &self.pod
+    }
+
+    /// Gives it something to do.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn run(&self, input: impl Into<String>) -> Result<Work, RunError> {
+        // A later life of the name is somebody else.
+        let newest = self.handle.shared().registry.child(&self.pod.name);
+        if newest.is_none_or(|newest| newest.pod != self.pod) {
+            return Err(RunError::NoSuchChild { name: self.pod.name.clone() });
+        }
+        self.handle.delegate(&self.pod.name, None, None, input.into()).await
+    }
+
+    /// Waits for the end of its life.
+    ///
+    /// # Errors
+    /// This pod ended first.
+    pub async fn terminal(&self) -> Result<Terminal, StopError> {
+        let shared = self.handle.shared();
+        let stopped = || StopError::Stopped { name: self.pod.name.clone() };
+        // One that has ended long ago is no longer among the lines.
+        let over = |registry: &SpawnedPodRegistry| match registry.life(&self.pod) {
+            Some(line) => line.terminal.map(Some),
+            None => Some(None),
+        };
+        // CANCEL SAFETY: waiting changes nothing.
+        let seen = tokio::select! {
+            biased;
+            seen = shared.registry.until(over) => seen,
+            () = self.handle.wait() => return Err(stopped()),
+        };
+        match seen {
+            Some(terminal) => Ok(terminal),
+            None => {
+                let pod = self.pod.clone();
+                let row = shared.store.read(move |reads| reads.child(&pod)).await.map_err(|_| stopped())?;
+                row.and_then(|row| row.terminal).ok_or_else(stopped)
+            }
+        }
+    }
+
+    /// Ends it: it is told to, and after `grace` its process group is signalled. Returns its terminal event.
+    ///
+    /// # Errors
+    /// This pod ended first.
+    pub async fn stop(&self, grace: Duration) -> Result<Terminal, StopError> {
+        self.handle.shared().registry.stop(&self.pod, Stop { now: false, grace });
+        self.terminal().await
+    }
+}
