@@ -36,11 +36,8 @@ pub(crate) async fn rewind(args: &RewindArgs, global: &Global, output: &mut Outp
     let request = RewindTo { target, expected_head, children };
     let done = match ask(&client, request, args.timeout, &unsure, |rejection| in_words(args, rejection)).await? {
         RewindAck::Rewound(done) => done,
-        RewindAck::NotRewound { children_stopped, reason } => {
-            let (why, s) = (in_words(args, &reason), if children_stopped == 1 { "" } else { "ren" });
-            let message = format!(
-                "`{name}` was not rewound, though {children_stopped} child{s} of it were stopped for that: {why}"
-            );
+        RewindAck::NotRewound { children_told, children_stopped, reason } => {
+            let message = not_rewound(name, children_told, children_stopped, &in_words(args, &reason));
             return Err(Failure::new(Exit::WorkFailed, message));
         }
     };
@@ -109,6 +106,17 @@ fn list(name: &PodName, found: &RewindTargets, output: &mut Output) -> Result<Ex
     Ok(Exit::Ok)
 }
 
+/// That the agent knows what it knew is not all: its children were told to end.
+fn not_rewound(name: &PodName, told: u64, ended: u64, why: &str) -> String {
+    let children = if told == 1 { "a child of it was".to_owned() } else { format!("{told} of its children were") };
+    let rest = match told.saturating_sub(ended) {
+        0 => "all have ended".to_owned(),
+        _ if ended == 0 => "none has ended by now, and all will".to_owned(),
+        _ => format!("{ended} ended by now, and the others will"),
+    };
+    format!("`{name}` was not rewound, though {children} told to end for that ({rest}): {why}")
+}
+
 /// A rejection, and what to do about it.
 fn in_words(args: &RewindArgs, rejection: &RewindRejection) -> String {
     let name = &args.name;
@@ -129,4 +137,19 @@ fn in_words(args: &RewindArgs, rejection: &RewindRejection) -> String {
         RewindRejection::Unavailable { .. } => format!("; `pod log {name}` shows what is committed"),
     };
     format!("{rejection}{remedy}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_that_were_told_to_end_are_said_whether_they_have_or_not() {
+        let said = |told, ended| not_rewound(&"a".parse().unwrap(), told, ended, "it was cancelled");
+        let one = "`a` was not rewound, though a child of it was told to end for that";
+        assert_eq!(said(1, 0), format!("{one} (none has ended by now, and all will): it was cancelled"));
+        let three = "`a` was not rewound, though 3 of its children were told to end for that";
+        assert_eq!(said(3, 3), format!("{three} (all have ended): it was cancelled"));
+        assert_eq!(said(3, 1), format!("{three} (1 ended by now, and the others will): it was cancelled"));
+    }
 }

@@ -22,6 +22,7 @@ use crate::protocol::{
     PodState, REWIND_CHILDREN_MAX, REWIND_TARGETS_MAX, RewindAck, RewindChildren, RewindRejection, RewindTarget,
     RewindTargets, RewindTo, Rewound, Text,
 };
+use crate::spawn::registry::Stop;
 use crate::store::{Rewind, RewindOutcome};
 use crate::worker::RewoundTo;
 
@@ -39,8 +40,8 @@ struct Going {
     request: RewindTo,
     rewind: Rewind,
     responder: Responder<RewindTo>,
-    /// Those that were stopped for it and have ended.
-    stopped: BTreeSet<PodId>,
+    /// Those that were told to end for it: whatever becomes of it, they do.
+    told: BTreeSet<PodId>,
     rounds: u32,
 }
 
@@ -81,7 +82,7 @@ impl Actor {
             });
         }
         let rewind = Rewind { target: request.target, expected_head: request.expected_head, by };
-        self.go_back(Going { request, rewind, responder, stopped: BTreeSet::new(), rounds: 0 });
+        self.go_back(Going { request, rewind, responder, told: BTreeSet::new(), rounds: 0 });
     }
 
     fn cannot_rewind(&self) -> RewindRejection {
@@ -109,7 +110,8 @@ impl Actor {
                         turns: rewound.turns,
                         input: rewound.input.map(Text::clipped),
                         reports: rewound.returned,
-                        children_stopped: going.stopped.len() as u64,
+                        // Had one of them not ended, it would stand in the way.
+                        children_stopped: going.told.len() as u64,
                     }));
                 }
                 Ok((RewindOutcome::HeadMoved { head }, _)) => actor.stay(going, RewindRejection::HeadMoved { head }),
@@ -122,13 +124,17 @@ impl Actor {
         );
     }
 
-    /// It is not done. That nothing was applied is said only where that is so.
+    /// It is not done. That nothing was applied is said only where that is so: a child that was told to end does, however
+    /// long it takes.
     fn stay(&mut self, going: Going, reason: RewindRejection) {
         self.step(Input::RewindAborted);
-        match going.stopped.len() as u64 {
-            0 => going.responder.reject(reason),
-            children_stopped => going.responder.ack(RewindAck::NotRewound { children_stopped, reason }),
+        if going.told.is_empty() {
+            return going.responder.reject(reason);
         }
+        let is_over = |child: &&PodId| self.shared.registry.life(child).is_none_or(|line| line.terminal.is_some());
+        let children_stopped = going.told.iter().filter(is_over).count() as u64;
+        let children_told = going.told.len() as u64;
+        going.responder.ack(RewindAck::NotRewound { children_told, children_stopped, reason });
     }
 
     fn children_live(&mut self, going: Going, children: Vec<PodId>) {
@@ -149,17 +155,24 @@ impl Actor {
     }
 
     /// One round: tells the children to end and waits, in a task of its own, until they have, for as long as is
-    /// reasonable, or until nobody wants the rewind any more.
+    /// reasonable, or until nobody wants the rewind any more. They end all the same.
     fn stop_in_the_way(&mut self, mut going: Going, children: Vec<PodId>) {
         let (abort, aborted) = oneshot::channel();
         self.abort_rewind = Some(abort);
         self.step(Input::RewindStops);
-        let round = tokio::spawn(stop_children(self.handle.clone(), children, aborted));
+        if self.state().is_rewind_given_up() {
+            // Before anybody was told anything for it.
+            return self.stay(going, RewindRejection::Stopping);
+        }
+        // Told here, where it is counted, and not in the task: what is told and what is given up cannot overtake each other.
+        let stop = Stop { now: false, grace: CHILD_GRACE };
+        going.told.extend(children.iter().filter(|child| self.shared.registry.stop(child, stop)).cloned());
+        let round = tokio::spawn(until_ended(self.handle.clone(), children, aborted));
         self.later(Box::pin(async move {
-            let stopped = round.await.unwrap_or_default();
+            // Whether they have ended says the transaction that follows.
+            let _ = round.await;
             Box::new(move |actor: &mut Self| {
                 actor.abort_rewind = None;
-                going.stopped.extend(stopped);
                 going.rounds += 1;
                 if !actor.state().is_rewind_given_up() {
                     actor.step(Input::RewindGoesOn);
@@ -172,26 +185,21 @@ impl Actor {
     }
 }
 
-/// Returns those that have ended.
-async fn stop_children(handle: PodHandle, children: Vec<PodId>, mut aborted: oneshot::Receiver<()>) -> Vec<PodId> {
-    let stop = async |pod: PodId| {
+/// Waits until they have ended, for as long as is reasonable, or until nobody waits for that any more.
+async fn until_ended(handle: PodHandle, children: Vec<PodId>, aborted: oneshot::Receiver<()>) {
+    let end = async |pod: PodId| {
         // A later life of the name is somebody else.
-        let child = handle.child(&pod.name).filter(|child| *child.id() == pod)?;
-        child.stop(CHILD_GRACE).await.ok().map(|_| pod)
-    };
-    let mut stops: FuturesUnordered<_> = children.into_iter().map(stop).collect();
-    let (mut stopped, mut late) = (Vec::new(), std::pin::pin!(tokio::time::sleep(ROUND_MAX)));
-    loop {
-        // CANCEL SAFETY: the children were told when this was polled first; only the waiting ends.
-        tokio::select! {
-            biased;
-            next = stops.next() => match next {
-                Some(ended) => stopped.extend(ended),
-                None => return stopped,
-            },
-            _ = &mut aborted => return stopped,
-            () = &mut late => return stopped,
+        if let Some(child) = handle.child(&pod.name).filter(|child| *child.id() == pod) {
+            _ = child.terminal().await;
         }
+    };
+    let mut ends: FuturesUnordered<_> = children.into_iter().map(end).collect();
+    let all = async { while ends.next().await.is_some() {} };
+    // CANCEL SAFETY: waiting changes nothing.
+    tokio::select! {
+        () = all => {}
+        _ = aborted => {}
+        () = tokio::time::sleep(ROUND_MAX) => {}
     }
 }
 

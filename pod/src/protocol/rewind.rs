@@ -89,9 +89,11 @@ pub enum RewindChildren {
 pub enum RewindAck {
     /// It is committed.
     Rewound(Rewound),
-    /// Children were stopped for it, and the context is what it was.
+    /// Children were told to end for it, and do; the context is what it was.
     NotRewound {
-        /// How many have ended.
+        /// How many were told.
+        children_told: u64,
+        /// How many of them have ended by now.
         children_stopped: u64,
         /// Why it went no further.
         reason: RewindRejection,
@@ -155,7 +157,7 @@ pub enum RewindRejection {
         /// The first of them.
         children: rpc::List<PodName, REWIND_CHILDREN_MAX>,
     },
-    /// Someone gave it up while children were being stopped for it; those that were told to end will end.
+    /// Someone gave it up while children were being stopped for it.
     #[error("it was cancelled while children were being stopped for it")]
     Cancelled,
     /// The pod is stopping.

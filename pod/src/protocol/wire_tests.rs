@@ -114,7 +114,7 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
         Rewound { target: TurnId(3), head: 9, turns: 2, input: Some("go".into()), reports: 1, children_stopped: 4 };
     check(&RewindAck::Rewound(rewound), "000309020102676f0104");
     let reason = RewindRejection::Cancelled;
-    check(&RewindAck::NotRewound { children_stopped: 2, reason }, "010205");
+    check(&RewindAck::NotRewound { children_told: 3, children_stopped: 2, reason }, "01030205");
     check(&RewindRejection::HeadMoved { head: 7 }, "0107");
     let children = || rpc::List::try_from(vec![pod("b").name]).unwrap();
     check(&RewindRejection::ChildrenLive { count: 1, children: children() }, "0301010162");

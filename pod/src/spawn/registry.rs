@@ -432,9 +432,9 @@ impl SpawnedPodRegistry {
         asked
     }
 
-    /// Asks the supervisor of one child to end it.
-    pub(crate) fn stop(&self, pod: &PodId, stop: Stop) {
-        self.end_one(pod, stop, true);
+    /// Asks the supervisor of one child to end it. False if its life is over already.
+    pub(crate) fn stop(&self, pod: &PodId, stop: Stop) -> bool {
+        self.end_one(pod, stop, true)
     }
 
     /// The same for one that is not what it should be, and may be started again.
@@ -442,13 +442,13 @@ impl SpawnedPodRegistry {
         self.end_one(pod, stop, false);
     }
 
-    fn end_one(&self, pod: &PodId, stop: Stop, wanted: bool) {
+    fn end_one(&self, pod: &PodId, stop: Stop, wanted: bool) -> bool {
         let mut inner = self.lock();
         let at = inner.of_pod.get(pod).copied();
-        if let Some(entry) = at.and_then(|at| inner.children.get_mut(&at)) {
-            entry.wanted |= wanted;
-            ask(&entry.stop, stop);
-        }
+        let Some(entry) = at.and_then(|at| inner.children.get_mut(&at)) else { return false };
+        entry.wanted |= wanted;
+        ask(&entry.stop, stop);
+        entry.status.phase != ChildPhase::Ended
     }
 
     /// How a child was asked to end, if it was.
