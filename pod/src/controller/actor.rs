@@ -17,15 +17,14 @@ use rpc::{Calls, Responder};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::state::{Abilities, Effect, Input, MethodKind, Signal, Start, State, Step, TurnVerdict};
+use super::answers::{Reply, Turns, Waiting};
+use super::state::{Abilities, Effect, Input, Signal, Start, State, Step, TurnVerdict};
 use super::turn::{self, TurnInFlight, TurnOver};
 use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
 use crate::id::TurnId;
 use crate::notify_buffer::Facts;
-use crate::protocol::{
-    Compact, Compacting, ControlAck, ControlRejection, Method, PodEvent, PodState, ShutdownMode, TurnResult,
-};
+use crate::protocol::{Compact, Compacting, ControlRejection, Method, PodEvent, PodState, ShutdownMode, TurnResult};
 use crate::spawn::WorkEnd;
 use crate::spawn::registry::Stop;
 use crate::store::{
@@ -62,7 +61,7 @@ pub(super) type Completion = Box<dyn FnOnce(&mut Actor) + Send>;
 pub(super) type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
 
 /// Tells whoever asked for a pause, a cancel or a resume what became of it.
-pub(super) type Answer = Box<dyn FnOnce(Result<ControlAck, ControlRejection>) + Send>;
+pub(super) type Answer = Box<dyn FnOnce(Reply) + Send>;
 
 /// What a worker had to say when its turn was over.
 #[derive(Clone, Debug, Default)]
@@ -100,13 +99,8 @@ pub(crate) struct Actor {
     store_dead_since: Option<Instant>,
     /// The turn that is paused.
     pub(super) paused: Option<TurnId>,
-    /// Whoever asked something of a turn whose number is not known yet: its start is being committed. LIMIT: these and
-    /// the next two, as many calls as the server takes up at a time.
-    pub(super) asked: Vec<(MethodKind, Answer)>,
-    /// Whoever waits until what is paused is given up.
-    pub(super) giving_up: Vec<Answer>,
-    /// Whoever waits until the block is lifted.
-    pub(super) lifting: Vec<Answer>,
+    /// Whoever is told later what became of a pause, a cancel or a resume.
+    pub(super) waiting: Waiting<Answer>,
     /// Dropped when the children of a rewind are waited for no longer.
     pub(super) abort_rewind: Option<oneshot::Sender<()>>,
 }
@@ -137,9 +131,7 @@ impl Actor {
             rewound: None,
             store_dead_since: None,
             paused: found.turn.filter(|_| found.state == PodState::Paused),
-            asked: Vec::new(),
-            giving_up: Vec::new(),
-            lifting: Vec::new(),
+            waiting: Waiting::default(),
             abort_rewind: None,
         };
         actor.shared.phase.send_replace(actor.state.phase());
@@ -200,6 +192,10 @@ impl Actor {
 
     pub(super) fn turn(&self) -> Option<crate::id::TurnId> {
         self.in_flight.as_ref().map(|turn| turn.turn)
+    }
+
+    pub(super) fn turns(&self) -> Turns {
+        Turns { in_flight: self.turn(), paused: self.paused }
     }
 
     /// What is committed, as of the newest commit that we have heard of: completions and messages come on two ways.
@@ -309,11 +305,15 @@ impl Actor {
                         Ok(((), ordered)) => {
                             let facts = actor.facts(ordered);
                             actor.step(Input::Unblocked(facts));
-                            let ack = ControlAck { state: actor.phase(), turn: None, staged: false };
-                            actor.lifting.drain(..).for_each(|answer| answer(Ok(ack)));
+                            give(actor.waiting.lifted(actor.phase()));
                         }
                         Err(error) => {
                             actor.complain("lift the block", &error);
+                            if actor.phase() == PodState::Stopping {
+                                // Nobody tries it again.
+                                let reason = super::calls::reason(&error);
+                                give(actor.waiting.not_lifted(&ControlRejection::Unavailable { reason }));
+                            }
                             actor.due = Some(Instant::now() + RETRY_EVERY);
                         }
                     },
@@ -377,6 +377,8 @@ impl Actor {
 
     fn start_turn(&mut self, start: Start) {
         self.signal = watch::Sender::new(None);
+        // What an earlier one was asked for, that did not start, is nothing to this one.
+        self.patience = None;
         let cause = match start {
             Start::Wake => StartCause::Wake,
             Start::Resume => StartCause::Resume,
@@ -429,6 +431,7 @@ impl Actor {
                         actor.complain("start a compaction", &error);
                         let facts = actor.latest.facts;
                         actor.step(Input::TurnDeclined(facts));
+                        actor.not_started();
                         if let Some(responder) = responder {
                             responder.reject(ControlRejection::Unavailable { reason: super::calls::reason(&error) });
                         }
@@ -449,10 +452,7 @@ impl Actor {
             // It goes on in this one, or has given way to it.
             self.paused = None;
         }
-        let (state, turn) = (self.phase(), Some(started.turn));
-        for (method, answer) in self.asked.drain(..) {
-            answer(Ok(ControlAck { state, turn, staged: method != MethodKind::Resume }));
-        }
+        give(self.waiting.launched(self.phase(), started.turn));
         self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
     }
 
@@ -466,15 +466,10 @@ impl Actor {
 
     /// The turn that was to start did not: whoever asked something of it is not left waiting for the next attempt.
     fn not_started(&mut self) {
-        let (state, wanted) = (self.phase(), self.phase() == PodState::Running);
-        for (method, answer) in self.asked.drain(..) {
-            answer(match method {
-                _ if wanted => Ok(ControlAck { state, turn: None, staged: true }),
-                _ if state == PodState::Stopping => Err(ControlRejection::Stopping),
-                MethodKind::Resume => Err(ControlRejection::NotPaused),
-                _ => Err(ControlRejection::NotRunning),
-            });
+        if !self.state.is_starting() {
+            self.patience = None;
         }
+        give(self.waiting.not_started(&self.state));
     }
 
     fn turn_over(&mut self, over: TurnOver) {
@@ -505,7 +500,7 @@ impl Actor {
                     // It still runs for the store: nothing is told, and nothing else starts, until this is committed.
                     actor.complain("commit the end of a turn", &error);
                     if actor.stops_without_its_store() {
-                        return actor.leave_turn(turn);
+                        return actor.leave_turn(turn, &error);
                     }
                     actor.verdict = Some((verdict, said));
                     actor.after(RETRY_EVERY, move |actor| actor.commit_turn(verdict));
@@ -521,11 +516,14 @@ impl Actor {
     }
 
     /// The end of the turn cannot be committed and the pod stops: for the store it runs, and the next life ends it.
-    fn leave_turn(&mut self, turn: TurnId) {
+    fn leave_turn(&mut self, turn: TurnId, error: &StoreError) {
         tracing::error!(pod = %self.shared.id, %turn, "the end of a turn is left to the next life, which ends it as interrupted");
         self.in_flight = None;
+        // It is not paused, and so not given up either: whoever waits for that is told.
+        let reason = super::calls::reason(error);
+        give(self.waiting.not_given_up(&ControlRejection::Unavailable { reason }));
         let facts = self.latest.facts;
-        self.step(Input::TurnCommitted { facts, blocked: false });
+        self.step(Input::TurnLeft(facts));
         self.not_started();
     }
 
@@ -560,8 +558,7 @@ impl Actor {
                     actor.paused = actor.paused.filter(|paused| Some(*paused) != turn);
                     let facts = actor.facts(ordered);
                     actor.step(Input::AbandonCommitted(facts));
-                    let ack = ControlAck { state: actor.phase(), turn, staged: false };
-                    actor.giving_up.drain(..).for_each(|answer| answer(Ok(ack)));
+                    give(actor.waiting.given_up(actor.phase(), turn));
                 }
                 Err(error) => {
                     actor.complain("give the paused turn up", &error);
@@ -569,9 +566,7 @@ impl Actor {
                         let facts = actor.latest.facts;
                         actor.step(Input::AbandonCommitted(facts));
                         let reason = super::calls::reason(&error);
-                        let unavailable = || ControlRejection::Unavailable { reason: reason.clone() };
-                        actor.giving_up.drain(..).for_each(|answer| answer(Err(unavailable())));
-                        return;
+                        return give(actor.waiting.not_given_up(&ControlRejection::Unavailable { reason }));
                     }
                     actor.after(RETRY_EVERY, move |actor| actor.abandon_paused(turn));
                 }
@@ -582,6 +577,11 @@ impl Actor {
     pub(super) fn complain(&self, doing: &str, error: &StoreError) {
         tracing::error!(pod = %self.shared.id, error = error.chain(), "failed to {doing}");
     }
+}
+
+/// Gives each its answer.
+pub(super) fn give(replies: impl IntoIterator<Item = (Answer, Reply)>) {
+    replies.into_iter().for_each(|(answer, reply)| answer(reply));
 }
 
 /// The last event of this life is awaited, bounded; what the parent has not acked stays in the outbox.

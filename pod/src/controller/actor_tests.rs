@@ -403,13 +403,7 @@ async fn cancel_that_comes_while_a_turn_is_being_paused_is_answered_when_it_is_g
     hold(&puppet, "paused").await;
     puppet.act(Act::End(TurnEnd::Paused)).await;
     let client = client(&puppet);
-    // Nothing of the worker is under way any more: its end is being committed, and is refused for the time being.
-    within("the end that is being committed", async {
-        while puppet.pod.live().0.turn.is_some() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    over(&puppet).await;
     let cancelling = tokio::spawn(async move { client.call(Cancel).await });
     release(&puppet).await;
     let ack = within("the answer", cancelling).await.unwrap().unwrap();
@@ -417,4 +411,48 @@ async fn cancel_that_comes_while_a_turn_is_being_paused_is_answered_when_it_is_g
     let control = puppet.pod.store().read(|reads| reads.control()).await.unwrap();
     assert_eq!((control.state, control.turn), (PodState::Idle, None));
     assert_eq!(within("the end", work.settled()).await, WorkResult::Cancelled);
+}
+
+/// Waits until nothing of the worker is under way any more: the end of its turn is being committed.
+async fn over(puppet: &Puppet) {
+    within("the end that is being committed", async {
+        while puppet.pod.live().0.turn.is_some() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_is_taken_before_the_end_it_follows_is_committed_starts_though_that_turn_is_paused() {
+    let mut puppet = Puppet::new().await;
+    let client = client(&puppet);
+    client.call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    hold(&puppet, "paused").await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    over(&puppet).await;
+    // Committed while the end is refused: what would lift a pause comes before the pause.
+    within("the answer", client.call(run(2))).await.unwrap();
+    let late = within("the answer", client.call(Resume)).await;
+    assert!(matches!(late, Err(CallError::Rejected(ControlRejection::AlreadyRunning { .. }))), "{late:?}");
+    release(&puppet).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_of_what_is_never_paused_because_the_pod_stops_without_its_store_is_refused() {
+    let mut puppet = Puppet::new().await;
+    let _work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    hold(&puppet, "paused").await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    over(&puppet).await;
+    let client = client(&puppet);
+    let mut cancelling = std::pin::pin!(client.call(Cancel));
+    assert!(futures::poll!(&mut cancelling).is_pending());
+    client.call(Shutdown { mode: ShutdownMode::Graceful }).await.unwrap();
+    let answer = within("the answer", cancelling).await;
+    assert!(matches!(answer, Err(CallError::Rejected(ControlRejection::Unavailable { .. }))), "{answer:?}");
+    within("the end of the pod", puppet.pod.wait()).await;
 }

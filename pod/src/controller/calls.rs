@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use rpc::{CallContext, Responder};
 
-use super::actor::{Actor, Answer};
+use super::actor::{Actor, Answer, give};
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::event::{Offer, apply_event_side_effects};
 use crate::id::{PodId, TurnId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{
-    Accepted, ChildReady, ChildRejection, Compact, ControlAck, ControlRejection, EventRejection, Go, MethodCall,
-    Notify, NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown, ShutdownMode,
-    Stopping, Text,
+    Accepted, ChildReady, ChildRejection, Compact, ControlRejection, EventRejection, Go, MethodCall, Notify,
+    NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown, ShutdownMode, Stopping,
+    Text,
 };
 use crate::spawn::ChildPhase;
 use crate::spawn::parent::Parent;
@@ -272,22 +272,8 @@ impl Actor {
             let unable = "the context is being made shorter; wait for that, or cancel it";
             return answer(Err(self.control_rejection(refusal, unable)));
         }
-        let (state, turn) = (self.phase(), self.turn());
-        match method {
-            MethodKind::Cancel if self.state().is_giving_up() => self.giving_up.push(answer),
-            MethodKind::Cancel if self.state().is_rewind_given_up() => {
-                answer(Ok(ControlAck { state, turn: None, staged: true }));
-            }
-            MethodKind::Resume if before == PodState::Blocked => self.lifting.push(answer),
-            MethodKind::Pause if before == PodState::Paused => {
-                answer(Ok(ControlAck { state, turn: self.paused, staged: false }));
-            }
-            // It is about the turn that goes on, whose number nobody knows yet.
-            _ if method == MethodKind::Resume || self.state().is_resuming() || turn.is_none() => {
-                self.asked.push((method, answer));
-            }
-            _ => answer(Ok(ControlAck { state, turn, staged: true })),
-        }
+        let (state, turns) = (*self.state(), self.turns());
+        give(self.waiting.admitted(method, before, &state, turns, answer));
     }
 
     fn shutdown(&mut self, request: Shutdown, responder: Responder<Shutdown>) {

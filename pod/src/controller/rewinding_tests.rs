@@ -147,6 +147,33 @@ async fn every_method_is_answered_while_the_context_is_made_shorter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cancel_of_a_compaction_that_never_starts_is_refused_and_ends_no_later_turn() {
+    // Longer than a turn that was asked to end may take.
+    let world = World::script("runs = [[{ sleep_ms = 1500 }, { say = 'done' }]]\nsummary = 'short'").await;
+    let refuse = "CREATE TRIGGER held BEFORE INSERT ON turns BEGIN SELECT RAISE(ABORT, 'held by a test'); END";
+    world.pod.store().write(move |tx| tx.run(refuse, [])).await.unwrap();
+    // Until the cancel is there, the store gets to nothing.
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let store = world.pod.store().clone();
+    let holding = tokio::spawn(async move { store.write(move |_| Ok(gone.recv().is_err())).await });
+    let mut compacting = std::pin::pin!(world.client.call(Compact));
+    assert!(futures::poll!(&mut compacting).is_pending());
+    world.state(PodState::Running).await;
+    let mut cancelling = std::pin::pin!(world.client.call(Cancel));
+    assert!(futures::poll!(&mut cancelling).is_pending());
+    // Asked behind it, and answered without the store.
+    let pause = world.client.call(Pause).await;
+    assert!(matches!(pause, Err(CallError::Rejected(ControlRejection::Invalid { .. }))), "{pause:?}");
+    drop(go);
+    assert!(within("the store", holding).await.unwrap().unwrap());
+    assert!(matches!(refused(within("the answer", compacting).await), ControlRejection::Unavailable { .. }));
+    let cancelled = within("the answer", cancelling).await;
+    assert!(matches!(cancelled, Err(CallError::Rejected(ControlRejection::NotRunning))), "{cancelled:?}");
+    world.pod.store().write(|tx| tx.run("DROP TRIGGER held", [])).await.unwrap();
+    assert_eq!(world.run().await, WorkEnd::TurnEnded(TurnResult::Finished));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn paused_turn_survives_a_compaction_and_goes_on() {
     let world = World::script("runs = [['pause'], [{ say = 'on' }]]\nsummary = 'short'").await;
     let work = world.pod.run("do it").await.unwrap();
@@ -376,14 +403,16 @@ async fn rewind_that_waits_for_a_child_that_does_not_end_is_given_up_by_a_cancel
     })
     .await;
     assert_eq!((ack.state, ack.turn, ack.staged), (PodState::Idle, None, true));
-    let answer = within("the answer", rewinding).await.unwrap();
-    assert!(matches!(answer, Err(CallError::Rejected(RewindRejection::Cancelled))), "{answer:?}");
+    // It was told to end, and that stands: only *that* it does not wait for it is said.
+    let answer = within("the answer", rewinding).await.unwrap().unwrap();
+    let reason = RewindRejection::Cancelled;
+    assert_eq!(answer, RewindAck::NotRewound { children_told: 1, children_stopped: 0, reason });
     assert!(world.history().await.iter().all(|item| item.kind() != "rewound"));
     world.run().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rewind_that_has_stopped_a_child_never_says_that_nothing_was_applied() {
+async fn rewind_that_has_told_a_child_to_end_never_says_that_nothing_was_applied() {
     let (world, request) = with_endless(&["one", "other"]).await;
     let client = world.client.clone();
     let rewinding = tokio::spawn(async move { client.call(request).await });
@@ -403,6 +432,9 @@ async fn rewind_that_has_stopped_a_child_never_says_that_nothing_was_applied() {
     })
     .await;
     let answer = within("the answer", rewinding).await.unwrap().unwrap();
-    assert_eq!(answer, RewindAck::NotRewound { children_stopped: 1, reason: RewindRejection::Cancelled });
+    assert_eq!(
+        answer,
+        RewindAck::NotRewound { children_told: 2, children_stopped: 1, reason: RewindRejection::Cancelled }
+    );
     world.run().await;
 }

@@ -114,8 +114,9 @@ impl Actor {
                     // The turn that ran when it was committed: no other can have begun behind that.
                     let ended = match running {
                         Some(_) if interrupt && !run.duplicate => {
-                            actor.step(Input::Method(MethodKind::Cancel));
-                            running
+                            let told = actor.step(Input::Method(MethodKind::Cancel)).verdict;
+                            // One whose end is being committed was not told: it has ended by itself.
+                            running.filter(|_| !matches!(told, Some(Verdict::Refuse(_))))
                         }
                         _ => None,
                     };

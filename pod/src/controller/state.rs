@@ -145,7 +145,9 @@ pub enum Input {
         /// Whether the pod is blocked now. The store has said so to the parent.
         blocked: bool,
     },
-    /// The end of the paused turn is committed.
+    /// The end of the turn cannot be committed, and the pod stops: its next life ends it.
+    TurnLeft(Facts),
+    /// The end of the paused turn is committed, or left to the next life of a pod that stops.
     AbandonCommitted(Facts),
     /// The rewind is committed; a paused turn was given up with it.
     RewindCommitted(Facts),
@@ -272,8 +274,9 @@ impl State {
         let phase = match found {
             // A run that was accepted makes the paused turn give way, in whichever life.
             PodState::Paused if facts.runs_staged == 0 => PodState::Paused,
-            PodState::Blocked => PodState::Blocked,
-            PodState::Paused | PodState::Idle | PodState::Running | PodState::Stopping => PodState::Idle,
+            // And lifts a block.
+            PodState::Blocked if facts.runs_staged == 0 => PodState::Blocked,
+            _ => PodState::Idle,
         };
         let mut state = Self {
             worker,
@@ -344,6 +347,12 @@ impl State {
             Input::TurnPutOff(facts) => self.put_off(facts, &mut step),
             Input::TurnOver(verdict) => self.turn_over(verdict, &mut step),
             Input::TurnCommitted { facts, blocked } => self.turn_committed(facts, blocked, &mut step),
+            Input::TurnLeft(facts) => {
+                self.facts = facts;
+                if self.phase == PodState::Stopping {
+                    (self.turn, self.resuming) = (None, false);
+                }
+            }
             Input::AbandonCommitted(facts) => {
                 self.abandoning = false;
                 self.lift(facts, &[PodState::Paused]);
@@ -475,8 +484,9 @@ impl State {
             step.effects.push(Effect::Record);
         }
         match self.phase {
-            // What waits is kept until it is known what the agent still knows.
-            PodState::Idle if self.rewinding.is_some() => {}
+            // What waits is kept until it is known what the agent still knows; and until what was given up is so, for nothing
+            // that comes then is to be about another turn.
+            PodState::Idle if self.rewinding.is_some() || self.abandoning => {}
             PodState::Idle if self.facts.may_wake(self.worker.reads_reports) => self.start(Start::Wake, step),
             PodState::Paused if self.resuming => {
                 self.resuming = false;
@@ -504,7 +514,7 @@ impl State {
 
     fn start(&mut self, start: Start, step: &mut Step) {
         // INVARIANT: one turn at a time.
-        debug_assert!(self.turn.is_none());
+        debug_assert!(self.turn.is_none() && !self.abandoning);
         let back = if start == Start::Compact { self.phase } else { PodState::Idle };
         self.phase = PodState::Running;
         self.turn = Some(Turn { start, back, asked: None, ending: None, next: None, followed: false });
@@ -608,10 +618,16 @@ impl State {
             return;
         }
         self.phase = match verdict {
+            // A run that was accepted behind this end lifts whatever it leaves, as if it had come a moment later.
+            _ if turn.followed => PodState::Idle,
             TurnVerdict::Paused => PodState::Paused,
             _ if blocked => PodState::Blocked,
             _ => turn.back,
         };
+        if self.phase == PodState::Blocked && facts.runs_staged > 0 {
+            // Work that was staged behind the turn: it is what a blocked pod waits for.
+            self.phase = PodState::Idle;
+        }
         if self.phase == PodState::Blocked {
             step.effects.push(Effect::RestBlocked);
         }
@@ -643,8 +659,8 @@ impl State {
 
     /// Whether a turn is about to start, so that nothing else may ask for one.
     fn launching(&self) -> bool {
-        let given_up = self.turn.is_some_and(|turn| turn.next == Some(Signal::Cancel));
-        self.run_committing || self.resuming || self.abandoning || given_up || self.rewinding.is_some()
+        let taken = self.turn.is_some_and(|turn| turn.followed || turn.next == Some(Signal::Cancel));
+        self.run_committing || self.resuming || self.abandoning || taken || self.rewinding.is_some()
     }
 
     /// Whether a run can be committed behind the end of a turn that is being committed: nothing else wants the worker.
@@ -667,6 +683,11 @@ impl State {
     /// Whether what is paused, or is about to be, is given up: a cancel of it is answered when that is committed.
     pub fn is_giving_up(&self) -> bool {
         self.abandoning || (!self.resuming && self.turn.is_some_and(|turn| turn.next == Some(Signal::Cancel)))
+    }
+
+    /// Whether a turn is wanted and its worker is not over.
+    pub fn is_starting(&self) -> bool {
+        self.phase == PodState::Running && self.turn.is_some_and(|turn| turn.ending.is_none())
     }
 
     /// Whether a resume waits for the turn that goes on.

@@ -4,12 +4,17 @@
 //! Around the state function stands a small model of what the shell and the store do: transactions commit in the order
 //! in which they were submitted; what they made true reaches the state later, on two ways that overtake each other
 //! (completions, and messages of the worker's own commits), and is merged by commit order. The explorer tries every
-//! order of {report, method, commit, completion, message, step of the worker, end of the children, crash}.
+//! order of {report, method, commit, failed commit, completion, message, step of the worker, end of the children, crash}.
+//! Whoever asks for a pause, a cancel or a resume is answered as by the shell, and each answer is compared with what the
+//! model has made of it: an ack names a turn for which it is so, and behind a rejection nothing has happened.
 
 use std::collections::{HashSet, VecDeque};
 
 use super::*;
+use crate::controller::answers::{Reply, Turns, Waiting};
+use crate::id::TurnId;
 use crate::notify_buffer::NotifyBuffer;
+use crate::protocol::{ControlAck, ControlRejection};
 use TurnVerdict as V;
 
 /// Failures until the pod is blocked, as in the store's limits.
@@ -53,6 +58,8 @@ struct Model {
     /// What was open when the compaction that runs began.
     under: Option<Open>,
     turn: u32,
+    /// The one that was paused last.
+    paused: u32,
     blocked_until: Option<u64>,
     told: bool,
     /// How often the parent was told that the pod is blocked.
@@ -72,8 +79,8 @@ impl Model {
         match (self.open, self.blocked_until) {
             (Open::Running, _) => PodState::Running,
             (Open::Paused, _) => PodState::Paused,
-            (Open::No, Some(_)) => PodState::Blocked,
-            (Open::No, None) => PodState::Idle,
+            (Open::No, Some(_)) if self.runs == 0 => PodState::Blocked,
+            (Open::No, _) => PodState::Idle,
         }
     }
 
@@ -132,6 +139,9 @@ impl Model {
             return false;
         }
         self.open = if verdict == V::Paused { Open::Paused } else { Open::No };
+        if verdict == V::Paused {
+            self.paused = self.turn;
+        }
         let (mut returned, mut most) = (0, 0);
         for entry in &mut self.inbox {
             let rolled_back = verdict == V::RolledBack && entry.stage == Stage::Seen && entry.turn == self.turn;
@@ -185,7 +195,8 @@ enum Tx {
     Run,
     Start(Start),
     End(V),
-    Abandon,
+    /// Of this turn alone.
+    Abandon(Option<u32>),
     /// One that finds its target, and one that does not.
     Rewind(bool),
     Unblock,
@@ -249,6 +260,29 @@ struct World {
     going_back: Option<bool>,
     /// A cancel was taken of what runs or is paused: it does not stay paused.
     cancelled: bool,
+    /// Commits other than starts that fail once; those that are tried again.
+    failures: u32,
+    retrying: Vec<Tx>,
+    /// The end of the turn was left to the next life.
+    left: bool,
+    /// What the shell knows of turns.
+    in_flight: Option<u32>,
+    paused: Option<u32>,
+    waiting: Waiting<MethodKind>,
+    came: Came,
+}
+
+/// What came of pauses, cancels and resumes, and what was said of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Came {
+    /// Turns that ended because somebody wanted them to, and those that go on with a paused one.
+    cancelled: Vec<u32>,
+    resumed: Vec<u32>,
+    /// The turns that acks name; none, if the number was not known.
+    cancels: Vec<Option<u32>>,
+    resumes: Vec<Option<u32>>,
+    /// Paused turns that gave way to a run.
+    gave_way: Vec<u32>,
 }
 
 impl World {
@@ -261,6 +295,7 @@ impl World {
             open: Open::No,
             under: None,
             turn: 0,
+            paused: 0,
             blocked_until: None,
             told: false,
             said: 0,
@@ -292,6 +327,97 @@ impl World {
             in_the_way: 0,
             going_back: None,
             cancelled: false,
+            failures: 0,
+            retrying: Vec::new(),
+            left: false,
+            in_flight: None,
+            paused: None,
+            waiting: Waiting::default(),
+            came: Came::default(),
+        }
+    }
+
+    /// Whoever asked is answered. What an ack says is so by then.
+    fn answer(&mut self, replies: impl IntoIterator<Item = (MethodKind, Reply)>) {
+        for (method, reply) in replies {
+            let Ok(ControlAck { turn, staged, .. }) = reply else {
+                // Of whoever is told that nothing has changed, nothing is expected.
+                self.cancelled &= method != MethodKind::Cancel;
+                continue;
+            };
+            let turn = turn.map(|turn| u32::try_from(turn.0).unwrap());
+            match method {
+                MethodKind::Cancel => {
+                    let over = turn.is_some_and(|turn| self.is_over(turn));
+                    assert!(staged || over, "given up as {turn:?}, it is said: {self:?}");
+                    self.came.cancels.push(turn);
+                }
+                MethodKind::Resume => {
+                    let goes_on = turn.is_some_and(|turn| self.came.resumed.contains(&turn));
+                    let lifted = turn.is_none() && self.model.blocked_until.is_none();
+                    assert!(staged || goes_on || lifted, "gone on with as {turn:?}, it is said: {self:?}");
+                    self.came.resumes.push(turn);
+                }
+                MethodKind::Pause => {
+                    let paused = self.model.open == Open::Paused && turn == Some(self.model.paused);
+                    assert!(staged || paused, "{turn:?} is paused, it is said: {self:?}");
+                }
+                other => panic!("{other:?} is not answered so"),
+            }
+        }
+    }
+
+    fn is_over(&self, turn: u32) -> bool {
+        self.came.cancelled.contains(&turn) || self.came.gave_way.contains(&turn)
+    }
+
+    /// What happened is what was acked, and no more.
+    fn compare(&self) {
+        let named = |named: &[Option<u32>], turn: u32| named.contains(&Some(turn)) || named.contains(&None);
+        for turn in &self.came.cancelled {
+            assert!(named(&self.came.cancels, *turn), "turn {turn} was cancelled, and nobody was told: {self:?}");
+        }
+        for turn in &self.came.resumed {
+            assert!(named(&self.came.resumes, *turn), "turn {turn} was resumed, and nobody was told: {self:?}");
+        }
+        let paused = (self.model.open == Open::Paused).then_some(self.model.paused);
+        assert!(paused.is_none() || !self.came.cancels.contains(&paused), "its cancel was acked: {self:?}");
+        assert_eq!(self.waiting.len(), 0, "somebody is never answered: {self:?}");
+    }
+
+    fn not_started(&mut self) {
+        let replies = self.waiting.not_started(&self.state);
+        self.answer(replies);
+    }
+
+    /// The next transaction is not committed.
+    fn fail(&mut self) {
+        self.failures -= 1;
+        match self.submitted.pop_front() {
+            Some(tx @ (Tx::End(_) | Tx::Abandon(_))) => self.retrying.push(tx),
+            Some(Tx::Run) => {
+                self.accepted -= 1;
+                self.feed(Input::RunAborted);
+            }
+            Some(Tx::Unblock) => self.timer = Some(self.model.now),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A pod that stops tries nothing for ever.
+    fn leave(&mut self) {
+        let why = ControlRejection::Unavailable { reason: "full".into() };
+        let replies = self.waiting.not_given_up(&why);
+        self.answer(replies);
+        self.cancelled = false;
+        let facts = self.latest.1;
+        match self.retrying.pop() {
+            Some(Tx::End(_)) => {
+                (self.left, self.in_flight) = (true, None);
+                self.feed(Input::TurnLeft(facts));
+                self.not_started();
+            }
+            _ => _ = self.feed(Input::AbandonCommitted(facts)),
         }
     }
 
@@ -312,7 +438,7 @@ impl World {
                 }
                 Effect::SignalTurn(signal) => self.asked = Some(signal),
                 Effect::CommitTurn(verdict) => self.submitted.push_back(Tx::End(verdict)),
-                Effect::AbandonPaused => self.submitted.push_back(Tx::Abandon),
+                Effect::AbandonPaused => self.submitted.push_back(Tx::Abandon(self.paused)),
                 Effect::AbortRewind => {
                     assert_eq!(self.going_back, Some(false), "what is not waited for is given up");
                     self.going_back = Some(true);
@@ -324,7 +450,7 @@ impl World {
                 Effect::StopChildren(_) => self.stopping_children = true,
                 Effect::Finish => {
                     assert!(!self.finished && !self.stopping_children, "finished twice, or before the children");
-                    assert_ne!(self.model.open, Open::Running, "finished in a turn");
+                    assert!(self.left || self.model.open != Open::Running, "finished in a turn");
                     self.finished = true;
                 }
                 Effect::Record => panic!("the sweep's worker reads reports"),
@@ -352,19 +478,33 @@ impl World {
                 self.model.unblock();
             }
             Tx::Start(start) => {
+                let paused = (self.model.open == Open::Paused).then_some(self.model.paused);
                 flag = self.model.start(start);
+                match start {
+                    Start::Resume if flag => self.came.resumed.push(self.model.turn),
+                    Start::Wake if flag => self.came.gave_way.extend(paused),
+                    _ => {}
+                }
                 // What was cancelled is over; unless it is this one, which is told so.
                 self.cancelled &= start != Start::Wake || self.asked.is_some();
             }
-            Tx::End(verdict) => flag = self.model.end(verdict),
-            Tx::Abandon if self.model.open == Open::Paused => self.model.open = Open::No,
+            Tx::End(verdict) => {
+                if verdict == V::Cancelled && self.asked == Some(Signal::Cancel) {
+                    self.came.cancelled.push(self.model.turn);
+                }
+                flag = self.model.end(verdict);
+            }
+            Tx::Abandon(turn) if self.model.open == Open::Paused && turn == Some(self.model.paused) => {
+                self.model.open = Open::No;
+                self.came.cancelled.push(self.model.paused);
+            }
             Tx::Rewind(found) => {
                 flag = found;
                 if found && self.in_the_way == 0 {
                     self.model.rewind();
                 }
             }
-            Tx::Abandon | Tx::Look => {}
+            Tx::Abandon(_) | Tx::Look => {}
             Tx::Unblock => self.model.unblock(),
             Tx::Request => self.model.stage(),
             Tx::Response => self.model.see(),
@@ -387,20 +527,48 @@ impl World {
             (Tx::Start(start), true) => {
                 self.worker = Worker::At(0);
                 self.turns += u32::from(start != Start::Compact);
+                self.paused = self.paused.filter(|_| start == Start::Compact);
+                self.in_flight = Some(self.model.turn);
+                let replies = self.waiting.launched(self.state.phase(), TurnId(u64::from(self.model.turn)));
+                return self.answer(replies);
+            }
+            (Tx::Start(_), false) => {
+                self.feed(Input::TurnDeclined(facts));
+                return self.not_started();
+            }
+            (Tx::End(verdict), blocked) => {
+                let turn = self.in_flight.take();
+                if verdict == V::Paused {
+                    self.paused = turn;
+                }
+                self.feed(Input::TurnCommitted { facts, blocked });
+                if self.state.phase() == PodState::Stopping {
+                    self.not_started();
+                }
                 return;
             }
-            (Tx::Start(_), false) => Input::TurnDeclined(facts),
-            (Tx::End(_), blocked) => Input::TurnCommitted { facts, blocked },
             (Tx::Run, _) => Input::RunCommitted(facts),
             (Tx::Rewind(_), true) if self.in_the_way > 0 => {
                 self.in_the_way -= 1;
                 self.going_back = Some(false);
                 Input::RewindStops
             }
-            (Tx::Rewind(_), true) => Input::RewindCommitted(facts),
+            (Tx::Rewind(_), true) => {
+                self.paused = None;
+                Input::RewindCommitted(facts)
+            }
             (Tx::Rewind(_), false) => Input::RewindAborted,
-            (Tx::Abandon, _) => Input::AbandonCommitted(facts),
-            (Tx::Unblock, _) => Input::Unblocked(facts),
+            (Tx::Abandon(turn), _) => {
+                self.paused = self.paused.filter(|paused| Some(*paused) != turn);
+                self.feed(Input::AbandonCommitted(facts));
+                let replies = self.waiting.given_up(self.state.phase(), turn.map(|turn| TurnId(u64::from(turn))));
+                return self.answer(replies);
+            }
+            (Tx::Unblock, _) => {
+                self.feed(Input::Unblocked(facts));
+                let replies = self.waiting.lifted(self.state.phase());
+                return self.answer(replies);
+            }
             (Tx::Report | Tx::Look | Tx::Request | Tx::Response, _) => Input::Committed(facts),
         };
         self.feed(input);
@@ -450,6 +618,7 @@ impl World {
         (next.turns, next.order, next.latest) = (self.turns, self.order + 1, (self.order + 1, facts));
         (next.crashes, next.hiccups, next.accepted) = (self.crashes, self.hiccups, self.model.runs + self.model.ran);
         let (state, step) = State::restored(ABLE, next.model.found(), facts);
+        next.paused = (next.model.open == Open::Paused).then_some(next.model.paused);
         (next.rewinds, next.rewound) = (self.rewinds, self.rewound);
         next.state = state;
         next.perform(&step);
@@ -473,7 +642,17 @@ impl World {
         });
         push(!self.methods.is_empty() && !self.finished, &|world| {
             let Some(method) = world.methods.pop_front() else { return };
-            match (world.feed(Input::Method(method)), method) {
+            let before = world.state.phase();
+            let verdict = world.feed(Input::Method(method));
+            let answered = matches!(method, MethodKind::Cancel | MethodKind::Pause | MethodKind::Resume);
+            if answered && !matches!(verdict, Some(Verdict::Refuse(_))) {
+                let number = |turn: u32| TurnId(u64::from(turn));
+                let turns = Turns { in_flight: world.in_flight.map(number), paused: world.paused.map(number) };
+                let state = world.state;
+                let reply = world.waiting.admitted(method, before, &state, turns, method);
+                world.answer(reply);
+            }
+            match (verdict, method) {
                 (Some(Verdict::Admit), MethodKind::Run) => {
                     world.accepted += 1;
                     world.submitted.push_back(Tx::Run);
@@ -482,7 +661,9 @@ impl World {
                     world.submitted.push_back(Tx::Rewind(world.rewinds));
                     world.rewound = true;
                 }
-                (Some(Verdict::Admit | Verdict::Already), MethodKind::Cancel) if !world.state.is_rewind_given_up() => {
+                (Some(Verdict::Admit | Verdict::Already), MethodKind::Cancel)
+                    if !world.state.is_rewind_given_up() && !world.state.compacting() =>
+                {
                     world.cancelled = true;
                 }
                 _ => {}
@@ -511,7 +692,16 @@ impl World {
             let facts = world.latest.1;
             // A compaction is not tried again: its caller was told.
             world.feed(if compacting { Input::TurnDeclined(facts) } else { Input::TurnPutOff(facts) });
+            world.not_started();
         });
+        let fails = matches!(self.submitted.front(), Some(Tx::End(_) | Tx::Abandon(_) | Tx::Run | Tx::Unblock));
+        push(fails && self.failures > 0, &Self::fail);
+        push(!self.retrying.is_empty(), &|world| {
+            let again = world.retrying.pop();
+            world.submitted.extend(again);
+        });
+        let stops = self.state.phase() == PodState::Stopping;
+        push(!self.retrying.is_empty() && stops, &Self::leave);
         push(!self.completions.is_empty(), &Self::complete);
         push(!self.messages.is_empty(), &Self::hear);
         push(matches!(self.worker, Worker::At(_)), &|world| world.work(plan));
@@ -539,6 +729,7 @@ impl World {
             && self.reports == 0
             && self.methods.is_empty()
             && !self.put_off
+            && self.retrying.is_empty()
             && self.going_back.is_none()
             && !self.stopping_children
     }
@@ -587,10 +778,12 @@ fn sweep(start: World, plan: &Plan, judge: impl Fn(&World)) -> usize {
             // Of what was accepted, all was started; but a stop starts nothing, and a later life has it then.
             let lost = world.accepted - world.model.ran - world.model.runs;
             assert!(lost == 0 && (world.finished || world.model.runs == 0), "a run is stranded: {world:?}");
-            assert!(world.all(|entry| entry.stage != Stage::Staged), "staged for no turn: {world:?}");
+            let staged = world.left || world.all(|entry| entry.stage != Stage::Staged);
+            assert!(staged, "staged for no turn: {world:?}");
             assert!(!world.cancelled || world.model.open != Open::Paused, "a cancel was taken and is lost: {world:?}");
             assert!(!world.state.is_resuming(), "a resume is stuck: {world:?}");
             assert_eq!(world.finished, world.state.phase() == PodState::Stopping, "{world:?}");
+            world.compare();
             if world.state.phase() != PodState::Stopping {
                 assert_eq!(world.state.phase(), world.model.found(), "the store has another idea: {world:?}");
             }
@@ -788,6 +981,58 @@ fn run_at_every_point_of_an_end_is_taken_and_started() {
             for methods in [&[Run, Run][..], &[Run, Cancel, Run]] {
                 sweep(World::new(1, methods), &Plan::new(&[&first, GOOD]), told_or_kept);
             }
+        }
+    }
+}
+
+#[test]
+fn end_that_is_refused_by_the_store_at_every_point_costs_no_run_and_no_answer() {
+    use MethodKind::{Cancel, Pause, Resume, Run, ShutdownGraceful};
+    for verdict in [V::Finished, V::Paused, V::Errored] {
+        let first = &ending(verdict)[1];
+        for methods in [
+            &[Run, Run][..],
+            &[Run, Cancel, Run],
+            &[Run, Resume, Cancel],
+            &[Run, Pause, Cancel],
+            &[Run, Cancel, Cancel],
+            &[Run, Run, Cancel],
+            &[Run, Cancel, ShutdownGraceful],
+        ] {
+            let mut world = World::new(1, methods);
+            world.failures = 2;
+            sweep(world, &Plan::new(&[first, GOOD]), told_or_kept);
+        }
+    }
+    // The failure that blocks, and runs that come behind it.
+    let bad: &[Act] = &[Act::Request, Act::Over(V::Errored)];
+    for methods in [&[Run][..], &[Resume], &[Resume, Run]] {
+        let mut world = World::new(1, methods);
+        world.failures = 2;
+        let mut plan = Plan::new(&[bad, bad, bad, GOOD]);
+        plan.rests = 4;
+        sweep(world, &plan, |world| {
+            assert!(world.all(|entry| entry.stage == Stage::Seen), "{world:?}");
+            assert_eq!(world.state.phase(), PodState::Idle, "{world:?}");
+        });
+    }
+}
+
+#[test]
+fn answers_at_every_point_of_a_turn_that_pauses_say_what_comes_of_it() {
+    use MethodKind::{Cancel, Compact, Pause, Resume, Run, ShutdownGraceful, ShutdownNow};
+    for first in ending(V::Paused) {
+        let plan = Plan::new(&[&first, &first, GOOD]);
+        for methods in [
+            &[Run, Resume, Cancel, ShutdownGraceful][..],
+            &[Run, Resume, Cancel, ShutdownNow],
+            &[Run, Resume, Pause, ShutdownGraceful],
+            &[Run, Cancel, Run, Cancel],
+            &[Run, Compact, Cancel, Run],
+        ] {
+            let mut world = World::new(0, methods);
+            (world.hiccups, world.failures) = (1, 1);
+            sweep(world, &plan, told_or_kept);
         }
     }
 }

@@ -58,8 +58,12 @@ enum Is {
     Ending,
     /// The same, and a run is being committed behind it.
     EndingTaking,
+    /// The same, and it is committed: it waits for this end.
+    EndingFollowed,
     /// The worker is over; that it is paused is being committed.
     EndingPaused,
+    /// The same, and a run is committed behind it.
+    EndingGivesWay,
     /// The same, and what is to be paused was given up meanwhile.
     EndingGivenUp,
     /// The same, and it is to be gone on with.
@@ -69,6 +73,8 @@ enum Is {
     GivingWay,
     /// Paused, and the paused turn is being given up.
     GivingUp,
+    /// The same, and a run is committed that waits for it.
+    GivingUpFollowed,
     Blocked,
     /// Blocked, and a resume is lifting that.
     Lifting,
@@ -101,7 +107,7 @@ enum Is {
     Finished,
 }
 
-const ALL: [Is; 31] = [
+const ALL: [Is; 34] = [
     Is::Idle,
     Is::Taking,
     Is::Running,
@@ -109,12 +115,15 @@ const ALL: [Is; 31] = [
     Is::Cancelling,
     Is::Ending,
     Is::EndingTaking,
+    Is::EndingFollowed,
     Is::EndingPaused,
+    Is::EndingGivesWay,
     Is::EndingGivenUp,
     Is::EndingResumed,
     Is::Paused,
     Is::GivingWay,
     Is::GivingUp,
+    Is::GivingUpFollowed,
     Is::Blocked,
     Is::Lifting,
     Is::Compacting,
@@ -134,15 +143,25 @@ const ALL: [Is; 31] = [
     Is::LastChildren,
     Is::Finished,
 ];
-const RESTING: [Is; 2] = [Is::Idle, Is::Taking];
-const ENDINGS: [Is; 5] = [Is::Ending, Is::EndingTaking, Is::EndingPaused, Is::EndingGivenUp, Is::EndingResumed];
-const WITH_TURN: [Is; 8] = [
+const RESTING: [Is; 3] = [Is::Idle, Is::Taking, Is::GivingUpFollowed];
+const ENDINGS: [Is; 7] = [
+    Is::Ending,
+    Is::EndingTaking,
+    Is::EndingFollowed,
+    Is::EndingPaused,
+    Is::EndingGivesWay,
+    Is::EndingGivenUp,
+    Is::EndingResumed,
+];
+const WITH_TURN: [Is; 10] = [
     Is::Running,
     Is::Pausing,
     Is::Cancelling,
     Is::Ending,
     Is::EndingTaking,
+    Is::EndingFollowed,
     Is::EndingPaused,
+    Is::EndingGivesWay,
     Is::EndingGivenUp,
     Is::EndingResumed,
 ];
@@ -167,12 +186,15 @@ fn pod(is: Is) -> State {
         Is::Cancelling => (Is::Running, &[method(M::Cancel)]),
         Is::Ending => (Is::Running, &[Input::TurnOver(V::Finished)]),
         Is::EndingTaking => (Is::Ending, &[method(M::Run)]),
+        Is::EndingFollowed => (Is::EndingTaking, &[Input::RunCommitted(QUIET)]),
         Is::EndingPaused => (Is::Running, &[Input::TurnOver(V::Paused)]),
+        Is::EndingGivesWay => (Is::EndingPaused, &[method(M::Run), Input::RunCommitted(QUIET)]),
         Is::EndingGivenUp => (Is::EndingPaused, &[method(M::Cancel)]),
         Is::EndingResumed => (Is::EndingPaused, &[method(M::Resume)]),
         Is::Paused => (Is::Running, &[Input::TurnOver(V::Paused), committed(QUIET, false)]),
         Is::GivingWay => (Is::Paused, &[method(M::Run)]),
         Is::GivingUp => (Is::Paused, &[method(M::Cancel)]),
+        Is::GivingUpFollowed => (Is::GivingUp, &[method(M::Run), Input::RunCommitted(QUIET)]),
         Is::Blocked => (Is::Running, &[Input::TurnOver(V::Errored), committed(QUIET, true)]),
         Is::Lifting => (Is::Blocked, &[method(M::Resume)]),
         Is::Compacting => (Is::Idle, &[method(M::Compact)]),
@@ -236,6 +258,7 @@ fn every_input() -> Vec<Input> {
         Input::TurnPutOff(_) => [Input::TurnPutOff(QUIET)],
         Input::TurnOver(_) => verdicts.map(Input::TurnOver),
         Input::TurnCommitted { .. } => [committed(QUIET, false), committed(QUIET, true)],
+        Input::TurnLeft(_) => [Input::TurnLeft(QUIET)],
         Input::AbandonCommitted(_) => [Input::AbandonCommitted(QUIET)],
         Input::RewindCommitted(_) => [Input::RewindCommitted(QUIET)],
         Input::RewindAborted => [Input::RewindAborted],
@@ -256,11 +279,15 @@ fn bringing(input: Input, facts: Facts) -> Option<Input> {
         Input::TurnDeclined(_) => Some(Input::TurnDeclined(facts)),
         // It also asks again for what was asked for; a test of its own says how.
         Input::TurnPutOff(_) => None,
+        // A run lifts a block at once; a test of its own says so.
+        Input::TurnCommitted { blocked: true, .. } if facts.runs_staged > 0 => None,
         Input::TurnCommitted { blocked, .. } => Some(committed(facts, blocked)),
         Input::AbandonCommitted(_) => Some(Input::AbandonCommitted(facts)),
         Input::Recorded(_) => Some(Input::Recorded(facts)),
         Input::RewindCommitted(_) => Some(Input::RewindCommitted(facts)),
         Input::Method(_)
+        // Said of a pod that stops alone.
+        | Input::TurnLeft(_)
         | Input::RunAborted
         | Input::RewindAborted
         | Input::RewindStops
@@ -306,7 +333,8 @@ fn check(is: Is, input: Input, verdict: Option<Verdict>, effects: &[Effect], nex
     };
     assert_eq!(asked(input), (verdict, effects.to_vec(), next), "{input:?} in {is:?}");
     // What the agent still knows is not known yet: it is told nothing.
-    let held = pod(is).step(input).0.rewinding.is_some();
+    let after = pod(is).step(input).0;
+    let held = after.rewinding.is_some() || after.abandoning;
     for (facts, effect, then) in [
         (DUE, E::StartTurn(Start::Wake), PodState::Running),
         (RUN, E::StartTurn(Start::Wake), PodState::Running),
@@ -332,11 +360,20 @@ fn table_every_input_in_every_situation() {
 }
 
 fn methods_for_the_worker(table: &mut Table) {
-    let launching = [Is::Taking, Is::GivingWay, Is::GivingUp, Is::Lifting];
+    let launching = [Is::Taking, Is::GivingWay, Is::GivingUp, Is::GivingUpFollowed, Is::Lifting];
     let running = [Is::Running, Is::Pausing, Is::Cancelling];
     // Whoever is told that a turn is over may know it before the pod does.
     let free = [Is::Idle, Is::Ending, Is::EndingPaused, Is::EndingGivenUp, Is::Paused, Is::GivingUp, Is::Blocked];
-    let taken = [Is::Taking, Is::EndingTaking, Is::EndingResumed, Is::GivingWay, Is::Lifting];
+    let taken = [
+        Is::Taking,
+        Is::EndingTaking,
+        Is::EndingFollowed,
+        Is::EndingGivesWay,
+        Is::EndingResumed,
+        Is::GivingWay,
+        Is::GivingUpFollowed,
+        Is::Lifting,
+    ];
     table.row(
         Input::Method(M::Run),
         &[
@@ -361,7 +398,8 @@ fn methods_for_the_worker(table: &mut Table) {
             (&[&ALL_STOPPING], CLOSED, &[], SAME),
         ],
     );
-    let other_ends = [Is::Ending, Is::EndingTaking, Is::EndingGivenUp, Is::EndingResumed];
+    let other_ends =
+        [Is::Ending, Is::EndingTaking, Is::EndingFollowed, Is::EndingGivesWay, Is::EndingGivenUp, Is::EndingResumed];
     table.row(
         Input::Method(M::Resume),
         &[
@@ -374,11 +412,12 @@ fn methods_for_the_worker(table: &mut Table) {
         ],
     );
     let rests = [Is::Rewinding, Is::RewindingBlocked, Is::Stops, Is::StopsGivenUp];
-    let pausing = [Is::Pausing, Is::Cancelling, Is::EndingPaused, Is::EndingGivenUp, Is::Paused];
+    let pausing = [Is::Pausing, Is::Cancelling, Is::EndingPaused, Is::EndingGivesWay, Is::EndingGivenUp, Is::Paused];
+    let ended = [Is::Ending, Is::EndingTaking, Is::EndingFollowed];
     table.row(
         Input::Method(M::Pause),
         &[
-            (&[&RESTING, &ALL_BLOCKED, &rests, &[Is::Ending, Is::EndingTaking]], NO_TURN, &[], SAME),
+            (&[&RESTING, &ALL_BLOCKED, &rests, &ended], NO_TURN, &[], SAME),
             (&[&COMPACTING], UNABLE, &[], SAME),
             (&[&[Is::Running]], ADMIT, &[E::SignalTurn(Signal::Pause)], SAME),
             // Of the turn that goes on with it.
@@ -391,15 +430,23 @@ fn methods_for_the_worker(table: &mut Table) {
     );
     let without = [Is::Taking, Is::GivingWay, Is::LastChildren, Is::Finished];
     // How it ended is decided.
-    let decided = [Is::Ending, Is::EndingTaking, Is::LastCommit];
-    let given_up =
-        [Is::Cancelling, Is::EndingGivenUp, Is::GivingUp, Is::StopsGivenUp, Is::Interrupted, Is::LastGivingUp];
+    let decided = [Is::Ending, Is::EndingTaking, Is::EndingFollowed, Is::LastCommit];
+    let to_be_paused = [Is::EndingPaused, Is::EndingGivesWay, Is::EndingResumed, Is::LastPaused];
+    let given_up = [
+        Is::Cancelling,
+        Is::EndingGivenUp,
+        Is::GivingUp,
+        Is::GivingUpFollowed,
+        Is::StopsGivenUp,
+        Is::Interrupted,
+        Is::LastGivingUp,
+    ];
     table.row(
         Input::Method(M::Cancel),
         &[
             (&[&[Is::Idle], &without, &decided, &ALL_BLOCKED, &REWINDS], NO_TURN, &[], SAME),
             (&[&[Is::Running, Is::Pausing, Is::LastTurn], &COMPACTING], ADMIT, &[E::SignalTurn(Signal::Cancel)], SAME),
-            (&[&[Is::EndingPaused, Is::EndingResumed, Is::LastPaused]], ADMIT, &[], SAME),
+            (&[&to_be_paused], ADMIT, &[], SAME),
             (&[&[Is::Paused]], ADMIT, &[E::AbandonPaused], SAME),
             (&[&[Is::Stops, Is::StopsPaused]], ADMIT, &[E::AbortRewind], SAME),
             (&[&given_up], ALREADY, &[], SAME),
@@ -501,6 +548,7 @@ fn facts_of_turns(table: &mut Table) {
             &[
                 (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &others, &stopped, &COMPACTING, &REWINDING], FACT, &[], SAME),
                 (&[&[Is::Ending, Is::EndingTaking]], FACT, effects, next),
+                (&[&[Is::EndingFollowed, Is::EndingGivesWay]], FACT, &[], IDLE),
                 (&[&[Is::EndingPaused]], FACT, &[], PAUSED),
                 (&[&[Is::EndingGivenUp]], FACT, &[E::AbandonPaused], PAUSED),
                 (&[&[Is::EndingResumed]], FACT, &[E::StartTurn(Start::Resume)], RUNNING),
@@ -508,6 +556,14 @@ fn facts_of_turns(table: &mut Table) {
             ],
         );
     }
+    table.row(
+        Input::TurnLeft(QUIET),
+        &[
+            (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &COMPACTING, &REWINDING], FACT, &[], SAME),
+            (&[&[Is::LastGivingUp, Is::LastChildren, Is::Finished, Is::Interrupted]], FACT, &[], SAME),
+            (&[&[Is::LastTurn, Is::LastCommit, Is::LastPaused]], FACT, &[gently], SAME),
+        ],
+    );
     // A rewind has given up what was paused; what is blocked stays so.
     for input in [Input::AbandonCommitted(QUIET), Input::RewindCommitted(QUIET)] {
         table.row(
@@ -692,8 +748,39 @@ fn run_behind_the_end_of_a_turn_is_the_next_whatever_the_end_was() {
     let gives_up = pod(Is::GivingUp).step(run).0;
     let idle = play(gives_up, &[Input::AbandonCommitted(QUIET)], &[], IDLE);
     play(idle, &[Input::RunCommitted(RUN)], &[wake], RUNNING);
-    let running = play(gives_up, &[Input::RunCommitted(RUN)], &[wake], RUNNING);
-    play(running, &[Input::AbandonCommitted(QUIET)], &[], RUNNING);
+    let waits = play(gives_up, &[Input::RunCommitted(RUN)], &[], IDLE);
+    assert!(waits.is_giving_up());
+    play(waits, &[Input::AbandonCommitted(RUN)], &[wake], RUNNING);
+}
+
+#[test]
+fn run_that_is_committed_before_the_end_it_follows_is_the_next_whatever_the_end_was() {
+    // The end was refused by the store, and is committed by a later attempt.
+    let run = [Input::Method(M::Run), Input::RunCommitted(RUN)];
+    for (verdict, blocked) in [(V::Finished, false), (V::Errored, true), (V::Paused, false)] {
+        let ending = pod(Is::Running).step(Input::TurnOver(verdict)).0;
+        let followed = run.iter().fold(ending, |state, input| state.step(*input).0);
+        assert_eq!(followed.step(Input::Method(M::Resume)).1.verdict, BUSY, "{verdict:?}: it gives way");
+        play(followed, &[committed(RUN, blocked)], &[E::StartTurn(Start::Wake)], RUNNING);
+    }
+    // What is to be paused is given up first.
+    let given_up = run.iter().fold(pod(Is::EndingGivenUp), |state, input| state.step(*input).0);
+    let gives_up = play(given_up, &[committed(RUN, false)], &[E::AbandonPaused], IDLE);
+    play(gives_up, &[Input::AbandonCommitted(RUN)], &[E::StartTurn(Start::Wake)], RUNNING);
+    // Work that was staged behind a turn that blocks the pod, or behind a compaction of a blocked one.
+    play(pod(Is::Ending), &[committed(RUN, true)], &[E::StartTurn(Start::Wake)], RUNNING);
+    let compacted = [Input::TurnOver(V::Finished), committed(RUN, false)];
+    play(pod(Is::CompactingBlocked), &compacted, &[E::StartTurn(Start::Wake)], RUNNING);
+}
+
+#[test]
+fn turn_that_is_left_to_the_next_life_is_not_given_up_in_this_one() {
+    let stopping = [Input::TurnOver(V::Paused), Input::Method(M::Cancel), Input::Method(M::ShutdownNow)];
+    let stopping = stopping.iter().fold(pod(Is::Running), |state, input| state.step(*input).0);
+    assert!(stopping.is_giving_up());
+    let left = play(stopping, &[Input::TurnLeft(QUIET)], &[], STOPPING);
+    assert!(!left.is_giving_up());
+    play(left, &[Input::ChildrenGone], &[E::Finish], STOPPING);
 }
 
 #[test]
@@ -800,6 +887,8 @@ fn restored_pod_goes_on_where_its_store_is() {
         (PodState::Paused, RUN, &[wake], RUNNING),
         (PodState::Blocked, DUE, &[E::RestBlocked], BLOCKED),
         (PodState::Blocked, LATER, &[E::RestBlocked], BLOCKED),
+        // Accepted behind the end that blocked it.
+        (PodState::Blocked, RUN, &[wake], RUNNING),
     ];
     for (found, facts, effects, next) in cells {
         let (state, step) = State::restored(ABLE, *found, *facts);
