@@ -85,6 +85,14 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
             "the parent has events up to {parent}, though {ours} was acked: its store is an older copy, or it is another; \
              what lies between is told to it as missing"
         ),
+        HistoryItem::CommitsLost { from, to } => format!(
+            "the machine went down, and commits {from} to {to} are missing: they were not synced (`durability = power` syncs each)"
+        ),
+        HistoryItem::ReportDamaged { entry } => {
+            format!("entry {entry} of the inbox is damaged: its agent is told that something is missing")
+        }
+        HistoryItem::RunDamaged { turn } => format!("what turn {turn} was to do is damaged: it fails"),
+        HistoryItem::EventDamaged { seq } => format!("event {seq} is damaged: its parent is told that it is missing"),
         other => other.kind().replace('_', " "),
     }
 }
@@ -97,6 +105,10 @@ pub(crate) fn tone(item: &HistoryItem) -> Tone {
         | HistoryItem::ToolResult { how: ToolEnd::Failed, .. }
         | HistoryItem::OlderThanParent { .. }
         | HistoryItem::NewerThanParent { .. }
+        | HistoryItem::CommitsLost { .. }
+        | HistoryItem::ReportDamaged { .. }
+        | HistoryItem::RunDamaged { .. }
+        | HistoryItem::EventDamaged { .. }
         | HistoryItem::Blocked { .. } => Tone::Bad,
         HistoryItem::WorkSettled { result, .. } if result.is_success() => Tone::Good,
         HistoryItem::WorkSettled { .. } => Tone::Bad,

@@ -28,7 +28,8 @@ use crate::protocol::{Compact, Compacting, ControlRejection, Method, PodEvent, P
 use crate::spawn::WorkEnd;
 use crate::spawn::registry::Stop;
 use crate::store::{
-    Compaction, Control, EndTurn, EndedTurn, StartCause, StartedTurn, StoreError, TurnCause, TurnOutcome, TurnStart,
+    Compaction, Control, EndTurn, EndedTurn, FailedStart, StartCause, StartedTurn, StoreError, TurnCause, TurnOutcome,
+    TurnStart,
 };
 use crate::worker::{RewoundTo, Worker, WorkerError};
 
@@ -393,6 +394,15 @@ impl Actor {
                     actor.launch(started);
                 }
                 Ok((TurnStart::Nothing, ordered)) => {
+                    let facts = actor.facts(ordered);
+                    actor.step(Input::TurnDeclined(facts));
+                    actor.not_started();
+                }
+                Ok((TurnStart::Failed(FailedStart { message, works, ended }), ordered)) => {
+                    for work in works {
+                        actor.shared.registry.own_turn_ended(work, WorkEnd::Errored { message: message.clone() });
+                    }
+                    actor.shared.registry.settled(&ended.settled);
                     let facts = actor.facts(ordered);
                     actor.step(Input::TurnDeclined(facts));
                     actor.not_started();

@@ -124,9 +124,17 @@ fn examine_store(
         Ok(damage) => Err(StoreError::Damaged { path: path.clone(), detail: damage.join("; ") }),
         Err(error) => Err(error),
     };
-    if let Err(error) = whole {
-        report.add(unusable(&path, &error));
-        return None;
+    match whole {
+        Ok(()) => {}
+        Err(error @ StoreError::WentDown { .. }) => report.add(
+            Finding::at(Check::Store, Severity::Warning, &path, error.chain())
+                .because("what it had acked last is gone; nothing else is wrong with it")
+                .remedy("nothing, or restore a copy of it before its pod starts"),
+        ),
+        Err(error) => {
+            report.add(unusable(&path, &error));
+            return None;
+        }
     }
     if reader.identity().pod != *name {
         let what = format!("it belongs to pod `{}`", reader.identity().pod);
@@ -167,6 +175,10 @@ fn was_there(path: &Path, report: &mut Report) -> Option<Record> {
 fn unusable(path: &Path, error: &StoreError) -> Finding {
     let remedy = match error {
         StoreError::Newer { .. } => "use the newer program; nothing is wrong with the file",
+        StoreError::HeadUnreadable { .. } => {
+            "remove the file that it names; nothing is known to be wrong with the store"
+        }
+        StoreError::CommitsLost { .. } => "restore all its files, or do what it says to go on without them",
         StoreError::Foreign { .. } => "move it away; the pod then starts anew",
         StoreError::Damaged { .. } => {
             "restore a copy of it, or move it away to start anew; docs/OPERATIONS.md says how"

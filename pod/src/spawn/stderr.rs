@@ -30,6 +30,7 @@ const QUOTED_BYTES_MAX: u64 = 2_000;
 pub(crate) fn open_for(path: &Path, pod: &PodId) -> io::Result<File> {
     if path.symlink_metadata().is_ok_and(|found| found.len() > LOG_BYTES_MAX) {
         fs::rename(path, before(path))?;
+        cut(path)?;
     }
     let mut file = append(path)?;
     file.write_all(beginning(pod).as_bytes())?;
@@ -38,11 +39,21 @@ pub(crate) fn open_for(path: &Path, pod: &PodId) -> io::Result<File> {
 
 /// What the life `pod` last said, for an error.
 pub(crate) fn tail(path: &Path, pod: &PodId) -> String {
-    let said = last_of(path, QUOTED_BYTES_MAX).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    let own = beginning(pod);
-    // Without its beginning all of it is this life's: it was the last one to write.
-    said.rsplit_once(own.as_str()).map_or(&*said, |(_, own)| own).trim().to_owned()
+    let (own, mut said) = (beginning(pod), String::new());
+    // It may have begun a new file and said nothing in that yet.
+    for path in [path.to_owned(), before(path)] {
+        let bytes = last_of(&path, QUOTED_BYTES_MAX).unwrap_or_default();
+        said.insert_str(0, &String::from_utf8_lossy(&bytes));
+        if let Some((_, own)) = said.rsplit_once(own.as_str()) {
+            said = own.to_owned();
+            break;
+        }
+        // Without its beginning all of it is this life's: it was the last one to write.
+        if said.len() as u64 >= QUOTED_BYTES_MAX {
+            break;
+        }
+    }
+    said.trim().to_owned()
 }
 
 /// Keeps the files of this process bounded for as long as it lives, if its standard error is one of them.
@@ -62,16 +73,26 @@ pub(crate) async fn keep_bounded(path: PathBuf) {
     }
 }
 
-/// Begins a new file, lets `replace` put it in the place of the one that is written to, and keeps the end of that one.
+/// Begins a new file, lets `replace` put it in the place of the one that is written to, and keeps the end of that one. In
+/// this order: whenever this ends, what was written last stands in one of the two files.
 fn begin_anew(path: &Path, replace: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
-    let draft = path.with_extension("log.new");
-    let _ = fs::remove_file(&draft);
-    replace(&append(&draft)?)?;
     fs::rename(path, before(path))?;
-    fs::rename(&draft, path)?;
-    if before(path).metadata()?.len() > LOG_BYTES_MAX {
-        fs::write(&draft, last_of(&before(path), LOG_BYTES_MAX)?)?;
-        fs::rename(&draft, before(path))?;
+    let replaced = append(path).and_then(|file| replace(&file));
+    if let Err(error) = replaced {
+        // It is written to as before.
+        fs::rename(before(path), path)?;
+        return Err(error);
+    }
+    cut(path)
+}
+
+/// Keeps the end of the file before the one at `path`, as far as it may be long.
+fn cut(path: &Path) -> io::Result<()> {
+    let (kept, draft) = (before(path), path.with_extension("log.new"));
+    if kept.metadata()?.len() > LOG_BYTES_MAX {
+        let _ = fs::remove_file(&draft);
+        append(&draft)?.write_all(&last_of(&kept, LOG_BYTES_MAX)?)?;
+        fs::rename(&draft, kept)?;
     }
     Ok(())
 }
@@ -152,7 +173,42 @@ mod tests {
         // A next life does the same if nobody looked in time.
         fs::write(&path, vec![b'y'; usize::try_from(LOG_BYTES_MAX + 1).unwrap()]).unwrap();
         drop(open_for(&path, &pod("a", 2)).unwrap());
-        assert!(path.metadata().unwrap().len() < 100 && before(&path).metadata().unwrap().len() > LOG_BYTES_MAX);
+        assert!(path.metadata().unwrap().len() < 100);
+        assert_eq!(before(&path).metadata().unwrap().len(), LOG_BYTES_MAX);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "a third file is left");
+    }
+
+    #[test]
+    fn last_words_of_a_life_that_is_killed_while_it_begins_a_new_file_are_quoted_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, life) = (dir.path().join("stderr.log"), pod("a", 1));
+        let mut log = open_for(&path, &life).unwrap();
+        log.write_all(b"the disk is on fire\n").unwrap();
+        // Its words go to the old file until `replace` is done; there it ends.
+        let killed = |_: &File| -> io::Result<()> {
+            log.write_all(b"and so am I\n")?;
+            std::panic::resume_unwind(Box::new("killed"));
+        };
+        let begun = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| begin_anew(&path, killed)));
+        assert!(begun.is_err());
+        assert_eq!(tail(&path, &life), "the disk is on fire\nand so am I");
+        // And before there is a new file at all.
+        fs::remove_file(&path).unwrap();
+        assert_eq!(tail(&path, &life), "the disk is on fire\nand so am I");
+        drop(open_for(&path, &pod("a", 2)).unwrap());
+        assert!(fs::read_to_string(before(&path)).unwrap().ends_with("and so am I\n"));
+        assert_eq!(tail(&path, &pod("a", 2)), "", "another life's words are quoted");
+    }
+
+    #[test]
+    fn words_behind_a_new_beginning_are_quoted_with_those_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, life) = (dir.path().join("stderr.log"), pod("a", 1));
+        open_for(&path, &life).unwrap().write_all(b"one\n").unwrap();
+        begin_anew(&path, |mut file| file.write_all(b"two\n")).unwrap();
+        assert_eq!(tail(&path, &life), "one\ntwo");
+        // One that cannot be put in its place leaves everything as it was.
+        assert!(begin_anew(&path, |_| Err(io::Error::other("no"))).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
     }
 }

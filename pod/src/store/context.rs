@@ -14,6 +14,7 @@ use crate::protocol::WorkResult;
 use crate::store::children::{ChildRow, Lifetime};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
+use crate::store::guard::ENTRY_AS_WRITTEN;
 use crate::store::history::{HistoryItem, HistoryRow, Origin, ToolEnd, TurnCause};
 use crate::store::sql::{count, from_json, int};
 use crate::store::tx::{Reads, Tx};
@@ -139,9 +140,13 @@ impl Reads<'_> {
     /// # Errors
     /// If the file or the entry cannot be read.
     pub fn context_summary(&self) -> Result<Option<Summary>, StoreError> {
-        let sql = "SELECT c.seq, h.body FROM compactions c JOIN history h ON h.seq = c.seq ORDER BY c.seq DESC LIMIT 1";
-        let found = self.one(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
-        let Some((seq, body)) = found else { return Ok(None) };
+        let sql = format!(
+            "SELECT c.seq, h.body, {ENTRY_AS_WRITTEN} FROM compactions c JOIN history h ON h.seq = c.seq
+             ORDER BY c.seq DESC LIMIT 1"
+        );
+        let found = self.one(&sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get(2)?)))?;
+        let Some((seq, body, alike)) = found else { return Ok(None) };
+        self.entry_as_written(count(seq), alike)?;
         match from_json("a history entry", &body)? {
             HistoryItem::Compacted { upto, summary, children, .. } => {
                 Ok(Some(Summary { seq: count(seq), upto, text: summary, children }))
@@ -160,7 +165,7 @@ impl Reads<'_> {
             self.one("SELECT upto FROM compactions ORDER BY seq DESC LIMIT 1", [], |row| row.get::<_, i64>(0))?;
         let from = cursor.max(upto.map_or(0, count));
         let sql = format!(
-            "SELECT seq, at, turn, work, body, kind, sum = pod_sum(at, kind, turn, work, body) FROM history h
+            "SELECT seq, at, turn, work, body, kind, {ENTRY_AS_WRITTEN} FROM history h
              WHERE seq > ?1 AND turn IS NOT NULL AND kind <> 'compacted' AND {COUNTS} ORDER BY seq LIMIT ?2"
         );
         self.page(&sql, (int(from), limit))
@@ -203,10 +208,13 @@ impl Reads<'_> {
 
     /// What the user wanted of the turn that began with the entry `seq`.
     fn input_at(&self, seq: u64) -> Result<Option<String>, StoreError> {
-        let sql = "SELECT body FROM history WHERE seq = ?1 AND kind = 'user_input'";
-        let body: Option<String> = self.one(sql, [int(seq.saturating_add(1))], |row| row.get(0))?;
-        match body.map(|body| from_json("a history entry", &body)).transpose()? {
-            Some(HistoryItem::UserInput { text, .. }) => Ok(Some(text)),
+        let sql = format!("SELECT body, {ENTRY_AS_WRITTEN} FROM history WHERE seq = ?1 AND kind = 'user_input'");
+        let seq = seq.saturating_add(1);
+        let found = self.one(&sql, [int(seq)], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+        let Some((body, alike)) = found else { return Ok(None) };
+        self.entry_as_written(seq, alike)?;
+        match from_json("a history entry", &body)? {
+            HistoryItem::UserInput { text, .. } => Ok(Some(text)),
             _ => Ok(None),
         }
     }
@@ -217,14 +225,13 @@ impl Reads<'_> {
         if live.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = "SELECT seq, body FROM history WHERE seq > ?1 AND kind = 'child_spawned' ORDER BY seq";
-        let spawned = self.all(sql, [int(seq)], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
+        let spawned = self.entries("seq > ?1 AND kind = 'child_spawned'", [int(seq)])?;
         let mut children = Vec::new();
         for (seq, body) in spawned {
             if let HistoryItem::ChildSpawned { child, .. } = from_json("a history entry", &body)?
                 && live.iter().any(|row| row.pod == child)
             {
-                children.push((count(seq), child));
+                children.push((seq, child));
             }
         }
         Ok(children)
@@ -421,11 +428,8 @@ impl Tx<'_> {
         let Some(turn) = self.one(sql, [int(upto)], |row| row.get::<_, TurnId>(0))? else { return Ok(upto) };
         let began = self.began_at(turn)?;
         // A use and its result stand in one turn, so that those of the turn in which the summary ends tell.
-        let sql = "SELECT seq, body FROM history
-                   WHERE seq BETWEEN ?1 AND ?2 AND turn = ?3 AND kind IN ('tool_call', 'tool_result') ORDER BY seq";
-        let rows = self.all(sql, (int(began.unwrap_or(1)), int(upto), turn), |row| {
-            Ok((count(row.get(0)?), row.get::<_, String>(1)?))
-        })?;
+        let which = "seq BETWEEN ?1 AND ?2 AND turn = ?3 AND kind IN ('tool_call', 'tool_result')";
+        let rows = self.entries(which, (int(began.unwrap_or(1)), int(upto), turn))?;
         let (mut first_open, mut uses) = (u64::MAX, Vec::new());
         for (seq, body) in rows {
             match from_json("a history entry", &body)? {

@@ -108,6 +108,31 @@ pub enum StoreError {
         /// How many it has.
         has: u64,
     },
+    /// The file has had more commits than it has now: they were not synced, and the machine went down.
+    #[error(
+        "store `{}` lacks commits {} to {had}: they were not synced when the machine went down (`durability = \"power\"` \
+         syncs each); its pod starts without them, and its history says so", path.display(), has + 1
+    )]
+    WentDown {
+        /// The file.
+        path: PathBuf,
+        /// How many it had.
+        had: u64,
+        /// How many it has.
+        has: u64,
+    },
+    /// What stands beside the file, and says how many commits it has had, is damaged. Nothing is known to be wrong with the
+    /// store itself.
+    #[error(
+        "`{}`, which says how many commits store `{}` has had, is damaged; if the store is not an older copy, remove `{}`: \
+         the next start writes it anew", head.display(), path.display(), head.display()
+    )]
+    HeadUnreadable {
+        /// The store.
+        path: PathBuf,
+        /// The file beside it.
+        head: PathBuf,
+    },
     /// The file belongs to a pod of another name.
     #[error("store `{}` belongs to pod `{found}`, not to `{expected}`", path.display())]
     OtherPod {
@@ -196,6 +221,8 @@ impl StoreError {
             | Self::Empty { .. }
             | Self::Damaged { .. }
             | Self::CommitsLost { .. }
+            | Self::WentDown { .. }
+            | Self::HeadUnreadable { .. }
             | Self::OtherPod { .. }
             | Self::Unreadable { .. } => true,
             // A row that does not hold what its column promises.

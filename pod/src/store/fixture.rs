@@ -67,6 +67,21 @@ pub(crate) fn make_newer(conn: &Connection) {
     conn.execute("INSERT OR REPLACE INTO sums (what, sum) VALUES ('version', ?1)", [newer]).unwrap();
 }
 
+/// Changes a table as the medium would: nobody sums that up.
+pub(crate) fn behind_the_back(conn: &Connection, table: &str, sql: &str) {
+    let mut statement =
+        conn.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1").unwrap();
+    let triggers = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let triggers: Vec<(String, String)> = triggers.map(Result::unwrap).collect();
+    for (name, _) in &triggers {
+        conn.execute_batch(&format!("DROP TRIGGER {name}")).unwrap();
+    }
+    conn.execute_batch(sql).unwrap();
+    for (_, trigger) in &triggers {
+        conn.execute_batch(trigger).unwrap();
+    }
+}
+
 pub(crate) fn turn_ended(pod: &PodId, work: WorkId) -> PodEvent {
     PodEvent::TurnEnded { pod: pod.clone(), work, turn: TurnId(1), result: TurnResult::Finished }
 }

@@ -1,7 +1,7 @@
 //! Sums by which a row that is not as it was written is known.
 //!
 //! SQLite has no checksums for the pages of its file. So every row that is read to be told, done or delivered (history,
-//! inbox, outbox, runs) carries a sum of what it says, compared when it is read; and for every table but the history a sum
+//! inbox, outbox, runs) carries a sum of what it says, compared whenever it is read; and for every table but the history a sum
 //! of all its rows is kept by triggers, in the transaction that changes them, and compared when the owner opens the file.
 //! Never mends anything. A change of any single run of up to 32 bits in a row is always found, any other with all but one
 //! in four thousand million; what is against us on purpose is not: these are sums and no signatures.
@@ -205,7 +205,18 @@ fn names(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     conn.prepare(sql)?.query_map([], |row| row.get(0))?.collect()
 }
 
+/// Whether an entry of the history is as it was written; nothing if it has no sum.
+pub(crate) const ENTRY_AS_WRITTEN: &str = "sum = pod_sum(at, kind, turn, work, body)";
+
 impl Reads<'_> {
+    /// An error unless an entry of the history is as it was written; `alike` is what [`ENTRY_AS_WRITTEN`] says of it.
+    pub(crate) fn entry_as_written(&self, seq: u64, alike: Option<bool>) -> Result<(), StoreError> {
+        if alike == Some(false) || (alike.is_none() && seq >= self.history_guarded_from()?) {
+            return Err(not_as_written("a history entry", seq));
+        }
+        Ok(())
+    }
+
     /// An error unless a row's sum is what its content comes to. `alike` is what SQL says of the two: nothing, if the row
     /// has no sum, as in a file that was written before there were any.
     pub(crate) fn as_written(&self, what: &'static str, place: u64, alike: Option<bool>) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use crate::protocol::{ENTRY_BYTES_MAX, FailureKind, LocalEvent, TurnResult, Work
 use crate::store::children::{Lifetime, Terminal};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
-use crate::store::guard::not_as_written;
+use crate::store::guard::{ENTRY_AS_WRITTEN, not_as_written};
 use crate::store::sql::{count, from_json, int, stored_word, to_json};
 use crate::store::tx::{Reads, Tx};
 
@@ -249,6 +249,25 @@ pub enum HistoryItem {
         /// The last that the parent has.
         parent: Seq,
     },
+    /// The machine went down, and what this store had committed last is missing: it had not been synced. What its head had
+    /// said is kept beside it.
+    CommitsLost {
+        /// The first commit that is missing.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// A report or note was no longer as it was written when it was to be told. What is left of it is kept, and never told;
+    /// the agent is told that something is missing.
+    ReportDamaged {
+        /// Its place in the inbox.
+        entry: u64,
+    },
+    /// What a run was to do was no longer as it was written when its turn was to start. It ended as failed.
+    RunDamaged {
+        /// Its turn.
+        turn: TurnId,
+    },
     /// An event in the outbox was no longer as it was written. The parent was told of a gap; what is left of the event is
     /// kept, and never offered.
     EventDamaged {
@@ -460,6 +479,9 @@ impl HistoryItem {
             Self::Unblocked => "unblocked",
             Self::OlderThanParent { .. } => "older_than_parent",
             Self::NewerThanParent { .. } => "newer_than_parent",
+            Self::CommitsLost { .. } => "commits_lost",
+            Self::ReportDamaged { .. } => "report_damaged",
+            Self::RunDamaged { .. } => "run_damaged",
             Self::EventDamaged { .. } => "event_damaged",
         }
     }
@@ -489,9 +511,10 @@ impl Reads<'_> {
     /// # Errors
     /// If the file or an entry cannot be read.
     pub fn history_after(&self, cursor: u64, limit: u32) -> Result<Vec<HistoryRow>, StoreError> {
-        let sql = "SELECT seq, at, turn, work, body, kind, sum = pod_sum(at, kind, turn, work, body) FROM history
-                   WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-        let rows = self.page(sql, (int(cursor), limit))?;
+        let sql = format!(
+            "SELECT seq, at, turn, work, body, kind, {ENTRY_AS_WRITTEN} FROM history WHERE seq > ?1 ORDER BY seq LIMIT ?2"
+        );
+        let rows = self.page(&sql, (int(cursor), limit))?;
         let guarded = self.history_guarded_from()?;
         for (row, expected) in rows.iter().zip(cursor + 1..) {
             if expected >= guarded && row.seq != expected {
@@ -501,16 +524,24 @@ impl Reads<'_> {
         Ok(rows)
     }
 
+    /// The place and the JSON of the entries that `which` says, oldest first, compared with their sums.
+    pub(crate) fn entries(&self, which: &str, params: impl rusqlite::Params) -> Result<Vec<(u64, String)>, StoreError> {
+        let sql = format!("SELECT seq, body, {ENTRY_AS_WRITTEN} FROM history WHERE {which} ORDER BY seq");
+        let found = self.all(&sql, params, |row| Ok((count(row.get(0)?), row.get(1)?, row.get(2)?)))?;
+        for (seq, _, alike) in &found {
+            self.entry_as_written(*seq, *alike)?;
+        }
+        Ok(found.into_iter().map(|(seq, body, _)| (seq, body)).collect())
+    }
+
     /// The rows that `sql` finds, as far as they fit one page; at least one, if there is any.
     pub(crate) fn page(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<HistoryRow>, StoreError> {
         let mut statement = self.conn.prepare_cached(sql)?;
         let mut found = statement.query(params)?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.next()? {
-            let (seq, alike) = (count(row.get(0)?), row.get::<_, Option<bool>>(6)?);
-            if alike == Some(false) || (alike.is_none() && seq >= self.history_guarded_from()?) {
-                return Err(not_as_written("a history entry", seq));
-            }
+            let seq = count(row.get(0)?);
+            self.entry_as_written(seq, row.get(6)?)?;
             let body: String = row.get(4)?;
             bytes += body.len();
             if bytes > PAGE_BYTES_MAX && !rows.is_empty() {

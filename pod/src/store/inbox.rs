@@ -2,7 +2,8 @@
 //!
 //! An entry is *unseen*, then *staged* for a turn, in the transaction that commits it to history, then *seen*, with the
 //! worker's first response. A turn that ends before that returns it, with an attempt more and a growing pause. It is
-//! never removed unseen, and stands in history once.
+//! never removed unseen, and stands in history once. One that is no longer as it was written is set aside, and the agent is
+//! told that something is missing: it would be in the way of every turn.
 //!
 //! Filled by `event::apply` and by notes, staged by `turns`.
 
@@ -11,12 +12,17 @@ use rusqlite::params;
 use crate::id::{NoteKey, TurnId, WorkId};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
+use crate::store::guard;
 use crate::store::history::{EventKey, HistoryItem, Origin, SystemItem};
 use crate::store::sql::{count, from_json, int, to_json};
 use crate::store::tx::{Reads, Tx};
 
 /// Whether a row is as it was written; nothing if it has no sum.
 const AS_WRITTEN: &str = "sum = pod_sum(at, wakes, stream, seq, note, body)";
+
+/// What the agent is told in the place of an entry that is damaged.
+const MISSING: &str = "A report or note that was kept for you is damaged and cannot be told. Look at what your children \
+                       have done since you last heard of them.";
 
 /// An entry of the inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,9 +95,13 @@ impl Reads<'_> {
     /// # Errors
     /// If the file or an entry cannot be read.
     pub fn inbox_untold(&self) -> Result<Vec<SystemItem>, StoreError> {
-        let bodies: Vec<String> =
-            self.all("SELECT body FROM inbox WHERE history IS NULL ORDER BY id", [], |row| row.get(0))?;
-        bodies.iter().map(|body| from_json("an inbox entry", body)).collect()
+        let sql = format!("SELECT id, body, {AS_WRITTEN} FROM inbox WHERE history IS NULL ORDER BY id");
+        let rows = self.all(&sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get(2)?)))?;
+        let read = rows.iter().map(|(id, body, alike)| {
+            self.as_written("an inbox entry", count(*id), *alike)?;
+            from_json("an inbox entry", body)
+        });
+        read.collect()
     }
 
     /// Whether an entry may start a turn now, and when the next one may.
@@ -117,14 +127,18 @@ impl Tx<'_> {
             return Ok(NoteOutcome::Full { max });
         }
         let item = SystemItem::Note { key, origin, text: text.to_owned() };
-        let body = to_json("a note", &item)?;
+        let id = self.insert_note(key, &item, wakes)?;
+        self.file_unless_read(id, None, item)?;
+        Ok(NoteOutcome::Queued)
+    }
+
+    fn insert_note(&self, key: NoteKey, item: &SystemItem, wakes: bool) -> Result<u64, StoreError> {
         self.run(
             "INSERT INTO inbox (at, state, wakes, note, body, sum)
              VALUES (?1, 'unseen', ?2, ?3, ?4, pod_sum(?1, ?2, NULL, NULL, ?3, ?4))",
-            (self.now(), wakes, key, body),
+            (self.now(), wakes, key, to_json("a note", item)?),
         )?;
-        self.file_unless_read(count(self.conn.last_insert_rowid()), None, item)?;
-        Ok(NoteOutcome::Queued)
+        Ok(count(self.conn.last_insert_rowid()))
     }
 
     /// Queues a report. Its key, if it has one, was checked against the watermark in the same transaction.
@@ -162,6 +176,7 @@ impl Tx<'_> {
     /// # Errors
     /// If it cannot be written.
     pub fn file_unread(&self) -> Result<(), StoreError> {
+        self.set_damaged_reports_aside(UnixMillis(u64::MAX), u32::MAX)?;
         let sql = format!("SELECT id, history, body, {AS_WRITTEN} FROM inbox WHERE state = 'unseen' ORDER BY id");
         let rows = self.all(&sql, [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, String>(2)?, row.get(3)?))
@@ -180,12 +195,41 @@ impl Tx<'_> {
         self.settle_works().map(|_| ())
     }
 
+    /// Entries that are due at `now` and no longer as they were written are kept to be seen, and never told for what they
+    /// were: their place in the history says that they are damaged, and a note tells the agent that something is missing.
+    /// The table is summed up anew: that they differ is known now.
+    fn set_damaged_reports_aside(&self, now: UnixMillis, max: u32) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT id FROM (SELECT id, {AS_WRITTEN} AS alike FROM inbox
+                             WHERE state = 'unseen' AND not_before <= ?1 ORDER BY id LIMIT ?2)
+             WHERE alike IS NOT 1"
+        );
+        let damaged: Vec<i64> = self.all(&sql, (now, max), |row| row.get(0))?;
+        for id in &damaged {
+            let entry = count(*id);
+            tracing::error!(target: "pod::store", entry, "an entry of the inbox is no longer as it was written; the agent is told that it is missing");
+            let seq = self.append(None, self.first_work(*id)?, &HistoryItem::ReportDamaged { entry })?;
+            self.run("UPDATE inbox SET state = 'seen', turn = NULL, history = ?2 WHERE id = ?1", (id, int(seq)))?;
+            if self.own().reads_reports {
+                let (key, origin, text) = (NoteKey::random(), Origin::Host, MISSING.to_owned());
+                let note = self.insert_note(key, &SystemItem::Note { key, origin, text }, true)?;
+                let sql = "INSERT INTO inbox_works (inbox, work) SELECT ?1, work FROM inbox_works WHERE inbox = ?2";
+                self.run(sql, (int(note), id))?;
+            }
+        }
+        if !damaged.is_empty() {
+            guard::sum_up(self.conn, "inbox")?;
+        }
+        Ok(())
+    }
+
     /// Stages what is due for `turn`: each entry is in history before the worker is told. Returns them, oldest first,
     /// and adds the works that they belong to to the turn's.
     ///
     /// # Errors
     /// If it cannot be written; nothing is then staged.
     pub fn stage_reports(&self, turn: TurnId, max: u32) -> Result<Vec<StagedReport>, StoreError> {
+        self.set_damaged_reports_aside(self.now(), max)?;
         let sql = format!(
             "SELECT id, attempts, history, body, {AS_WRITTEN} FROM inbox
              WHERE state = 'unseen' AND not_before <= ?1 ORDER BY id LIMIT ?2"

@@ -9,6 +9,7 @@ use crate::protocol::{LifeEnd, LostReason};
 use crate::store::children::Terminal;
 use crate::store::context::COUNTS;
 use crate::store::error::StoreError;
+use crate::store::guard::ENTRY_AS_WRITTEN;
 use crate::store::history::{HistoryItem, HistoryRow};
 use crate::store::sql::{count, from_json, int};
 use crate::store::tx::Reads;
@@ -54,13 +55,14 @@ impl Reads<'_> {
     /// If the file or an entry cannot be read.
     pub fn produced_from(&self, from: u64, limit: u32) -> Result<Vec<(HistoryRow, bool)>, StoreError> {
         let sql = format!(
-            "SELECT seq, at, turn, work, body, {COUNTS} FROM history h
+            "SELECT seq, at, turn, work, body, {COUNTS}, {ENTRY_AS_WRITTEN} FROM history h
              WHERE seq >= ?1 AND kind IN ('output', 'turn_ended', 'rewound') ORDER BY seq LIMIT ?2"
         );
         let mut statement = self.conn.prepare_cached(&sql)?;
         let mut found = statement.query((int(from), limit))?;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.next()? {
+            self.entry_as_written(count(row.get(0)?), row.get(6)?)?;
             let body: String = row.get(4)?;
             bytes += body.len();
             if bytes > PAGE_BYTES_MAX && !rows.is_empty() {
@@ -124,10 +126,13 @@ impl Reads<'_> {
     pub fn life_end(&self, pod: &PodId) -> Result<Option<LifeEndRow>, StoreError> {
         let Some(terminal) = self.child(pod)?.and_then(|row| row.terminal) else { return Ok(None) };
         // The newest first: whoever asks does so behind the end.
-        let sql = "SELECT body FROM history WHERE kind = 'child_terminal' ORDER BY seq DESC";
-        let mut statement = self.conn.prepare_cached(sql)?;
+        let sql = format!(
+            "SELECT body, seq, {ENTRY_AS_WRITTEN} FROM history WHERE kind = 'child_terminal' ORDER BY seq DESC"
+        );
+        let mut statement = self.conn.prepare_cached(&sql)?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
+            self.entry_as_written(count(row.get(1)?), row.get(2)?)?;
             let body: String = row.get(0)?;
             if let HistoryItem::ChildTerminal { child, unread, .. } = from_json("a history entry", &body)?
                 && child == *pod

@@ -57,7 +57,7 @@ pub use owner::Owner;
 pub use reader::StoreReader;
 pub use status::{Control, StatusCounts, TurnFailure};
 pub use thread::{Store, Submitted};
-pub use turns::{EndTurn, EndedTurn, Recovery, StartCause, StartedTurn, TurnStart};
+pub use turns::{EndTurn, EndedTurn, FailedStart, Recovery, StartCause, StartedTurn, TurnStart};
 pub use tx::{Own, Reads, Tx};
 pub use works::{Direction, NewRun, StagedRun, WorkRow};
 

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::id::{CallId, TurnId, WorkId};
 use crate::store::error::StoreError;
+use crate::store::guard::ENTRY_AS_WRITTEN;
 use crate::store::history::HistoryItem;
 use crate::store::sql::{count, from_json, int};
 use crate::store::tx::Reads;
@@ -31,11 +32,15 @@ impl Reads<'_> {
         upto: u64,
         bytes_max: usize,
     ) -> Result<Vec<HistoryLine>, StoreError> {
-        let sql = "SELECT seq, at, turn, work, kind, body FROM history WHERE seq > ?1 AND seq <= ?2 ORDER BY seq";
-        let mut statement = self.conn.prepare_cached(sql)?;
+        let sql = format!(
+            "SELECT seq, at, turn, work, kind, body, {ENTRY_AS_WRITTEN} FROM history
+             WHERE seq > ?1 AND seq <= ?2 ORDER BY seq"
+        );
+        let mut statement = self.conn.prepare_cached(&sql)?;
         let mut found = statement.query((int(cursor), int(upto)))?;
         let (mut lines, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.next()? {
+            self.entry_as_written(count(row.get(0)?), row.get(6)?)?;
             let body = row.get_ref(5)?.as_str().map_err(rusqlite::Error::from)?;
             bytes += body.len();
             if bytes > bytes_max && !lines.is_empty() {
@@ -66,10 +71,9 @@ impl Reads<'_> {
         cursor: u64,
         upto: u64,
     ) -> Result<Vec<(u64, HistoryItem)>, StoreError> {
-        let sql = "SELECT seq, body FROM history
-                   WHERE seq > ?1 AND seq <= ?2 AND turn = ?3 AND kind IN ('output', 'retrying') ORDER BY seq";
-        let rows = self.all(sql, (int(cursor), int(upto), turn), |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
-        rows.into_iter().map(|(seq, body)| Ok((count(seq), from_json("a history entry", &body)?))).collect()
+        let which = "seq > ?1 AND seq <= ?2 AND turn = ?3 AND kind IN ('output', 'retrying')";
+        let rows = self.entries(which, (int(cursor), int(upto), turn))?;
+        rows.into_iter().map(|(seq, body)| Ok((seq, from_json("a history entry", &body)?))).collect()
     }
 
     /// The uses of tools of a turn that have no result, and of which tools.
@@ -78,11 +82,10 @@ impl Reads<'_> {
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = "SELECT body FROM history WHERE kind = 'tool_call' AND turn = ?1
-                   AND seq >= (SELECT coalesce(max(history), 0) FROM turns WHERE turn = ?1) ORDER BY seq";
-        let bodies = self.all(sql, [turn], |row| row.get::<_, String>(0))?;
+        let which = "kind = 'tool_call' AND turn = ?1
+                     AND seq >= (SELECT coalesce(max(history), 0) FROM turns WHERE turn = ?1)";
         let mut calls = Vec::new();
-        for body in bodies {
+        for (_, body) in self.entries(which, [turn])? {
             if let HistoryItem::ToolCall { call, tool, .. } = from_json("a history entry", &body)?
                 && open.contains(&call)
             {

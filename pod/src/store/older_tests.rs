@@ -8,6 +8,7 @@ use crate::event::settle_dead_child;
 use crate::id::{PodId, Seq, StreamId, TurnId, WorkId};
 use crate::protocol::{LocalEvent, LostReason};
 use crate::store::fixture::{self, new_child, pod, turn_ended};
+use crate::store::open::{Opened, open_writer};
 use crate::store::{
     EndOfLife, HistoryItem, NewChild, OutputKind, Reservation, Store, StoreReader, SystemItem, Terminal,
 };
@@ -75,7 +76,7 @@ fn store_of_every_older_version_can_be_looked_at_and_stays_as_it_is() {
         drop(reader);
         assert_eq!(bytes(dir.path()), before, "version {version} was changed by looking at it");
         // Its next owner brings it up to date, and loses nothing.
-        let (conn, identity) = crate::store::open::open_writer(&path, &fixture::options("b")).unwrap();
+        let Opened { conn, identity, .. } = open_writer(&path, &fixture::options("b")).unwrap();
         assert_eq!(identity.stream, STREAM);
         let reads = crate::store::Reads::new(&conn, crate::store::UnixMillis(0));
         assert_eq!((reads.history_head().unwrap(), reads.outbox_from(Seq(1), 9).unwrap().len()), (2, 2));
@@ -150,7 +151,7 @@ fn many_turns_of_a_first_version_are_looked_up_and_not_searched_for() {
     .unwrap();
     drop(old);
     let started = std::time::Instant::now();
-    let (conn, _) = crate::store::open::open_writer(&path, &fixture::options("b")).unwrap();
+    let Opened { conn, .. } = open_writer(&path, &fixture::options("b")).unwrap();
     println!("20 000 turns were migrated in {:?}", started.elapsed());
     // A search for each would look at 400 million rows: a minute, where this takes a fraction of a second.
     assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());

@@ -17,7 +17,7 @@ use crate::id::{PodName, StreamId};
 use crate::store::clock::{Clock, UnixMillis};
 use crate::store::error::StoreError;
 use crate::store::guard::{self, Extent};
-use crate::store::head;
+use crate::store::head::{self, Seen, WentDown};
 use crate::store::older;
 use crate::store::schema;
 use crate::store::tx::Own;
@@ -140,8 +140,18 @@ impl Default for StoreLimits {
     }
 }
 
+/// A store that its owner has opened.
+pub(crate) struct Opened {
+    pub(crate) conn: Connection,
+    pub(crate) identity: Identity,
+    /// What its head had said.
+    pub(crate) seen: Option<Seen>,
+    /// What it has lost because the machine went down.
+    pub(crate) lost: Option<WentDown>,
+}
+
 /// The owner's connection for writing. Makes the file if there is none.
-pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connection, Identity), StoreError> {
+pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
     let seen = head::read(path)?;
     if seen.as_ref().is_some_and(|seen| seen.commits > 0) && path.metadata().map_or(0, |file| file.len()) == 0 {
         // SQLite would throw the write-ahead log of an empty file away.
@@ -159,7 +169,7 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
     if let Some(detail) = guard::differing(&conn, Extent::All).map_err(|error| damage(path, error))? {
         return Err(StoreError::Damaged { path: path.to_owned(), detail });
     }
-    head::compare(path, seen.as_ref(), guard::commits(&conn)?.unwrap_or(0))?;
+    let lost = head::compare(path, seen.as_ref(), guard::commits(&conn)?.unwrap_or(0))?;
     // Before the first table: the journal's mode cannot be changed inside a transaction.
     write_ahead(path, &conn)?;
     if found < schema::VERSION {
@@ -174,7 +184,7 @@ pub(crate) fn open_writer(path: &Path, options: &StoreOptions) -> Result<(Connec
     if let Some(owner) = &options.owner {
         crate::store::owner::claim(path, &conn, &identity.pod, owner)?;
     }
-    Ok((conn, identity))
+    Ok(Opened { conn, identity, seen, lost })
 }
 
 /// A connection that only reads: of the owner beside its writer, or of anyone, also of a dead pod's store, and also of one
@@ -323,6 +333,18 @@ fn classify(path: &Path, doing: &'static str, error: rusqlite::Error) -> StoreEr
 }
 
 #[cfg(test)]
+#[path = "closing_tests.rs"]
+mod closing;
+
+#[cfg(test)]
+#[path = "running_damage_tests.rs"]
+mod running_damage;
+
+#[cfg(test)]
+#[path = "golden_tests.rs"]
+mod golden;
+
+#[cfg(test)]
 #[path = "damage_tests.rs"]
 mod damage;
 
@@ -335,7 +357,7 @@ mod tests {
     use crate::store::fixture;
 
     fn open(path: &Path) -> Result<Identity, StoreError> {
-        open_writer(path, &fixture::options("a")).map(|(_, identity)| identity)
+        open_writer(path, &fixture::options("a")).map(|opened| opened.identity)
     }
 
     #[track_caller]
@@ -361,7 +383,7 @@ mod tests {
     fn file_of_a_newer_version_is_refused_untouched() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
-        let (conn, _) = open_writer(&path, &fixture::options("a")).unwrap();
+        let Opened { conn, .. } = open_writer(&path, &fixture::options("a")).unwrap();
         fixture::make_newer(&conn);
         drop(conn);
         let (newer, known) = (format!("schema {}", schema::VERSION + 1), format!("knows up to {}", schema::VERSION));
@@ -411,7 +433,7 @@ mod tests {
     fn damage_far_from_what_is_read_at_the_start_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
-        let (conn, _) = open_writer(&path, &fixture::options("a")).unwrap();
+        let Opened { conn, .. } = open_writer(&path, &fixture::options("a")).unwrap();
         for _ in 0..100 {
             let sql = "INSERT INTO history (at, kind, body) VALUES (0, 'output', hex(randomblob(500)))";
             conn.execute(sql, []).unwrap();

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::store::clock::Clock;
 use crate::store::error::StoreError;
 use crate::store::guard::{self, Extent};
-use crate::store::head::{self, Seen};
+use crate::store::head::{self, Seen, WentDown};
 use crate::store::open::{self, Identity};
 use crate::store::owner::Owner;
 use crate::store::tx::Reads;
@@ -29,7 +29,7 @@ pub struct StoreReader {
     identity: Identity,
     path: PathBuf,
     /// What the head said before the file was opened.
-    seen: Option<Seen>,
+    seen: Result<Option<Seen>, StoreError>,
 }
 
 impl StoreReader {
@@ -39,7 +39,7 @@ impl StoreReader {
     /// If there is none, or it is not ours, newer or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        let seen = head::read(path).ok().flatten();
+        let seen = head::read(path);
         let (conn, identity) = open::open_reader(path)?;
         Ok(Self { conn, identity, path: path.to_owned(), seen })
     }
@@ -47,10 +47,10 @@ impl StoreReader {
     /// For a store that is not there, or empty: whether it never had a commit.
     ///
     /// # Errors
-    /// `CommitsLost` if it had.
+    /// `CommitsLost` or `WentDown` if it had; `HeadUnreadable` if that cannot be known.
     pub fn was_whole(path: impl AsRef<Path>) -> Result<(), StoreError> {
         let path = path.as_ref();
-        head::compare(path, head::read(path)?.as_ref(), 0)
+        lost(path, head::compare(path, head::read(path)?.as_ref(), 0)?)
     }
 
     /// Whose the store at `path` is; none if it does not say, or cannot be read now: its next life finds out. Blocks.
@@ -68,9 +68,10 @@ impl StoreReader {
     /// compared as they are read. Takes as long as reading those tables.
     ///
     /// # Errors
-    /// `Damaged` or `CommitsLost` if it is not; else if it cannot be read.
+    /// `Damaged`, `CommitsLost` or `WentDown` if it is not, `HeadUnreadable` if that cannot be known; else if it cannot be read.
     pub fn check(&self) -> Result<(), StoreError> {
-        self.compare(Extent::All)
+        self.compare(Extent::All)?;
+        self.seen.clone().map(drop)
     }
 
     /// The same for whoever has read the events, each of which is compared with its own sum: of a large file, the tables
@@ -83,7 +84,7 @@ impl StoreReader {
     fn compare(&self, extent: Extent) -> Result<(), StoreError> {
         let moment = self.conn.unchecked_transaction().map_err(|e| StoreError::sqlite("read", e))?;
         if let Some(commits) = guard::commits(&moment)? {
-            head::compare(&self.path, self.seen.as_ref(), commits)?;
+            lost(&self.path, head::compare(&self.path, self.seen.as_ref().ok().and_then(Option::as_ref), commits)?)?;
         }
         match guard::differing(&moment, extent)? {
             None => Ok(()),
@@ -121,6 +122,10 @@ impl StoreReader {
         let moment = self.conn.unchecked_transaction().map_err(|e| StoreError::sqlite("read", e))?;
         look(&Reads::new(&moment, Clock::System.now()))
     }
+}
+
+fn lost(path: &Path, lost: Option<WentDown>) -> Result<(), StoreError> {
+    lost.map_or(Ok(()), |WentDown { had, has }| Err(StoreError::WentDown { path: path.to_owned(), had, has }))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The tables, version by version.
 //!
-//! A version that was shipped is never edited; the next one is appended. All that a store lacks is brought about in
+//! A version that was shipped is never edited (a test knows what each comes to); the next one is appended. All that a store lacks is brought about in
 //! one transaction. Never touches a file of a newer version. Every version says its number in `sums` too (`guard::seal`),
 //! or older programs would take its files for damaged ones (`version`).
 //!
@@ -276,6 +276,26 @@ mod tests {
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let rows: Vec<(i64, String)> = rows.map(Result::unwrap).collect();
         assert_eq!(rows, [(1, "run".to_owned()), (3, "resume".to_owned())]);
+    }
+
+    /// What the versions come to that were shipped, each the sum of its steps.
+    const SHIPPED: [u32; 3] = [0x3110_5151, 0x5eeb_0516, 0x7734_fb9e];
+
+    #[test]
+    fn version_that_was_shipped_is_never_edited() {
+        for (at, (steps, shipped)) in MIGRATIONS.iter().zip(SHIPPED).enumerate() {
+            let (version, next) = (at + 1, SHIPPED.len() + 1);
+            assert_eq!(
+                crc32fast::hash(steps.concat().as_bytes()),
+                shipped,
+                "schema V{version} was edited, and files of it are on people's disks: put V{version} back as it was, and \
+                 append what is new as V{next}"
+            );
+        }
+        assert!(
+            SHIPPED.len() <= MIGRATIONS.len() && MIGRATIONS.len() <= SHIPPED.len() + 1,
+            "one version is in the making at most: when it is shipped, add its sum here and a store of it to `golden`"
+        );
     }
 
     #[test]

@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::id::{Seq, StreamId};
 use crate::store::error::StoreError;
 use crate::store::guard;
-use crate::store::head::Head;
-use crate::store::open::{self, Identity, StoreOptions};
+use crate::store::head::{self, Head, WentDown};
+use crate::store::history::HistoryItem;
+use crate::store::open::{self, Identity, Opened, StoreOptions};
 use crate::store::tx::{Own, Reads, Tx};
 
 /// A pod's store. Clones are the same store.
@@ -87,9 +88,13 @@ impl Store {
     /// If the file is not ours, newer, damaged, has lost commits, is another pod's, or cannot be used; it is then left as it was.
     pub fn open(path: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        let (writer, identity) = open::open_writer(path, &options)?;
+        let Opened { conn: writer, identity, seen, lost } = open::open_writer(path, &options)?;
+        if let Some(lost) = lost {
+            say_what_is_lost(path, &writer, &options, lost)?;
+        }
         let (reader, _) = open::open_reader(path)?;
-        let head = Head::open(path, guard::commits(&writer)?.unwrap_or(0), options.durability)?;
+        let commits = guard::commits(&writer)?.unwrap_or(0);
+        let head = Head::open(path, seen.as_ref(), commits, options.durability)?;
         let (head_writers, heads) = heads(&writer, &options)?;
         let (writes, write_queue) = mpsc::channel(options.limits.queue);
         let (reads, read_queue) = mpsc::channel(options.limits.queue);
@@ -100,9 +105,9 @@ impl Store {
         };
         spawn(
             format!("store-{name}"),
-            Box::new(move || write_loop(&writer, write_queue, &for_writer, &head_writers, head)),
+            Box::new(move || write_loop(writer, write_queue, &for_writer, &head_writers, head)),
         )?;
-        spawn(format!("reads-{name}"), Box::new(move || read_loop(&reader, read_queue, &for_reader)))?;
+        spawn(format!("reads-{name}"), Box::new(move || read_loop(reader, read_queue, &for_reader)))?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), identity, options, writes, reads, heads }) })
     }
 
@@ -185,9 +190,11 @@ impl Store {
         self.inner.heads.outbox.clone()
     }
 
-    /// Commits what is in the queue and takes no more. Calls that come later fail with `Closed`.
+    /// Commits what is in the queue, brings all of it onto the medium, and takes no more. Calls that come later fail with
+    /// `Closed`.
     pub async fn close(&self) {
-        for queue in [&self.inner.writes, &self.inner.reads] {
+        // Whoever writes closes last, and takes the log along.
+        for queue in [&self.inner.reads, &self.inner.writes] {
             let (done, closed) = oneshot::channel();
             if queue.send(Message::Close(done)).await.is_ok() {
                 let _ = closed.await;
@@ -260,26 +267,42 @@ where
 }
 
 fn write_loop(
-    conn: &Connection,
+    conn: Connection,
     mut queue: mpsc::Receiver<Message>,
     options: &StoreOptions,
     heads: &HeadWriters,
     mut head: Head,
 ) {
-    while let Some(message) = queue.blocking_recv() {
-        let first = match message {
-            Message::Work(work) => work,
-            Message::Close(done) => {
-                let _ = done.send(());
-                return;
-            }
+    let mut closing = None;
+    while closing.is_none() {
+        closing = match queue.blocking_recv() {
+            Some(Message::Work(first)) => commit_group(&conn, first, &mut queue, options, heads, &mut head),
+            Some(Message::Close(done)) => Some(done),
+            None => break,
         };
-        let close = commit_group(conn, first, &mut queue, options, heads, &mut head);
-        if let Some(done) = close {
-            let _ = done.send(());
-            return;
-        }
     }
+    head.close(&conn);
+    // Whoever is told finds the file as it stays.
+    drop(conn);
+    if let Some(done) = closing {
+        let _ = done.send(());
+    }
+}
+
+/// Says in the history which commits are missing, and keeps the head that tells of them, before it is written anew.
+fn say_what_is_lost(path: &Path, conn: &Connection, options: &StoreOptions, lost: WentDown) -> Result<(), StoreError> {
+    let WentDown { had, has } = lost;
+    tracing::error!(
+        target: "pod::store", store = %path.display(), had, has,
+        "the machine went down, and the store has lost its last commits; `durability = power` keeps them"
+    );
+    head::keep_lost(path)?;
+    let error = |source| StoreError::sqlite("write to", source);
+    let moment = conn.unchecked_transaction().map_err(error)?;
+    let tx = Tx::new(&moment, options.clock.now(), &options.own, &options.limits);
+    tx.append(None, None, &HistoryItem::CommitsLost { from: has.saturating_add(1), to: had })?;
+    guard::count_commit(&moment, has.saturating_add(1)).map_err(error)?;
+    moment.commit().map_err(error)
 }
 
 /// Runs `first` and what waits behind it in one transaction. Returns a close that it met.
@@ -356,18 +379,19 @@ fn run_in_savepoint(conn: &Connection, work: &mut dyn Work, options: &StoreOptio
     conn.execute_batch(end).map_err(error)
 }
 
-fn read_loop(conn: &Connection, mut queue: mpsc::Receiver<Message>, options: &StoreOptions) {
+fn read_loop(conn: Connection, mut queue: mpsc::Receiver<Message>, options: &StoreOptions) {
     while let Some(message) = queue.blocking_recv() {
         let mut work = match message {
             Message::Work(work) => work,
             Message::Close(done) => {
+                drop(conn);
                 let _ = done.send(());
                 return;
             }
         };
         match conn.execute_batch("BEGIN") {
             Ok(()) => {
-                work.run(conn, options);
+                work.run(&conn, options);
                 if !conn.is_autocommit() {
                     // A transaction that read has nothing to lose.
                     let _ = conn.execute_batch("ROLLBACK");

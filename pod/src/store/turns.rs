@@ -6,11 +6,12 @@
 //! Called by `controller`.
 
 use crate::id::{PodId, Seq, TurnId, WorkId};
-use crate::protocol::{PodEvent, PodState, Text, TurnResult, WorkResult};
+use crate::protocol::{FailureKind, PodEvent, PodState, Text, TurnResult, WorkResult};
 use crate::store::children::ChildRow;
 use crate::store::clock::UnixMillis;
 use crate::store::context::Compaction;
 use crate::store::error::StoreError;
+use crate::store::guard;
 use crate::store::history::{HistoryItem, Origin, TurnCause, TurnOutcome};
 use crate::store::inbox::{Return, StagedReport};
 use crate::store::intents::Intent;
@@ -35,6 +36,9 @@ pub enum TurnStart {
     Started(StartedTurn),
     /// There is nothing to start one for.
     Nothing,
+    /// What a run was to do is no longer as it was written. Its turn has begun and has ended as failed, all in one; there may be
+    /// others to be started.
+    Failed(FailedStart),
     /// What it would have to report has no room: the parent has not acknowledged for very long.
     OutboxFull,
 }
@@ -52,6 +56,17 @@ pub struct StartedTurn {
     pub reports: Vec<StagedReport>,
     /// The works that it is for.
     pub works: Vec<WorkId>,
+}
+
+/// A turn that began and failed in one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedStart {
+    /// Why.
+    pub message: String,
+    /// The works that it was for.
+    pub works: Vec<WorkId>,
+    /// What its end has made true.
+    pub ended: EndedTurn,
 }
 
 /// A turn that is over.
@@ -112,6 +127,11 @@ impl Tx<'_> {
             StartCause::Wake => self.oldest_run()?,
             StartCause::Resume => None,
         };
+        let run = match run.transpose() {
+            Ok(run) => run,
+            Err(_) if !self.outbox_has_room(Room::Ordinary)? => return Ok(TurnStart::OutboxFull),
+            Err(turn) => return self.fail_run(turn).map(TurnStart::Failed),
+        };
         let cause = match (cause, &run) {
             (StartCause::Wake, Some(_)) => TurnCause::Run,
             (StartCause::Wake, None) if paused.is_none() && !self.is_blocked()? && self.inbox_due()?.0 => {
@@ -163,6 +183,26 @@ impl Tx<'_> {
         // Giving way to another turn may have been a work's last condition.
         self.settle_works()?;
         Ok(StartedTurn { turn, cause, input, reports, works: self.turn_works(turn)? })
+    }
+
+    /// What `turn` was to do is damaged: it ends as soon as it has begun.
+    fn fail_run(&self, turn: TurnId) -> Result<FailedStart, StoreError> {
+        let message = format!("what turn {turn} was to do is damaged in the store: send it again");
+        tracing::error!(target: "pod::store", %turn, "a run is no longer as it was written; its turn fails");
+        self.run("DELETE FROM runs WHERE turn = ?1", [turn])?;
+        guard::sum_up(self.conn, "runs")?;
+        self.open_turn(turn, TurnCause::Run)?;
+        // By its turn: what the run itself says is not to be believed.
+        self.run(
+            "INSERT INTO turn_works (turn, work) SELECT ?1, work FROM works WHERE turn = ?1 AND direction = 'received'",
+            [turn],
+        )?;
+        let works = self.turn_works(turn)?;
+        self.turn_began(turn, TurnCause::Run, works.clone())?;
+        self.append(Some(turn), works.first().copied(), &HistoryItem::RunDamaged { turn })?;
+        let outcome = TurnOutcome::Errored { kind: FailureKind::Other, message: message.clone() };
+        let ended = self.end_turn(&EndTurn { turn, outcome, compaction: None })?;
+        Ok(FailedStart { message, works, ended })
     }
 
     /// Starts a turn that does nothing but make the context shorter. It is told nothing, is for no work, and leaves a
@@ -326,16 +366,19 @@ impl Tx<'_> {
         })
     }
 
-    fn oldest_run(&self) -> Result<Option<Run>, StoreError> {
+    /// The run that was staged first; its turn alone, if it is no longer as it was written.
+    fn oldest_run(&self) -> Result<Option<Result<Run, TurnId>>, StoreError> {
         let sql = "SELECT turn, work, origin, input, sum = pod_sum(turn, work, at, origin, input) FROM runs
                    ORDER BY turn LIMIT 1";
-        let found = self.one(sql, [], |row| {
-            let texts = (row.get::<_, String>(2)?, row.get::<_, String>(3)?);
-            Ok((row.get::<_, TurnId>(0)?, row.get(1)?, texts, row.get(4)?))
-        })?;
-        let Some((turn, work, (origin, input), alike)) = found else { return Ok(None) };
-        self.as_written("a run", turn.0, alike)?;
-        Ok(Some(Run { turn, work, origin: from_json("an origin", &origin)?, input }))
+        self.one(sql, [], |row| {
+            let turn = row.get::<_, TurnId>(0)?;
+            let read = || -> Result<Run, StoreError> {
+                self.as_written("a run", turn.0, row.get(4)?)?;
+                let origin = from_json("an origin", &row.get::<_, String>(2)?)?;
+                Ok(Run { turn, work: row.get(1)?, origin, input: row.get(3)? })
+            };
+            Ok(read().map_err(|_| turn))
+        })
     }
 
     fn turn_works(&self, turn: TurnId) -> Result<Vec<WorkId>, StoreError> {
