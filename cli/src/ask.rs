@@ -52,6 +52,9 @@ fn unknown(why: &str, unsure: &str) -> Failure {
 }
 
 fn not_delivered(why: NotDelivered) -> Failure {
+    if let NotDelivered::Unauthorized(why) = &why {
+        return Failure::new(Exit::Rejected, format!("refused, nothing was applied: {why}"));
+    }
     let message = format!("not delivered, nobody saw it and nobody will: {why}; it is safe to send it again");
     Failure::new(Exit::NotDelivered, message)
 }

@@ -75,7 +75,6 @@ where
             return if error.use_stderr() || printed.is_err() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
-    log_to_stderr();
     let mut output = Output::new(cli.global.json);
     match run(&cli, &mut output) {
         Ok(exit) => exit.into(),
@@ -102,10 +101,19 @@ fn run(cli: &Cli, output: &mut Output) -> Result<Exit, Failure> {
     }
 }
 
-/// What the layers below log, on standard error; `RUST_LOG` says how much.
-fn log_to_stderr() {
+/// What is logged if nobody says otherwise: what fails, and whoever asks what it may not, or is not who it says it is.
+const LOGGED: &str = "error,pod::refused=warn,rpc::io::server=warn";
+
+/// What the layers below log, on standard error, from here on; `RUST_LOG` says how much. To be called before
+/// [`pod::host`]: a child's log is its parent's to keep.
+pub fn log_to_stderr() {
+    style::decide(&std::env::args_os().collect::<Vec<_>>());
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
     // Fails if a test, or a program that embeds us, has set a subscriber: theirs is used then.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(style::on_stderr())
+        .with_writer(std::io::stderr)
+        .try_init();
 }

@@ -84,6 +84,7 @@ pub mod attach;
 pub mod spawn;
 pub mod worker;
 
+mod admission;
 mod delegation;
 pub mod error;
 pub mod handle;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
+use crate::admission::Admission;
 use crate::attach::Tail;
 use crate::controller::actor::Actor;
 use crate::event::{Edge, Reporter};
@@ -333,11 +334,15 @@ impl PodController {
                 })
             })?;
         }
-        let socket = rpc::Address::unix(paths.socket());
-        let (server, calls) = rpc::serve_calls::<Method>(&socket, CALLS)
+        let parent = child.as_ref().map(|child| Parent::new(&child.config));
+        let children = SpawnedPodRegistry::default();
+        let admission = Admission::new(id.clone(), &roots, parent.clone(), children.clone(), member.scope().clone());
+        let (server, calls) = rpc::Server::actor::<Method>()
+            .pidfds()
+            .authorize_connections(move |who| Ok(admission.pass(who)))
+            .serve_calls(&rpc::Address::unix(paths.socket()), CALLS)
             .await
             .map_err(|source| StartError::Listen { name: name.clone(), source })?;
-        let parent = child.as_ref().map(|child| Parent::new(&child.config));
         let edge = parent.as_ref().map_or_else(Edge::none, Parent::edge);
         let (messages, heard) = mpsc::channel(MESSAGES);
         let shared = Shared::new(Inner {
@@ -355,7 +360,7 @@ impl PodController {
                 .map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0)),
             reporter: Reporter::with_store(store.clone(), edge),
             live: Live::new(store.history_head()),
-            registry: SpawnedPodRegistry::default(),
+            registry: children,
             messages,
             tail: Tail::new(),
             phase: watch::Sender::new(PodState::Idle),

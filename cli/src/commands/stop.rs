@@ -6,7 +6,7 @@ use pod::Method;
 use pod::life_lock::{Holder, Life};
 use pod::protocol::{Shutdown, ShutdownMode};
 use pod::runtime_dir::PodPaths;
-use rpc::{CallError, Client};
+use rpc::{CallError, Client, NotDelivered};
 use tokio::time::{interval, timeout};
 
 use crate::args::{Global, StopArgs};
@@ -31,8 +31,9 @@ pub(crate) async fn stop(args: &StopArgs, global: &Global, output: &mut Output) 
         Err(CallError::Rejected(never)) => match never {},
         // It may have ended by itself in the meantime.
         Err(CallError::NotDelivered(why)) if life_of(&paths)? != Life::Free => {
+            let refused = matches!(why, NotDelivered::Unauthorized(_));
             return Err(Failure::new(
-                Exit::NotDelivered,
+                if refused { Exit::Rejected } else { Exit::NotDelivered },
                 format!("pod `{name}` was not told to stop, it still runs as {holder}: {why}"),
             ));
         }

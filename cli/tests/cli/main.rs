@@ -2,6 +2,7 @@
 //!
 //! Each test has a root of its own. Every process is bounded, and ended with its test.
 
+mod asking;
 mod bad_input;
 mod demo;
 mod frames;

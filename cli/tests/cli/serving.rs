@@ -10,7 +10,13 @@ use serde_json::Value;
 use crate::world::{Running, World, of_kind};
 
 /// Ends a pod that lives in the background when its test is over, however that ended.
-struct Background<'w>(&'w World, &'static str);
+pub(crate) struct Background<'w>(&'w World, &'static str);
+
+impl<'w> Background<'w> {
+    pub(crate) fn of(world: &'w World, name: &'static str) -> Self {
+        Self(world, name)
+    }
+}
 
 impl Drop for Background<'_> {
     #[expect(clippy::disallowed_methods, reason = "the program under test")]

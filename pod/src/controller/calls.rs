@@ -11,6 +11,7 @@ use rpc::{CallContext, Responder};
 
 use super::actor::{Actor, Answer, give};
 use super::state::{Input, MethodKind, Refusal, Verdict};
+use crate::admission::REFUSED;
 use crate::event::{Offer, apply_event_side_effects};
 use crate::id::{PodId, TurnId};
 use crate::life_lock::{self, Life};
@@ -162,13 +163,10 @@ impl Actor {
     /// A child's event: identity, one transaction, wake decision, ack.
     fn pod_event(&mut self, offer: PodEventOffer, responder: Responder<PodEventOffer>) {
         let arrived = Instant::now();
-        let Some(sender) = self.sender(responder.context(), &offer.from) else {
-            tracing::warn!(peer = ?responder.context().peer, claims = %offer.from, "an event of a process that is not that child is refused");
+        let Some(sender) = self.sender(responder.context(), &offer.from).filter(|sender| *sender == offer.from) else {
+            tracing::warn!(target: REFUSED, pod = %self.shared.id, peer = ?responder.context().peer, claims = %offer.from, "an event of a process that is not that child is refused");
             return responder.reject(EventRejection::NotYourChild);
         };
-        if sender != offer.from {
-            return responder.reject(EventRejection::NotYourChild);
-        }
         crate::failpoint!("parent_after_receive");
         self.step(Input::Method(MethodKind::PodEvent));
         let event = offer.event.clone();
@@ -199,7 +197,7 @@ impl Actor {
         }
         let Some(sender) = self.sender(responder.context(), &request.pod).filter(|sender| *sender == request.pod)
         else {
-            tracing::warn!(peer = ?responder.context().peer, claims = %request.pod, "a process that is not that child says that it is ready");
+            tracing::warn!(target: REFUSED, pod = %self.shared.id, peer = ?responder.context().peer, claims = %request.pod, "a process that is not that child says that it is ready");
             return responder.reject(ChildRejection::NotYourChild);
         };
         let (own, has_parent) = (self.shared.id.clone(), self.shared.store.own().has_parent);

@@ -42,6 +42,12 @@ impl Member {
                 registry.place(&claim.pod)?.ok_or_else(unknown)?
             }
         };
+        let said = crate::admission::own().map_err(|error| error.to_string());
+        let said = said.and_then(|own| registry.is_process(&place.pod, own).map_err(|error| error.to_string()));
+        if let Err(error) = said {
+            // Its life lock says so, too; that is dearer to look at.
+            tracing::warn!(pod = %place.pod, error, "which process this pod is could not be registered");
+        }
         // What its earlier process had lent is still lent.
         let lent = registry.lent(&place.pod)?;
         let scope = Scope::new(place.scope.clone(), lent);

@@ -8,11 +8,12 @@
 //!
 //! A right comes back when its holder and all that it has started are proven dead, never on its word, and once.
 //!
-//! `claim` gives and takes back, `proof` says who is dead, `budget` counts, `member` is one pod's place in all this;
-//! `handle` claims for children, `start` for roots, and `pod doctor` looks.
+//! `claim` gives and takes back, `proof` says who is dead, `budget` counts, `kin` says whose program a process is, `member` is
+//! one pod's place in all this; `handle` claims for children, `start` for roots, `admission` asks, and `pod doctor` looks.
 
 mod budget;
 mod claim;
+mod kin;
 mod member;
 mod open;
 mod proof;
@@ -29,6 +30,7 @@ use crate::store::UnixMillis;
 
 pub use budget::{Cap, TreeLimits};
 pub use claim::{Claim, Origin, Place};
+pub(crate) use kin::Kin;
 pub(crate) use member::Member;
 
 /// The registry of one user. Clones are the same connection; every call blocks for a few file operations.

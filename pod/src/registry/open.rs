@@ -24,7 +24,7 @@ const MODE_PAUSE: Duration = Duration::from_millis(2);
 const APPLICATION_ID: i64 = 0x706f_6472;
 
 /// What turns version `n` into `n + 1`. One that was shipped is never edited.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -82,6 +82,14 @@ CREATE TABLE trees (
 
 /// left_by: the names of the dead that were between the life and its parent, the nearest first, each between slashes.
 const V2: &str = "ALTER TABLE pods ADD COLUMN left_by TEXT NOT NULL DEFAULT '/';";
+
+/// process, began: the process that is the life, and when that began, in ticks since boot, once it has said so.
+const V3: &str = "
+ALTER TABLE pods ADD COLUMN process INTEGER;
+ALTER TABLE pods ADD COLUMN began INTEGER;
+CREATE INDEX pods_process ON pods (process);
+CREATE INDEX pods_scoped ON pods (scoped) WHERE scoped;
+";
 
 /// A connection to the registry at `path`, which is made if there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, RegistryError> {

@@ -43,6 +43,11 @@ impl Scope {
         self.0.lent.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether `child` has a scope, which is then part of this one.
+    pub(crate) fn is_lent_to(&self, child: &PodId) -> bool {
+        self.0.lent.read().unwrap_or_else(PoisonError::into_inner).iter().any(|(to, _)| to == child)
+    }
+
     /// How `path` may be used now; it must be absolute and without `..`. What a child may write is read by its parent
     /// and not written.
     pub fn at(&self, path: &Path) -> Permission {

@@ -166,6 +166,9 @@ pub(crate) async fn may_begin(shared: &Shared, name: &PodName) -> Result<(), Spa
 
 /// Follows it like a child of an earlier life of ours.
 async fn follow(shared: &Shared, row: ChildRow) {
+    if let Err(error) = shared.member.adopted(vec![row.pod.clone()]).await {
+        tracing::warn!(pod = %shared.id, child = %row.pod, %error, "a child that was adopted is registered as its old parent's until the next start");
+    }
     let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
     tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
 }

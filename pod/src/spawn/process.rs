@@ -221,6 +221,12 @@ pub(crate) fn marked() -> Vec<Marked> {
     Look::at(Path::new(PROC)).map(|look| look.marked).unwrap_or_default()
 }
 
+/// The life below `roots` whose mark the process `pid` bears, as far as this user may look at it.
+pub(crate) fn life_of(pid: i32, roots: &Roots) -> Option<Incarnation> {
+    let found = mark_of(Path::new(PROC), Pid::from_raw(pid)?).ok().flatten()?;
+    found.is_below(roots).then_some(found.life)
+}
+
 /// One look through the process table.
 #[derive(Debug, Default)]
 struct Look {

@@ -24,7 +24,7 @@ use crate::id::{Incarnation, PeerId};
 use crate::limits::Limits;
 use crate::metrics::{LaneMetrics, ServerMetrics};
 use crate::peer::Peer;
-use crate::server::{Denial, Options, PeerPidfd, Policy};
+use crate::server::{Denial, Options, Pass, PeerPidfd, Policy};
 use crate::service::clip;
 use crate::session::client::Offer;
 use crate::session::server::{Reply, ServerCounters, ServerLane};
@@ -71,6 +71,14 @@ struct Lanes {
     swept_at: Option<Instant>,
     /// What lanes had seen that are forgotten.
     forgotten: ServerCounters,
+}
+
+/// What an accepted Hello is given.
+pub(super) struct Admitted {
+    pub(super) cell: Arc<ServingCell>,
+    pub(super) epoch: u64,
+    /// What its connection may call; anything, if nothing was said.
+    pub(super) pass: Option<Box<Pass>>,
 }
 
 /// Why a Hello was not accepted.
@@ -302,7 +310,7 @@ impl Hub {
         peer: Peer,
         pidfd: Option<&PeerPidfd>,
         hello_by: Instant,
-    ) -> Result<(Arc<ServingCell>, u64), Refused> {
+    ) -> Result<Admitted, Refused> {
         let wire = crate::limits::WIRE_VERSION;
         if hello.wire_min > wire || hello.wire_max < wire {
             let said = format!("wire versions {} to {} are offered, {wire} is spoken", hello.wire_min, hello.wire_max);
@@ -328,7 +336,7 @@ impl Hub {
         }
         // No lock is held: this is the user's code.
         let denied = |denial| Refused::Said(GoodbyeCode::Unauthorized, denial);
-        self.policy.admits(hello, peer, pidfd).map_err(denied)?;
+        let pass = self.policy.admits(hello, peer, pidfd).map_err(denied)?;
         let mut over = Vec::new();
         let attached = self.attach(hello, peer, phase, hello_by, &mut over);
         // Wakes the tasks of users: no lock is held.
@@ -345,7 +353,7 @@ impl Hub {
             // Wakes whoever learns something by the new connection.
             calling.with(|_| ());
         }
-        attached.map(|()| (cell, hello.epoch)).ok_or(GoodbyeCode::StaleEpoch.into())
+        attached.map(|()| Admitted { cell, epoch: hello.epoch, pass }).ok_or(GoodbyeCode::StaleEpoch.into())
     }
 
     /// Gives a connection to its lane, which is made if there is none; whether it was new enough for it. Calls in the other

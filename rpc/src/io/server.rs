@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::gate::Gate;
 use super::handlers::Pool;
-use super::hub::{CLOSING, Hub, Refused, SERVING, ServingCell};
+use super::hub::{Admitted, CLOSING, Hub, Refused, SERVING, ServingCell};
 use super::inbound::{Inbound, is_end, poll_write_all};
 use super::reverse::Calling;
 use super::serving::{FRAMES_MAX, Serving, TURNS_MAX};
@@ -495,7 +495,8 @@ where
                 Refused::Code(code) => End::Refused(code),
                 Refused::Said(code, denial) => End::Said(code, denial),
             });
-        let (cell, epoch) = admitted?;
+        let Admitted { cell, epoch, pass } = admitted?;
+        self.serving.keep_to(pass);
         self.calling = cell.reverse().map(|cell| Calling::new(Arc::clone(cell), epoch, self.exact));
         self.lane = Some((cell, epoch));
         self.handshake = None;

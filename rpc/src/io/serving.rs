@@ -27,6 +27,7 @@ use crate::limits::{SLOTS_KEPT, WAKERS_KEPT};
 use crate::peer::Peer;
 use crate::request::DecodeFault;
 use crate::responder::RawResponder;
+use crate::server::Pass;
 use crate::service::{Answer, overloaded, refuse};
 use crate::session::payload::Payload;
 use crate::session::server::{NewCall, Reply, ServerLane};
@@ -65,6 +66,8 @@ pub(crate) struct Serving<S, F> {
     service: ServiceInfo,
     /// Whose rules hold; a client that serves on its own connection has none.
     hub: Option<Arc<Hub>>,
+    /// What this connection may call; anything, if nothing was said.
+    pass: Option<Box<Pass>>,
     start: S,
     handlers: Handlers<F>,
     /// Without memory between two turns, as are the replies.
@@ -141,7 +144,12 @@ where
     pub(crate) fn new(peer: Peer, service: ServiceInfo, hub: Option<Arc<Hub>>, start: S, pool: Arc<Pool<F>>) -> Self {
         let handlers = Handlers::new(pool);
         let (queued, replies, shed, wakers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { peer, service, hub, start, handlers, queued, replies, shed, wakers }
+        Self { peer, service, hub, pass: None, start, handlers, queued, replies, shed, wakers }
+    }
+
+    /// What the connection was let in for.
+    pub(super) fn keep_to(&mut self, pass: Option<Box<Pass>>) {
+        self.pass = pass;
     }
 
     /// Who is to be woken when a handler has something to do.
@@ -277,7 +285,8 @@ where
     }
 
     fn start_handler(&mut self, cell: &Arc<ServingCell>, call: &Queued, watch: HandlerWatch, body: &[u8]) {
-        let permits = |hub: &Hub| hub.policy.permits(&self.peer, self.service.methods, (call.method, call.version));
+        let (pass, method) = (self.pass.as_deref(), (call.method, call.version));
+        let permits = |hub: &Hub| hub.policy.permits(&self.peer, pass, self.service.methods, method);
         if let Some(Err(denial)) = self.hub.as_deref().map(permits) {
             let reason = Payload::copy(denial.reason());
             return self.refuse(call.id, &watch, Reply::Nack(NackCode::Unauthorized, reason));

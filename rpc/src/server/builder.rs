@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Calls, Denial, ListenError, Newcomer, Policy, Secret, Server, start};
+use super::{Calls, Denial, ListenError, Newcomer, Pass, Policy, Secret, Server, start};
 use crate::address::Address;
 use crate::io::listener::Listener;
 use crate::limits::Limits;
@@ -87,7 +87,23 @@ impl<P, H> ServerBuilder<P, H> {
     where
         A: Fn(&Newcomer<'_>) -> Result<(), Denial> + Send + Sync + 'static,
     {
-        self.options.policy.admission = Some(Arc::new(policy));
+        self.options.policy.admission = Some(Arc::new(move |newcomer: &Newcomer<'_>| policy(newcomer).map(|()| None)));
+        self
+    }
+
+    /// Like [`authorize`](Self::authorize), whose place it takes, and what `policy` returns is asked about each request of that
+    /// connection, before its body is decoded: what is dear to find out about a peer is found out once. `None` is all
+    /// requests. A call that is denied ends as not delivered (unauthorized), with the reason.
+    ///
+    /// Both run in the connection's task: they must not block.
+    pub fn authorize_connections<A, C>(mut self, policy: A) -> Self
+    where
+        A: Fn(&Newcomer<'_>) -> Result<Option<C>, Denial> + Send + Sync + 'static,
+        C: Fn(&MethodInfo) -> Result<(), Denial> + Send + Sync + 'static,
+    {
+        let boxed = |pass: C| Box::new(pass) as Box<Pass>;
+        self.options.policy.admission =
+            Some(Arc::new(move |newcomer: &Newcomer<'_>| policy(newcomer).map(|pass| pass.map(boxed))));
         self
     }
 

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::builder::Options;
 pub use self::builder::{Actor, ServerBuilder};
-pub(crate) use self::policy::Policy;
 pub use self::policy::{Denial, Newcomer, PeerPidfd};
+pub(crate) use self::policy::{Pass, Policy};
 pub use self::secret::{Secret, SecretError};
 use crate::address::Address;
 use crate::io::hub::{CLOSING, DRAINING, Hub};

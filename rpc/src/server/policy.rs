@@ -18,7 +18,9 @@ use crate::request::MethodInfo;
 use crate::wire::hello::Hello;
 
 /// Judges who wants to connect.
-pub(crate) type Admission = dyn Fn(&Newcomer<'_>) -> Result<(), Denial> + Send + Sync;
+pub(crate) type Admission = dyn Fn(&Newcomer<'_>) -> Result<Option<Box<Pass>>, Denial> + Send + Sync;
+/// Judges the requests of one connection, as was decided when it was let in.
+pub(crate) type Pass = dyn Fn(&MethodInfo) -> Result<(), Denial> + Send + Sync;
 /// Judges a request before any handler sees it.
 pub(crate) type Permission = dyn Fn(&Peer, &MethodInfo) -> Result<(), Denial> + Send + Sync;
 
@@ -81,15 +83,20 @@ impl Policy {
         }
     }
 
-    /// Whether `hello` may have its lane.
-    pub(crate) fn admits(&self, hello: &Hello<'_>, peer: Peer, pidfd: Option<&PeerPidfd>) -> Result<(), Denial> {
+    /// Whether `hello` may have its lane, and what it may call on this connection; anything, if nothing is said.
+    pub(crate) fn admits(
+        &self,
+        hello: &Hello<'_>,
+        peer: Peer,
+        pidfd: Option<&PeerPidfd>,
+    ) -> Result<Option<Box<Pass>>, Denial> {
         let secret_shown = match &self.secret {
             None => false,
             Some(secret) if hello.secret().is_some_and(|shown| secret.is(shown)) => true,
             // Missing and wrong look the same from outside.
             Some(_) => return Err(Denial("the secret is missing or wrong".into())),
         };
-        let Some(admission) = &self.admission else { return Ok(()) };
+        let Some(admission) = &self.admission else { return Ok(None) };
         admission(&Newcomer {
             peer,
             peer_id: hello.peer,
@@ -101,12 +108,21 @@ impl Policy {
         })
     }
 
-    /// Whether `peer` may call `method`.
-    pub(crate) fn permits(&self, peer: &Peer, methods: &[MethodInfo], method: (u16, u16)) -> Result<(), Denial> {
-        let Some(permission) = &self.permission else { return Ok(()) };
+    /// Whether `peer`, on a connection with this `pass`, may call `method`.
+    pub(crate) fn permits(
+        &self,
+        peer: &Peer,
+        pass: Option<&Pass>,
+        methods: &[MethodInfo],
+        method: (u16, u16),
+    ) -> Result<(), Denial> {
+        if pass.is_none() && self.permission.is_none() {
+            return Ok(());
+        }
         // What the service does not have is refused as that.
-        let known = methods.iter().find(|known| (known.id, known.version) == method);
-        known.map_or(Ok(()), |known| permission(peer, known))
+        let Some(known) = methods.iter().find(|known| (known.id, known.version) == method) else { return Ok(()) };
+        pass.map_or(Ok(()), |pass| pass(known))?;
+        self.permission.as_ref().map_or(Ok(()), |permission| permission(peer, known))
     }
 }
 

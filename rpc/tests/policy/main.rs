@@ -147,6 +147,32 @@ async fn method_that_is_denied_is_refused_before_its_handler_and_others_work() {
 }
 
 #[tokio::test]
+async fn what_a_connection_was_let_in_for_is_found_out_once_and_holds_for_each_of_its_calls() {
+    let (_scratch, address) = scratch();
+    let connections = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&connections);
+    let server = Server::builder::<Counter>(Seen::default())
+        .authorize_connections(move |_| {
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            let read_only =
+                |method: &rpc::MethodInfo| if method.name == "reset" { Err("read only".into()) } else { Ok(()) };
+            Ok(first.then_some(read_only))
+        })
+        .serve(&address)
+        .await
+        .unwrap();
+    let bound = Client::<Counter>::new(server.address());
+    for counted in 1..=3 {
+        assert_eq!(bound.call(Count).await.unwrap(), counted);
+        check_unauthorized(bound.call(Reset).await, "read only");
+    }
+    let free = Client::<Counter>::new(server.address());
+    free.call(Reset).await.unwrap();
+    check_unauthorized(bound.call(Reset).await, "read only");
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "asked again about a call");
+}
+
+#[tokio::test]
 async fn server_with_a_secret_lets_in_who_shows_it_and_nobody_else() {
     let secret = || Secret::new(b"0123456789abcdef").unwrap();
     let asked = Arc::new(AtomicU32::new(0));
