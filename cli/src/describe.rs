@@ -76,7 +76,7 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
         HistoryItem::WorkDelegated { child, input } => format!("work was given to `{}`: {}", child.name, quote(input)),
         HistoryItem::WorkSettled { result, child: Some(child) } => format!("work of `{child}` is settled: {result}"),
         HistoryItem::WorkSettled { result, child: None } => format!("work is settled: {result}"),
-        HistoryItem::Blocked { reason } => format!("blocked: {}", quote(reason)),
+        HistoryItem::Blocked { reason, .. } => format!("blocked: {}", quote(reason)),
         HistoryItem::Unblocked => "no longer blocked".to_owned(),
         HistoryItem::OlderThanParent { ours, parent } => format!(
             "this store is an older copy: its parent has events up to {parent}, it knew of none after {ours}; it goes on behind them"

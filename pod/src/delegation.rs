@@ -88,7 +88,7 @@ async fn attempt(
             tracing::info!(pod = %shared.id, %child, %work, turn = %accepted.turn, "work in doubt is known to be taken on");
         }
         // It never will: it takes no more work, or not this.
-        Err(CallError::Rejected(RunRejection::Stopping | RunRejection::Invalid { .. })) => {
+        Err(CallError::Rejected(RunRejection::Stopping | RunRejection::Invalid { .. } | RunRejection::Cap { .. })) => {
             shared.commit(move |tx| tx.delegation_refused(work)).await?;
             shared.registry.refused(child, work);
         }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::handle::{PodController, PodHandle, PodOptions};
-use crate::manifest::WorkerSpec;
+use crate::manifest::{Limits, WorkerSpec};
 use crate::protocol::PodState;
 use crate::runtime_dir::Roots;
 use crate::store::{Lifetime, NewChild, TurnCause};
@@ -51,6 +51,7 @@ pub(crate) struct Puppet {
     acts: mpsc::Sender<Act>,
     said: mpsc::Receiver<Said>,
     roots: TempDir,
+    pub(crate) limits: Limits,
 }
 
 struct Worked {
@@ -68,7 +69,12 @@ impl Puppet {
     /// The next life of the same pod.
     pub(crate) async fn again(self, reads_reports: bool) -> Self {
         within("the end of the pod", self.pod.wait()).await;
-        Self::at(self.roots, reads_reports, false).await
+        Self::start(self.roots, reads_reports, false, std::path::Path::new("/bin/false"), self.limits).await
+    }
+
+    /// The root of a tree with these bounds.
+    pub(crate) async fn bounded(limits: Limits) -> Self {
+        Self::start(TempDir::new().unwrap(), true, false, std::path::Path::new("/bin/false"), limits).await
     }
 
     pub(crate) async fn at(roots: TempDir, reads_reports: bool, panics: bool) -> Self {
@@ -77,6 +83,16 @@ impl Puppet {
 
     /// `program` is what its children are started from.
     pub(crate) async fn with(roots: TempDir, reads_reports: bool, panics: bool, program: &std::path::Path) -> Self {
+        Self::start(roots, reads_reports, panics, program, Limits::default()).await
+    }
+
+    async fn start(
+        roots: TempDir,
+        reads_reports: bool,
+        panics: bool,
+        program: &std::path::Path,
+        limits: Limits,
+    ) -> Self {
         let (acts, to_do) = mpsc::channel(16);
         let (says, said) = mpsc::channel(16);
         let to_do = Arc::new(Mutex::new(to_do));
@@ -86,9 +102,10 @@ impl Puppet {
         let options = PodOptions::new("puppet".parse().unwrap(), WorkerSpec::of_kind("puppet"))
             .workers(workers)
             .roots(Roots::at(&roots.path().join("pods")).unwrap())
+            .limits(limits)
             .program(program);
         let pod = PodController::spawn(options).await.unwrap();
-        Self { pod, acts, said, roots }
+        Self { pod, acts, said, roots, limits }
     }
 
     pub(crate) async fn act(&self, act: Act) {

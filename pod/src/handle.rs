@@ -202,6 +202,7 @@ impl Shared {
                 kind,
                 message: Text::clipped(message),
             }),
+            blocked_by: counts.blocked_by,
         })
     }
 }

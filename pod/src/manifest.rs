@@ -98,7 +98,11 @@ pub struct Limits {
     pub pods: u32,
     /// How many pods the tree may start in a minute, and so many at once, up to 1 000 000; 0 for no bound.
     pub spawns_per_minute: u32,
-    /// How long the tree may go on starting pods, in seconds; 0 for no bound.
+    /// How many turns the pods of the tree may start, all together and over all lives of its root; 0 for no bound. One that goes on
+    /// with a paused turn counts, one that makes the context shorter does not.
+    pub turns: u64,
+    /// How long after its root was started the tree may start pods and turns, in seconds; 0 for no bound. A turn that runs may
+    /// end.
     pub tree_seconds: u64,
     /// The longest turn, in seconds; 0 for no bound.
     pub turn_seconds: u64,
@@ -151,8 +155,17 @@ impl Default for Limits {
     fn default() -> Self {
         // LIMIT: far more pods than anyone means, and fewer than a user may usually have processes. How fast and how long a
         // tree may grow depends on what its pods cost: whoever pays for them says so.
-        let (spawns_per_minute, tree_seconds) = (0, 0);
-        Self { children: 1000, depth: 32, pods: 4096, spawns_per_minute, tree_seconds, turn_seconds: 0, attempts: 5 }
+        let (spawns_per_minute, turns, tree_seconds) = (0, 0, 0);
+        Self {
+            children: 1000,
+            depth: 32,
+            pods: 4096,
+            spawns_per_minute,
+            turns,
+            tree_seconds,
+            turn_seconds: 0,
+            attempts: 5,
+        }
     }
 }
 
@@ -245,8 +258,8 @@ impl ScopeEntry {
 impl Limits {
     /// The bounds that the whole tree shares.
     pub(crate) fn tree(self) -> TreeLimits {
-        let Self { children, depth, pods, spawns_per_minute, tree_seconds, .. } = self;
-        TreeLimits { depth, pods, children, spawns_per_minute, turns: 0, seconds: tree_seconds }
+        let Self { children, depth, pods, spawns_per_minute, turns, tree_seconds, .. } = self;
+        TreeLimits { depth, pods, children, spawns_per_minute, turns, seconds: tree_seconds }
     }
 
     fn check(self, source: &str) -> Result<(), ManifestError> {
@@ -387,6 +400,7 @@ program = \"git log\"
 
 [limits]
 children = 4
+turns = 50
 ";
 
     #[track_caller]
@@ -403,6 +417,7 @@ children = 4
         assert_eq!(manifest.pod.name.as_str(), "reviewer");
         assert_eq!(manifest.pod.durability, Durability::Power);
         assert_eq!((manifest.limits.children, manifest.limits.attempts), (4, 5));
+        assert_eq!(manifest.limits.tree().turns, 50);
         assert_eq!(manifest.worker.table["program"].as_str(), Some("git log"));
         assert_eq!(Manifest::parse(&manifest.to_toml().unwrap(), "again").unwrap(), manifest);
     }

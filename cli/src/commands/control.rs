@@ -182,7 +182,7 @@ pub(crate) fn in_words(name: &PodName, rejection: &ControlRejection) -> String {
         }
         ControlRejection::Stopping => "; its next life can be asked".to_owned(),
         ControlRejection::Unavailable { .. } => format!("; `pod log {name}` shows what is committed"),
-        ControlRejection::Invalid { .. } => String::new(),
+        ControlRejection::Invalid { .. } | ControlRejection::Cap { .. } => String::new(),
     };
     format!("{rejection}{remedy}")
 }

@@ -56,6 +56,9 @@ fn lines(report: &PodReport) -> Vec<(&'static str, String)> {
     if report.life.is_some() || report.state != PodState::Idle {
         say("state", format!("{}{turn}", report.state));
     }
+    if let Some(cap) = report.blocked_by {
+        say("", format!("blocked: {cap}"));
+    }
     say("worker", report.worker.as_deref().unwrap_or("not recorded").to_owned());
     for rule in report.scope.iter() {
         let how = match rule.permission {

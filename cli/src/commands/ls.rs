@@ -9,7 +9,7 @@ use futures::future::join_all;
 use pod::PodStatus;
 use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
-use pod::protocol::FailureKind;
+use pod::protocol::{FailureKind, TurnCap};
 use pod::store::TurnFailure;
 use serde::Serialize;
 
@@ -45,6 +45,8 @@ struct Line {
     last_outcome: Option<String>,
     /// How its worker failed last, if no turn has finished since.
     last_failure: Option<TurnFailure>,
+    /// The bound of its tree that has blocked it.
+    blocked_by: Option<TurnCap>,
     /// Why the store cannot be read.
     unreadable: Option<String>,
 }
@@ -85,6 +87,9 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
         let (kind, said) = (failure.kind, one_line(&failure.message, SHOWN_CHARS));
         let kind = if kind == FailureKind::Other { String::new() } else { format!(" ({kind})") };
         output.line(format!("`{}` failed last in turn {}{kind}: {said}", line.name, failure.turn))?;
+    }
+    for (line, cap) in lines.iter().filter_map(|line| Some((line, line.blocked_by?))) {
+        output.line(format!("`{}` is blocked: {cap}", line.name))?;
     }
     for line in lines.iter().filter(|line| line.unreadable.is_some()) {
         let why = line.unreadable.as_deref().unwrap_or_default();
@@ -139,6 +144,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         undeliverable: counts.outbox_undeliverable,
         last_outcome: counts.outbox_last_outcome,
         last_failure: counts.last_failure,
+        blocked_by: counts.blocked_by,
         unreadable,
     }
 }

@@ -24,7 +24,9 @@ use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
 use crate::id::TurnId;
 use crate::notify_buffer::Facts;
-use crate::protocol::{Compact, Compacting, ControlRejection, Method, PodEvent, PodState, ShutdownMode, TurnResult};
+use crate::protocol::{
+    Compact, Compacting, ControlRejection, Method, PodEvent, PodState, ShutdownMode, Text, TurnCap, TurnResult,
+};
 use crate::spawn::WorkEnd;
 use crate::spawn::registry::Stop;
 use crate::store::{
@@ -64,6 +66,14 @@ pub(super) type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
 /// Tells whoever asked for a pause, a cancel or a resume what became of it.
 pub(super) type Answer = Box<dyn FnOnce(Reply) + Send>;
 
+/// Why a turn is not counted, and so not started.
+pub(super) enum NotCounted {
+    /// There is none left.
+    Cap(TurnCap),
+    /// The registry could not be used.
+    Unavailable(Text<256>),
+}
+
 /// What a worker had to say when its turn was over.
 #[derive(Clone, Debug, Default)]
 struct Said {
@@ -90,6 +100,9 @@ pub(crate) struct Actor {
     finish: bool,
     /// It was said that no turn is started because the parent has left too much unacknowledged.
     said_full: bool,
+    /// A turn was counted for this pod that has not begun: the next one is not counted again. Should the pod die, one was
+    /// counted too many.
+    pub(super) counted: bool,
     /// Kept for a commit that has to be tried again.
     verdict: Option<(TurnVerdict, Said)>,
     /// Whoever wanted the compaction that is about to start.
@@ -127,6 +140,7 @@ impl Actor {
             stopping_children: false,
             finish: false,
             said_full: false,
+            counted: false,
             verdict: None,
             compacting: None,
             rewound: None,
@@ -385,20 +399,87 @@ impl Actor {
             Start::Resume => StartCause::Resume,
             Start::Compact => return self.start_compaction(),
         };
+        if !self.shared.member.counts_turns() {
+            return self.submit_start(cause, false);
+        }
+        if cause == StartCause::Wake && self.latest.facts.runs_staged > 0 {
+            // It was counted when it was taken.
+            return self.submit_start(StartCause::Run, false);
+        }
+        let count = self.count_turn();
+        self.later(Box::pin(async move {
+            let counted = count.await;
+            Box::new(move |actor: &mut Self| actor.turn_counted(cause, counted)) as Completion
+        }));
+    }
+
+    fn turn_counted(&mut self, cause: StartCause, counted: Result<(), NotCounted>) {
+        match counted {
+            Ok(()) => self.submit_start(cause, true),
+            Err(NotCounted::Cap(cap)) if cause == StartCause::Wake && self.phase() != PodState::Stopping => {
+                tracing::warn!(pod = %self.shared.id, %cap, "no turn is started");
+                self.submit(
+                    move |tx| tx.block_by(cap),
+                    move |actor, blocked| match blocked {
+                        Ok(((), ordered)) => {
+                            let facts = actor.facts(ordered);
+                            actor.refused(facts, cap);
+                        }
+                        Err(error) => {
+                            actor.complain("commit that the pod is blocked", &error);
+                            actor.put_off();
+                        }
+                    },
+                );
+            }
+            Err(NotCounted::Cap(cap)) => self.refused(self.latest.facts, cap),
+            Err(NotCounted::Unavailable(reason)) => {
+                tracing::error!(pod = %self.shared.id, reason = &*reason, "failed to count a turn");
+                self.put_off();
+            }
+        }
+    }
+
+    fn refused(&mut self, facts: Facts, cap: TurnCap) {
+        self.step(Input::TurnRefused(facts));
+        self.tell_not_started(Some(cap));
+    }
+
+    /// Has a turn counted, unless one is that has not begun.
+    pub(super) fn count_turn(&mut self) -> impl Future<Output = Result<(), NotCounted>> + Send + use<> {
+        let (counted, member) = (std::mem::take(&mut self.counted), self.shared.member.clone());
+        async move {
+            if counted {
+                return Ok(());
+            }
+            match member.take_turn().await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(cap)) => Err(NotCounted::Cap(cap)),
+                Err(error) => Err(NotCounted::Unavailable(Text::clipped(error.to_string()))),
+            }
+        }
+    }
+
+    /// `counted`: for this very start.
+    fn submit_start(&mut self, cause: StartCause, counted: bool) {
         self.submit(
             move |tx| tx.start_turn(cause),
-            |actor, started| match started {
+            move |actor, started| match started {
                 Ok((TurnStart::Started(started), ordered)) => {
                     actor.facts(ordered);
                     actor.said_full = false;
+                    // One that came with a run was counted with it.
+                    actor.counted |= counted && started.cause == TurnCause::Run;
                     actor.launch(started);
                 }
                 Ok((TurnStart::Nothing, ordered)) => {
+                    actor.counted |= counted;
                     let facts = actor.facts(ordered);
                     actor.step(Input::TurnDeclined(facts));
                     actor.not_started();
                 }
                 Ok((TurnStart::Failed(FailedStart { message, works, ended }), ordered)) => {
+                    actor.counted |= counted;
                     for work in works {
                         actor.shared.registry.own_turn_ended(work, WorkEnd::Errored { message: message.clone() });
                     }
@@ -408,6 +489,7 @@ impl Actor {
                     actor.not_started();
                 }
                 Ok((TurnStart::OutboxFull, ordered)) => {
+                    actor.counted |= counted;
                     actor.facts(ordered);
                     if !std::mem::replace(&mut actor.said_full, true) {
                         tracing::warn!(pod = %actor.shared.id, "no turn is started until the parent acknowledges some of the many events that it was offered");
@@ -415,6 +497,7 @@ impl Actor {
                     actor.put_off();
                 }
                 Err(error) => {
+                    actor.counted |= counted;
                     actor.complain("start a turn", &error);
                     actor.put_off();
                 }
@@ -476,10 +559,14 @@ impl Actor {
 
     /// The turn that was to start did not: whoever asked something of it is not left waiting for the next attempt.
     fn not_started(&mut self) {
+        self.tell_not_started(None);
+    }
+
+    fn tell_not_started(&mut self, cap: Option<TurnCap>) {
         if !self.state.is_starting() {
             self.patience = None;
         }
-        give(self.waiting.not_started(&self.state));
+        give(self.waiting.not_started(&self.state, cap));
     }
 
     fn turn_over(&mut self, over: TurnOver) {

@@ -7,9 +7,10 @@ use rpc::CallError;
 use crate::event::{Reporter, fire_and_forget};
 use crate::fixture::{Act, Puppet, Said, within};
 use crate::id::{PodId, Seq, StreamId, TurnId, WorkId};
+use crate::manifest::Limits;
 use crate::protocol::*;
 use crate::spawn::WorkEnd;
-use crate::store::TurnCause;
+use crate::store::{HistoryItem, TurnCause};
 use crate::worker::TurnEnd;
 use crate::{SpawnError, SpawnPod, WorkerSpec};
 
@@ -455,4 +456,104 @@ async fn cancel_of_what_is_never_paused_because_the_pod_stops_without_its_store_
     let answer = within("the answer", cancelling).await;
     assert!(matches!(answer, Err(CallError::Rejected(ControlRejection::Unavailable { .. }))), "{answer:?}");
     within("the end of the pod", puppet.pod.wait()).await;
+}
+
+async fn refused_run(puppet: &Puppet, work: u64) -> RunRejection {
+    match within("the answer", client(puppet).call(run(work))).await {
+        Err(CallError::Rejected(rejection)) => rejection,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A turn for reports, from its beginning to its end.
+async fn tell(puppet: &mut Puppet) -> Vec<String> {
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    let told = puppet.told().await;
+    puppet.answered().await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_beyond_the_bound_of_the_tree_is_refused_and_what_waits_is_kept_until_that_is_raised() {
+    let cap = TurnCap::Turns { max: 2 };
+    let mut puppet = Puppet::bounded(Limits { turns: 2, ..Limits::default() }).await;
+    for note in ["first", "second"] {
+        puppet.pod.notify(note).await.unwrap();
+        assert_eq!(tell(&mut puppet).await, [note]);
+    }
+    puppet.pod.notify("third").await.unwrap();
+    puppet.state(PodState::Blocked).await;
+    let status = puppet.pod.status().await.unwrap();
+    assert_eq!((status.state, status.blocked_by, status.inbox_waiting), (PodState::Blocked, Some(cap), 1));
+    let report = crate::discovery::inspect(puppet.pod.roots(), &puppet.pod.id().name).unwrap();
+    assert_eq!((report.state, report.blocked_by), (PodState::Blocked, Some(cap)));
+    assert_eq!(refused_run(&puppet, 1).await, RunRejection::Cap { cap });
+    let how = SendKind::FollowUp;
+    let sent = client(&puppet).call(SendToPod { key: WorkId(2), how, text: "x".into() }).await;
+    assert!(matches!(sent, Err(CallError::Rejected(SendRejection::Cap { cap: said })) if said == cap), "{sent:?}");
+    let rows = puppet.pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap();
+    let blocks: Vec<_> = rows
+        .into_iter()
+        .filter_map(|row| match row.item {
+            HistoryItem::Blocked { cap, reason } => Some((cap, reason)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(blocks, [(Some(cap), cap.to_string())]);
+    assert!(cap.to_string().contains("`limits.turns`"), "{cap}");
+    // A next life is of the same tree.
+    puppet.pod.shutdown().await;
+    let mut puppet = puppet.again(true).await;
+    puppet.state(PodState::Blocked).await;
+    assert_eq!(refused_run(&puppet, 1).await, RunRejection::Cap { cap });
+    puppet.pod.shutdown().await;
+    puppet.limits.turns = 4;
+    let mut puppet = puppet.again(true).await;
+    assert_eq!(tell(&mut puppet).await, ["third"]);
+    assert_eq!(puppet.pod.status().await.unwrap().blocked_by, None);
+    let accepted = client(&puppet).call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    // Sent again it is told the same, and not counted again.
+    assert_eq!(client(&puppet).call(run(1)).await.unwrap(), accepted);
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    assert_eq!(client(&puppet).call(run(1)).await.unwrap(), accepted);
+    assert_eq!(refused_run(&puppet, 3).await, RunRejection::Cap { cap: TurnCap::Turns { max: 4 } });
+    assert_eq!(puppet.pod.status().await.unwrap().state, PodState::Idle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resume_beyond_the_bound_of_the_tree_is_refused_and_leaves_what_is_paused() {
+    let mut puppet = Puppet::bounded(Limits { turns: 1, ..Limits::default() }).await;
+    let client = client(&puppet);
+    client.call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    puppet.state(PodState::Paused).await;
+    let resumed = within("the answer", client.call(Resume)).await;
+    let cap = TurnCap::Turns { max: 1 };
+    assert!(matches!(&resumed, Err(CallError::Rejected(ControlRejection::Cap { cap: said })) if *said == cap));
+    assert_eq!(puppet.pod.status().await.unwrap().state, PodState::Paused);
+    assert!(!within("the answer", client.call(Cancel)).await.unwrap().staged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registry_that_another_process_holds_stops_no_call_and_no_turn_for_longer() {
+    let mut puppet = Puppet::bounded(Limits { turns: 9, ..Limits::default() }).await;
+    let held = rusqlite::Connection::open(puppet.pod.roots().registry()).unwrap();
+    held.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let client = client(&puppet);
+    let mut running = std::pin::pin!(client.call(run(1)));
+    assert!(futures::poll!(&mut running).is_pending());
+    assert_eq!(client.call(Status).await.unwrap().state, PodState::Idle);
+    let answer = within("the answer", running).await;
+    assert!(matches!(answer, Err(CallError::Rejected(RunRejection::Unavailable { .. }))), "{answer:?}");
+    puppet.pod.notify("kept").await.unwrap();
+    puppet.state(PodState::Running).await;
+    held.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(tell(&mut puppet).await, ["kept"]);
+    client.call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
 }

@@ -8,7 +8,7 @@
 
 use super::state::{MethodKind, State};
 use crate::id::TurnId;
-use crate::protocol::{ControlAck, ControlRejection, PodState};
+use crate::protocol::{ControlAck, ControlRejection, PodState, TurnCap};
 
 /// What somebody is told.
 pub(super) type Reply = Result<ControlAck, ControlRejection>;
@@ -73,9 +73,10 @@ impl<T> Waiting<T> {
         self.asked.drain(..).map(|(method, who)| (who, Ok(about(method)))).collect()
     }
 
-    /// The turn that was to start did not: whoever asked something of it is not left waiting for the next attempt.
+    /// The turn that was to start did not, by a bound of the tree if there is a `cap`: whoever asked something of it is not
+    /// left waiting for the next attempt.
     #[must_use]
-    pub(super) fn not_started(&mut self, state: &State) -> Vec<(T, Reply)> {
+    pub(super) fn not_started(&mut self, state: &State, cap: Option<TurnCap>) -> Vec<(T, Reply)> {
         let phase = state.phase();
         let mut told = Vec::new();
         for (method, who) in self.asked.drain(..) {
@@ -88,7 +89,7 @@ impl<T> Waiting<T> {
                 // Tried again, with what was asked of it.
                 _ if state.is_starting() => Ok(ControlAck { state: phase, turn: None, staged: true }),
                 _ if phase == PodState::Stopping => Err(ControlRejection::Stopping),
-                MethodKind::Resume => Err(ControlRejection::NotPaused),
+                MethodKind::Resume => Err(cap.map_or(ControlRejection::NotPaused, |cap| ControlRejection::Cap { cap })),
                 _ => Err(ControlRejection::NotRunning),
             };
             told.push((who, reply));

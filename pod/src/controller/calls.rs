@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use rpc::{CallContext, Responder};
 
-use super::actor::{Actor, Answer, give};
+use super::actor::{Actor, Answer, Completion, NotCounted, give};
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::admission::REFUSED;
 use crate::event::{Offer, apply_event_side_effects};
-use crate::id::{PodId, TurnId};
+use crate::id::{PodId, TurnId, WorkId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{
     Accepted, ChildReady, ChildRejection, Compact, ControlRejection, EventRejection, Go, MethodCall, Notify,
@@ -109,6 +109,45 @@ impl Actor {
             return;
         }
         let run = NewRun { work, origin, input: request.input.as_str().to_owned() };
+        self.counted(work, move |actor, counted| match counted {
+            Ok(()) => actor.take_run(run, responder),
+            Err(why) => {
+                actor.step(Input::RunAborted);
+                responder.reject(match why {
+                    NotCounted::Cap(cap) => RunRejection::Cap { cap },
+                    NotCounted::Unavailable(reason) => RunRejection::Unavailable { reason },
+                });
+            }
+        });
+    }
+
+    /// Has the turn counted that `work` will be, then goes on; at once, if the tree counts none. Work that is known already
+    /// was counted then.
+    pub(super) fn counted(
+        &mut self,
+        work: WorkId,
+        then: impl FnOnce(&mut Self, Result<(), NotCounted>) + Send + 'static,
+    ) {
+        if !self.shared.member.counts_turns() {
+            return then(self, Ok(()));
+        }
+        let (store, used) = (self.shared.store.clone(), self.counted);
+        let count = self.count_turn();
+        self.later(Box::pin(async move {
+            // Behind all that is submitted: what was admitted before is known by then.
+            let (counted, spare) = match store.write(move |tx| tx.accepted_run(work)).await {
+                Ok(Some(_)) => (Ok(()), used),
+                Ok(None) => (count.await, false),
+                Err(error) => (Err(NotCounted::Unavailable(reason(&error))), used),
+            };
+            Box::new(move |actor: &mut Self| {
+                actor.counted |= spare;
+                then(actor, counted);
+            }) as Completion
+        }));
+    }
+
+    fn take_run(&mut self, run: NewRun, responder: Responder<Run>) {
         self.submit(
             move |tx| {
                 let staged = tx.stage_run(&run)?;

@@ -8,7 +8,7 @@
 
 use rpc::Responder;
 
-use super::actor::Actor;
+use super::actor::{Actor, NotCounted};
 use super::calls::reason;
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::id::{NoteKey, TurnId, WorkId};
@@ -106,6 +106,21 @@ impl Actor {
         }
         let origin = self.origin(responder.context());
         let run = NewRun { work: request.key, origin, input: request.text.as_str().to_owned() };
+        self.counted(request.key, move |actor, counted| match counted {
+            Ok(()) => actor.stage_run(run, interrupt, behind, responder),
+            Err(why) => {
+                if !behind {
+                    actor.step(Input::RunAborted);
+                }
+                responder.reject(match why {
+                    NotCounted::Cap(cap) => SendRejection::Cap { cap },
+                    NotCounted::Unavailable(reason) => SendRejection::Unavailable { reason },
+                });
+            }
+        });
+    }
+
+    fn stage_run(&mut self, run: NewRun, interrupt: bool, behind: bool, responder: Responder<SendToPod>) {
         self.submit(
             move |tx| stage(tx, &run),
             move |actor, staged| match staged {

@@ -136,6 +136,8 @@ pub enum Input {
     TurnDeclined(Facts),
     /// The turn could not be started yet: its start was not committed, or there was no room for its last events.
     TurnPutOff(Facts),
+    /// A bound of the tree refuses the turn that was to start; that the pod is blocked is committed, if it is.
+    TurnRefused(Facts),
     /// The worker's future is over.
     TurnOver(TurnVerdict),
     /// The end of the turn is committed; `blocked` if it was one failure too many.
@@ -168,7 +170,7 @@ pub enum Input {
 /// What the shell must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Commit the start of a turn, then run the worker in a task of its own.
+    /// Have the turn counted, if the tree counts turns, commit its start, then run the worker in a task of its own.
     StartTurn(Start),
     /// Ask the turn in flight to end.
     SignalTurn(Signal),
@@ -345,6 +347,7 @@ impl State {
             }
             Input::TurnDeclined(facts) => self.turn_declined(facts, &mut step),
             Input::TurnPutOff(facts) => self.put_off(facts, &mut step),
+            Input::TurnRefused(facts) => self.turn_refused(facts, &mut step),
             Input::TurnOver(verdict) => self.turn_over(verdict, &mut step),
             Input::TurnCommitted { facts, blocked } => self.turn_committed(facts, blocked, &mut step),
             Input::TurnLeft(facts) => {
@@ -484,9 +487,10 @@ impl State {
             step.effects.push(Effect::Record);
         }
         match self.phase {
-            // What waits is kept until it is known what the agent still knows; and until what was given up is so, for nothing
-            // that comes then is to be about another turn.
-            PodState::Idle if self.rewinding.is_some() || self.abandoning => {}
+            // What waits is kept until it is known what the agent still knows; until what was given up is so, for nothing that
+            // comes then is to be about another turn; and until a run that was admitted is committed or not, for it would
+            // otherwise be behind that turn, and wait if that pauses.
+            PodState::Idle if self.rewinding.is_some() || self.abandoning || self.run_committing => {}
             PodState::Idle if self.facts.may_wake(self.worker.reads_reports) => self.start(Start::Wake, step),
             PodState::Paused if self.resuming => {
                 self.resuming = false;
@@ -624,16 +628,34 @@ impl State {
             _ if blocked => PodState::Blocked,
             _ => turn.back,
         };
-        if self.phase == PodState::Blocked && facts.runs_staged > 0 {
-            // Work that was staged behind the turn: it is what a blocked pod waits for.
-            self.phase = PodState::Idle;
-        }
-        if self.phase == PodState::Blocked {
-            step.effects.push(Effect::RestBlocked);
-        }
+        self.rest_blocked(step);
         if let (Some(next), true) = (turn.next, self.resuming) {
             self.wake(step);
             self.signal(next, step);
+        }
+    }
+
+    /// A pod that is blocked now waits, unless there is what it waits for: work that was staged behind its turn.
+    fn rest_blocked(&mut self, step: &mut Step) {
+        match self.phase {
+            PodState::Blocked if self.facts.runs_staged > 0 => self.phase = PodState::Idle,
+            PodState::Blocked => step.effects.push(Effect::RestBlocked),
+            _ => {}
+        }
+    }
+
+    /// What is paused stays so, or is given up if somebody has asked for that; what waits in the inbox is kept.
+    fn turn_refused(&mut self, facts: Facts, step: &mut Step) {
+        self.facts = facts;
+        self.resuming = false;
+        let Some(turn) = self.turn.take() else { return };
+        let paused = turn.start == Start::Resume;
+        if paused && turn.asked == Some(Signal::Cancel) {
+            self.abandon(step);
+        }
+        if self.phase == PodState::Running {
+            self.phase = if paused { PodState::Paused } else { PodState::Blocked };
+            self.rest_blocked(step);
         }
     }
 
@@ -643,9 +665,7 @@ impl State {
         let back = self.turn.take().map_or(PodState::Idle, |turn| turn.back);
         if self.phase == PodState::Running {
             self.phase = back;
-            if back == PodState::Blocked {
-                step.effects.push(Effect::RestBlocked);
-            }
+            self.rest_blocked(step);
         }
     }
 

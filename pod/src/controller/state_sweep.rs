@@ -14,7 +14,7 @@ use super::*;
 use crate::controller::answers::{Reply, Turns, Waiting};
 use crate::id::TurnId;
 use crate::notify_buffer::NotifyBuffer;
-use crate::protocol::{ControlAck, ControlRejection};
+use crate::protocol::{ControlAck, ControlRejection, TurnCap};
 use TurnVerdict as V;
 
 /// Failures until the pod is blocked, as in the store's limits.
@@ -197,6 +197,8 @@ enum Tx {
     End(V),
     /// Of this turn alone.
     Abandon(Option<u32>),
+    /// A bound of the tree refuses another turn.
+    Block,
     /// One that finds its target, and one that does not.
     Rewind(bool),
     Unblock,
@@ -265,6 +267,13 @@ struct World {
     retrying: Vec<Tx>,
     /// The end of the turn was left to the next life.
     left: bool,
+    /// Turns that the tree has left, if it counts them; whether one is counted and has not begun, and whether that is of the
+    /// start that is submitted; what is being counted.
+    budget: Option<u32>,
+    counted: bool,
+    permit: bool,
+    counting: Option<Start>,
+    taking: bool,
     /// What the shell knows of turns.
     in_flight: Option<u32>,
     paused: Option<u32>,
@@ -330,6 +339,11 @@ impl World {
             failures: 0,
             retrying: Vec::new(),
             left: false,
+            budget: None,
+            counted: false,
+            permit: false,
+            counting: None,
+            taking: false,
             in_flight: None,
             paused: None,
             waiting: Waiting::default(),
@@ -386,7 +400,40 @@ impl World {
     }
 
     fn not_started(&mut self) {
-        let replies = self.waiting.not_started(&self.state);
+        let replies = self.waiting.not_started(&self.state, None);
+        self.answer(replies);
+    }
+
+    /// The tree counts a turn, or says that there is none left.
+    fn count(&mut self) -> bool {
+        if std::mem::take(&mut self.counted) {
+            return true;
+        }
+        let left = self.budget.unwrap_or(0).checked_sub(1);
+        self.budget = left.or(self.budget);
+        left.is_some()
+    }
+
+    /// The start that was counted needed no count, or was none.
+    fn spare(&mut self) {
+        self.counted |= std::mem::take(&mut self.permit);
+    }
+
+    fn counted(&mut self) {
+        let Some(start) = self.counting.take() else { return };
+        if self.count() {
+            self.permit = true;
+            return self.submitted.push_back(Tx::Start(start));
+        }
+        if start == Start::Wake && self.state.phase() != PodState::Stopping {
+            return self.submitted.push_back(Tx::Block);
+        }
+        self.refused(self.latest.1);
+    }
+
+    fn refused(&mut self, facts: Facts) {
+        self.feed(Input::TurnRefused(facts));
+        let replies = self.waiting.not_started(&self.state, Some(TurnCap::Turns { max: 1 }));
         self.answer(replies);
     }
 
@@ -434,7 +481,12 @@ impl World {
                 Effect::StartTurn(start) => {
                     assert!(!self.finished, "a turn after the end");
                     self.asked = None;
-                    self.submitted.push_back(Tx::Start(start));
+                    let with_run = start == Start::Wake && self.latest.1.runs_staged > 0;
+                    if self.budget.is_none() || start == Start::Compact || with_run {
+                        self.submitted.push_back(Tx::Start(start));
+                    } else {
+                        self.counting = Some(start);
+                    }
                 }
                 Effect::SignalTurn(signal) => self.asked = Some(signal),
                 Effect::CommitTurn(verdict) => self.submitted.push_back(Tx::End(verdict)),
@@ -479,7 +531,11 @@ impl World {
             }
             Tx::Start(start) => {
                 let paused = (self.model.open == Open::Paused).then_some(self.model.paused);
+                let runs = self.model.runs;
                 flag = self.model.start(start);
+                if flag && start != Start::Compact && self.budget.is_some() && self.model.runs == runs {
+                    assert!(std::mem::take(&mut self.permit), "a turn that nobody has counted: {self:?}");
+                }
                 match start {
                     Start::Resume if flag => self.came.resumed.push(self.model.turn),
                     Start::Wake if flag => self.came.gave_way.extend(paused),
@@ -505,6 +561,12 @@ impl World {
                 }
             }
             Tx::Abandon(_) | Tx::Look => {}
+            Tx::Block => {
+                assert_eq!(self.model.open, Open::No, "blocked in a turn");
+                self.model.blocked_until = Some(self.model.now + REST);
+                self.model.said += u32::from(!self.model.told);
+                self.model.told = true;
+            }
             Tx::Unblock => self.model.unblock(),
             Tx::Request => self.model.stage(),
             Tx::Response => self.model.see(),
@@ -525,6 +587,7 @@ impl World {
         let facts = self.merged(order, facts);
         let input = match (tx, flag) {
             (Tx::Start(start), true) => {
+                self.spare();
                 self.worker = Worker::At(0);
                 self.turns += u32::from(start != Start::Compact);
                 self.paused = self.paused.filter(|_| start == Start::Compact);
@@ -533,6 +596,7 @@ impl World {
                 return self.answer(replies);
             }
             (Tx::Start(_), false) => {
+                self.spare();
                 self.feed(Input::TurnDeclined(facts));
                 return self.not_started();
             }
@@ -564,6 +628,7 @@ impl World {
                 let replies = self.waiting.given_up(self.state.phase(), turn.map(|turn| TurnId(u64::from(turn))));
                 return self.answer(replies);
             }
+            (Tx::Block, _) => return self.refused(facts),
             (Tx::Unblock, _) => {
                 self.feed(Input::Unblocked(facts));
                 let replies = self.waiting.lifted(self.state.phase());
@@ -619,7 +684,7 @@ impl World {
         (next.crashes, next.hiccups, next.accepted) = (self.crashes, self.hiccups, self.model.runs + self.model.ran);
         let (state, step) = State::restored(ABLE, next.model.found(), facts);
         next.paused = (next.model.open == Open::Paused).then_some(next.model.paused);
-        (next.rewinds, next.rewound) = (self.rewinds, self.rewound);
+        (next.rewinds, next.rewound, next.budget) = (self.rewinds, self.rewound, self.budget);
         next.state = state;
         next.perform(&step);
         *self = next;
@@ -653,6 +718,7 @@ impl World {
                 world.answer(reply);
             }
             match (verdict, method) {
+                (Some(Verdict::Admit), MethodKind::Run) if world.budget.is_some() => world.taking = true,
                 (Some(Verdict::Admit), MethodKind::Run) => {
                     world.accepted += 1;
                     world.submitted.push_back(Tx::Run);
@@ -679,12 +745,23 @@ impl World {
                 world.feed(Input::RewindAborted);
             }
         });
+        push(self.counting.is_some(), &Self::counted);
+        push(self.taking, &|world| {
+            world.taking = false;
+            if world.count() {
+                world.accepted += 1;
+                world.submitted.push_back(Tx::Run);
+            } else {
+                world.feed(Input::RunAborted);
+            }
+        });
         push(!self.submitted.is_empty(), &Self::commit);
         let starts = matches!(self.submitted.front(), Some(Tx::Start(_)));
         push(starts && self.hiccups > 0, &|world| {
             world.hiccups -= 1;
             world.submitted.pop_front();
             world.put_off = true;
+            world.spare();
         });
         push(self.put_off, &|world| {
             world.put_off = false;
@@ -730,6 +807,8 @@ impl World {
             && self.methods.is_empty()
             && !self.put_off
             && self.retrying.is_empty()
+            && self.counting.is_none()
+            && !self.taking
             && self.going_back.is_none()
             && !self.stopping_children
     }
@@ -1015,6 +1094,40 @@ fn end_that_is_refused_by_the_store_at_every_point_costs_no_run_and_no_answer() 
             assert!(world.all(|entry| entry.stage == Stage::Seen), "{world:?}");
             assert_eq!(world.state.phase(), PodState::Idle, "{world:?}");
         });
+    }
+}
+
+#[test]
+fn turns_of_a_tree_that_counts_them_are_started_as_often_as_it_says_and_what_is_not_told_is_kept() {
+    use MethodKind::{Cancel, Pause, Resume, Run, ShutdownGraceful};
+    let short: &[Act] = &[Act::Request, Act::Response, Act::Over(V::Finished)];
+    let paused: &[Act] = &[Act::Request, Act::Over(V::Paused)];
+    for budget in 0..3 {
+        for (methods, plan) in [
+            (&[][..], Plan::new(&[short])),
+            (&[Run], Plan::new(&[short])),
+            (&[Run, Run], Plan::new(&[short])),
+            (&[Run, Resume], Plan::new(&[paused, short])),
+            (&[Run, Resume, Cancel], Plan::new(&[paused, short])),
+            (&[Run, Resume, Pause], Plan::new(&[paused, short])),
+            (&[Run, ShutdownGraceful], Plan::new(&[short])),
+        ] {
+            let mut world = World::new(2, methods);
+            (world.budget, world.hiccups) = (Some(budget), 1);
+            sweep(world, &plan, |world| {
+                assert!(world.turns <= budget, "{world:?}");
+                match world.state.phase() {
+                    PodState::Idle => assert!(world.all(|entry| entry.stage == Stage::Seen), "{world:?}"),
+                    // Nothing else fails here: it is the bound.
+                    PodState::Blocked => assert!(world.budget == Some(0) && world.model.said > 0, "{world:?}"),
+                    PodState::Paused | PodState::Stopping => {}
+                    other => panic!("{other}: {world:?}"),
+                }
+            });
+        }
+        let mut world = World::new(1, &[Run]);
+        (world.budget, world.crashes) = (Some(budget), 1);
+        sweep(world, &Plan::new(&[short]), |world| assert!(world.turns <= budget, "{world:?}"));
     }
 }
 

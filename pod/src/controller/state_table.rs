@@ -256,6 +256,7 @@ fn every_input() -> Vec<Input> {
         Input::Unblocked(_) => [Input::Unblocked(QUIET)],
         Input::TurnDeclined(_) => [Input::TurnDeclined(QUIET)],
         Input::TurnPutOff(_) => [Input::TurnPutOff(QUIET)],
+        Input::TurnRefused(_) => [Input::TurnRefused(QUIET)],
         Input::TurnOver(_) => verdicts.map(Input::TurnOver),
         Input::TurnCommitted { .. } => [committed(QUIET, false), committed(QUIET, true)],
         Input::TurnLeft(_) => [Input::TurnLeft(QUIET)],
@@ -279,8 +280,7 @@ fn bringing(input: Input, facts: Facts) -> Option<Input> {
         Input::TurnDeclined(_) => Some(Input::TurnDeclined(facts)),
         // It also asks again for what was asked for; a test of its own says how.
         Input::TurnPutOff(_) => None,
-        // A run lifts a block at once; a test of its own says so.
-        Input::TurnCommitted { blocked: true, .. } if facts.runs_staged > 0 => None,
+        Input::TurnRefused(_) => Some(Input::TurnRefused(facts)),
         Input::TurnCommitted { blocked, .. } => Some(committed(facts, blocked)),
         Input::AbandonCommitted(_) => Some(Input::AbandonCommitted(facts)),
         Input::Recorded(_) => Some(Input::Recorded(facts)),
@@ -334,16 +334,26 @@ fn check(is: Is, input: Input, verdict: Option<Verdict>, effects: &[Effect], nex
     assert_eq!(asked(input), (verdict, effects.to_vec(), next), "{input:?} in {is:?}");
     // What the agent still knows is not known yet: it is told nothing.
     let after = pod(is).step(input).0;
-    let held = after.rewinding.is_some() || after.abandoning;
+    let held = after.rewinding.is_some() || after.abandoning || after.run_committing;
     for (facts, effect, then) in [
         (DUE, E::StartTurn(Start::Wake), PodState::Running),
         (RUN, E::StartTurn(Start::Wake), PodState::Running),
         (LATER, E::WakeAt(9), PodState::Idle),
     ] {
         let Some(input) = bringing(input, facts) else { continue };
-        let woken = next == PodState::Idle && !held;
-        let effects: Vec<Effect> = effects.iter().copied().chain(woken.then_some(effect)).collect();
-        assert_eq!(asked(input), (verdict, effects, if woken { then } else { next }), "{input:?} in {is:?}");
+        // A staged run is what a blocked pod waits for.
+        let lifts = facts.runs_staged > 0 && effects.contains(&E::RestBlocked);
+        let woken = (next == PodState::Idle || lifts) && !held;
+        let effects = effects.iter().copied().filter(|effect| !(lifts && *effect == E::RestBlocked));
+        let effects: Vec<Effect> = effects.chain(woken.then_some(effect)).collect();
+        let state = if woken {
+            then
+        } else if lifts {
+            PodState::Idle
+        } else {
+            next
+        };
+        assert_eq!(asked(input), (verdict, effects, state), "{input:?} in {is:?}");
     }
 }
 
@@ -557,6 +567,14 @@ fn facts_of_turns(table: &mut Table) {
         );
     }
     table.row(
+        Input::TurnRefused(QUIET),
+        &[
+            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &REWINDING, &stopped], FACT, &[], SAME),
+            (&[&WITH_TURN, &COMPACTING], FACT, &[E::RestBlocked], BLOCKED),
+            (&[&[Is::LastTurn, Is::LastCommit, Is::LastPaused]], FACT, &[gently], SAME),
+        ],
+    );
+    table.row(
         Input::TurnLeft(QUIET),
         &[
             (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_BLOCKED, &COMPACTING, &REWINDING], FACT, &[], SAME),
@@ -741,9 +759,10 @@ fn run_behind_the_end_of_a_turn_is_the_next_whatever_the_end_was() {
     // There is one that is next; whoever comes then is as late as behind one that was taken by an idle pod.
     let staged = play(pod(Is::EndingTaking), &[Input::RunCommitted(RUN)], &[], RUNNING);
     assert_eq!(staged.step(run).1.verdict, BUSY);
-    // Something else waits, too: the turn that starts for it takes the run, which is committed by then.
-    let woken = play(pod(Is::EndingTaking), &[committed(DUE, false)], &[wake], RUNNING);
-    play(woken, &[Input::RunCommitted(RUN)], &[], RUNNING);
+    // Something else waits, too: one turn for both.
+    let waits = play(pod(Is::EndingTaking), &[committed(DUE, false)], &[], IDLE);
+    play(waits, &[Input::RunCommitted(RUN)], &[wake], RUNNING);
+    play(waits, &[Input::RunAborted], &[wake], RUNNING);
     // While what is paused is being given up, whichever is committed first.
     let gives_up = pod(Is::GivingUp).step(run).0;
     let idle = play(gives_up, &[Input::AbandonCommitted(QUIET)], &[], IDLE);
@@ -834,6 +853,24 @@ fn turn_put_off_starts_from_where_it_was_with_what_it_was_asked_for() {
     play(again, &cancelled, &[start(Start::Resume), E::SignalTurn(Signal::Cancel)], RUNNING);
     let stopping = [Input::Method(M::ShutdownGraceful), Input::TurnPutOff(DUE)];
     play(again, &stopping, &[E::StopChildren(Signal::Pause)], STOPPING);
+}
+
+#[test]
+fn turn_that_a_bound_of_the_tree_refuses_blocks_or_leaves_what_is_paused_as_it_was() {
+    let blocked = play(pod(Is::Running), &[Input::TurnRefused(DUE)], &[E::RestBlocked], BLOCKED);
+    play(blocked, &[Input::Committed(DUE)], &[], BLOCKED);
+    play(blocked, &[Input::Due], &[E::Unblock], BLOCKED);
+    play(blocked, &[Input::Method(M::Run), Input::RunCommitted(RUN)], &[E::StartTurn(Start::Wake)], RUNNING);
+    // Work that was taken behind it was counted: it starts.
+    play(pod(Is::Running), &[Input::TurnRefused(RUN)], &[E::StartTurn(Start::Wake)], RUNNING);
+    let resumed = pod(Is::Paused).step(Input::Method(M::Resume)).0;
+    let paused = play(resumed, &[Input::TurnRefused(DUE)], &[], PAUSED);
+    assert_eq!(paused.step(Input::Method(M::Resume)).1.verdict, ADMIT);
+    let cancelled = [Input::Method(M::Cancel), Input::TurnRefused(QUIET)];
+    let gives_up = play(resumed, &cancelled, &[E::AbandonPaused], PAUSED);
+    assert!(gives_up.is_giving_up());
+    let stopping = [Input::Method(M::ShutdownGraceful), Input::TurnRefused(DUE)];
+    play(resumed, &stopping, &[E::StopChildren(Signal::Pause)], STOPPING);
 }
 
 #[test]

@@ -68,6 +68,7 @@ pub fn inspect(roots: &Roots, name: &PodName) -> Result<PodReport, FindRejection
         state: if life.is_some() { found.control.state } else { at_rest(found.control.state) },
         life,
         turn: found.control.turn,
+        blocked_by: found.counts.blocked_by,
         worker,
         scope: listed(scope),
         children: listed(newest(found.children).into_iter().take(REPORT_LINES_MAX).collect()),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::TurnId;
-use crate::protocol::work::busy;
+use crate::protocol::work::{TurnCap, busy};
 use crate::protocol::{PodState, Text};
 
 /// Stop the turn that is running, give up the one that is paused, or give up a rewind that waits for children. The turn's
@@ -68,6 +68,12 @@ pub enum ControlRejection {
     Unavailable {
         /// Why.
         reason: Text<256>,
+    },
+    /// A bound of the whole tree is reached: nothing is gone on with.
+    #[error("no turn is started: {cap}")]
+    Cap {
+        /// Which.
+        cap: TurnCap,
     },
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, PodId, PodName, Seq, TurnId, WorkId};
 use crate::protocol::tools::{PODS_PAGE_MAX, QUOTE_BYTES_MAX, TargetFault};
-use crate::protocol::{PodState, SCOPE_RULES_MAX, Text};
+use crate::protocol::{PodState, SCOPE_RULES_MAX, Text, TurnCap};
 use crate::scope::ScopeRule;
 
 /// LIMIT: children, works and entries that one report names. The counts beside them cover all.
@@ -74,6 +74,8 @@ pub struct PodReport {
     pub state: PodState,
     /// The turn that runs or is paused.
     pub turn: Option<TurnId>,
+    /// The bound of its tree that has blocked it.
+    pub blocked_by: Option<TurnCap>,
     /// The kind of its worker, if it is recorded.
     pub worker: Option<Text<64>>,
     /// What it may do, as it was given.

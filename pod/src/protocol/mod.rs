@@ -48,7 +48,9 @@ pub use tools::{
     ReadRejection, SendKind, SendRejection, SendToPod, Sent, SpawnPod, SpawnRejection, Spawned, StopOutcome, StopPod,
     StopRejection, Stopped, TargetFault, Told, WORKER_BYTES_MAX,
 };
-pub use work::{Accepted, NOTE_BYTES_MAX, Notify, NotifyRejection, Queued, RUN_INPUT_BYTES_MAX, Run, RunRejection};
+pub use work::{
+    Accepted, NOTE_BYTES_MAX, Notify, NotifyRejection, Queued, RUN_INPUT_BYTES_MAX, Run, RunRejection, TurnCap,
+};
 
 #[cfg(test)]
 mod wire_tests;

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, Seq, TurnId};
-use crate::protocol::{FailureKind, Text};
+use crate::protocol::{FailureKind, Text, TurnCap};
 
 /// LIMIT: children named in one status. The counts beside them cover all.
 pub const STATUS_CHILDREN_MAX: usize = 64;
@@ -29,7 +29,7 @@ pub enum PodState {
     Running,
     /// A turn was paused and can be resumed.
     Paused,
-    /// Turns failed too often; it waits for a run, a resume or its timer.
+    /// Turns failed too often, or a bound of the tree refuses another one; it waits for a run, a resume or its timer.
     Blocked,
     /// No new turn will start.
     Stopping,
@@ -78,6 +78,8 @@ pub struct PodStatus {
     pub children: rpc::List<ChildStatus, STATUS_CHILDREN_MAX>,
     /// How the worker failed last; none, if a turn has finished since.
     pub last_failure: Option<LastFailure>,
+    /// The bound of its tree that has blocked it.
+    pub blocked_by: Option<TurnCap>,
 }
 
 /// A failure of the worker.

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, PodName, TurnId, WorkId};
-use crate::protocol::work::busy;
+use crate::protocol::work::{TurnCap, busy};
 use crate::protocol::{PodState, RUN_INPUT_BYTES_MAX, SCOPE_RULES_MAX, Text};
 use crate::scope::ScopeRule;
 
@@ -258,6 +258,12 @@ pub enum SendRejection {
     Unavailable {
         /// Why.
         reason: Text<256>,
+    },
+    /// A bound of the whole tree is reached: nothing is staged, and nothing was interrupted.
+    #[error("no turn is started: {cap}")]
+    Cap {
+        /// Which.
+        cap: TurnCap,
     },
 }
 

@@ -102,6 +102,8 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&EventRejection::StaleIncarnation { current: Incarnation(2) }, "0202");
     check(&EventRejection::Unavailable { reason: "full".into() }, "040466756c6c");
     check(&RunRejection::AlreadyRunning { turn: TurnId(4) }, "0004");
+    check(&RunRejection::Cap { cap: TurnCap::Turns { max: 9 } }, "040009");
+    check(&ControlRejection::Cap { cap: TurnCap::WallTime { max_seconds: 9 } }, "060109");
     check(&NotifyRejection::Full { max: 9 }, "0009");
     check(&ControlAck { state: PodState::Paused, turn: Some(TurnId(3)), staged: true }, "02010301");
     check(&ControlRejection::NotPaused, "00");
@@ -197,14 +199,15 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
         children_total: 14,
         children: rpc::List::try_from(vec![child]).unwrap(),
         last_failure: Some(LastFailure { turn: TurnId(3), kind: FailureKind::Limit, message: "no".into() }),
+        blocked_by: Some(TurnCap::Turns { max: 5 }),
     };
     check(
         &status,
-        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010303026e6f",
+        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010303026e6f010005",
     );
 }
 
-const REPORT: &str = "0161010107000000010301066c656467657200010162fb2c01057265616479010701020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
+const REPORT: &str = "016101010700000001030001066c656467657200010162fb2c01057265616479010701020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
 
 fn report() -> PodReport {
     PodReport {
@@ -213,6 +216,7 @@ fn report() -> PodReport {
         parent: None,
         state: PodState::Idle,
         turn: Some(TurnId(3)),
+        blocked_by: None,
         worker: Some("ledger".into()),
         scope: rpc::List::new(),
         children: [ChildOf { pod: pod("b"), state: "ready".into(), pid: Some(7) }].into(),

@@ -52,11 +52,40 @@ pub enum RunRejection {
     /// The pod is stopping.
     #[error("the pod is stopping")]
     Stopping,
-    /// It could not be committed.
+    /// It could not be committed, or not be counted.
     #[error("the run could not be committed: {reason}")]
     Unavailable {
         /// Why.
         reason: Text<256>,
+    },
+    /// A bound of the whole tree is reached.
+    #[error("no turn is started: {cap}")]
+    Cap {
+        /// Which.
+        cap: TurnCap,
+    },
+}
+
+/// A bound of the whole tree, beyond which its pods start no turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum TurnCap {
+    /// They have had as many as they may.
+    #[error(
+        "the pods of the tree have had their {max} turns (`limits.turns` of its root, over all its lives); raise it, and start \
+         the root again"
+    )]
+    Turns {
+        /// How many they may have.
+        max: u64,
+    },
+    /// Its time is over.
+    #[error(
+        "the tree has had its {max_seconds} s (`limits.tree_seconds` of its root); start the root again, or raise it first"
+    )]
+    WallTime {
+        /// How long it had.
+        max_seconds: u64,
     },
 }
 
@@ -83,7 +112,8 @@ pub struct Notify {
 /// The notification is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
 pub struct Queued {
-    /// Whether it started a turn.
+    /// Whether a turn is started for it. One that a bound of the tree then refuses, or whose start fails, leaves it where it
+    /// is: it opens the next one.
     pub woke: bool,
 }
 

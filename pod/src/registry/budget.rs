@@ -2,7 +2,7 @@
 //!
 //! Pure where it decides, counted in the claim's transaction. A spawn that is refused costs nothing of the budget.
 //!
-//! Used by `claim`. Turns are counted by [`Registry::take_turn`](super::Registry::take_turn), which no pod asks yet.
+//! Used by `claim`. Turns are counted by [`Registry::take_turn`](super::Registry::take_turn), before they start.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct TreeLimits {
     pub children: u32,
     /// How many pods may be started in a minute, and so many at once.
     pub spawns_per_minute: u32,
-    /// How many turns its pods may start by themselves, in all.
+    /// How many turns its pods may start, over all lives of its root.
     pub turns: u64,
     /// How long it may go on starting pods and turns, in seconds.
     pub seconds: u64,
@@ -51,12 +51,6 @@ pub enum Cap {
         /// When there is room for one.
         retry_after_ms: u64,
     },
-    /// Its pods have started too many turns by themselves.
-    #[error("the pods of the tree have started {max} turns by themselves; a run that somebody gives is still taken")]
-    Turns {
-        /// How many they may.
-        max: u64,
-    },
     /// Its time is over.
     #[error("the tree has had its {max} s (`limits.tree_seconds` of its root); start a new one, or raise it")]
     WallTime {
@@ -66,13 +60,12 @@ pub enum Cap {
 }
 
 impl Cap {
-    /// Its word: `depth`, `pods`, `spawn_rate`, `turns` or `wall_time`.
+    /// Its word: `depth`, `pods`, `spawn_rate` or `wall_time`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Depth { .. } => "depth",
             Self::Pods { .. } => "pods",
             Self::SpawnRate { .. } => "spawn_rate",
-            Self::Turns { .. } => "turns",
             Self::WallTime { .. } => "wall_time",
         }
     }

@@ -13,6 +13,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::budget::{self, Cap, Tokens, TreeLimits};
 use super::{ClaimError, Registered, Registry, RegistryError, all, in_file, proof};
 use crate::id::{Incarnation, PodId, PodName};
+use crate::protocol::TurnCap;
 use crate::runtime_dir::Roots;
 use crate::scope::rules::Rule;
 use crate::scope::{Confinement, Permission, Rules};
@@ -97,8 +98,10 @@ impl Registry {
     /// [`ClaimError`]; nothing has then changed.
     pub fn claim(&self, claim: &Claim, now: UnixMillis) -> Result<Place, ClaimError> {
         let claim = claim.canonical();
+        // A root without a store has not lived before, whatever had its name: it has spent nothing.
+        let is_new = !claim.state_dir.join("store.db").exists();
         for _ in 0..ATTEMPTS_MAX {
-            let Refused { error, suspects } = match self.transaction(|tx| try_claim(tx, &claim, now)) {
+            let Refused { error, suspects } = match self.transaction(|tx| try_claim(tx, &claim, is_new, now)) {
                 Ok(place) => return Ok(place),
                 Err(refused) => refused,
             };
@@ -258,18 +261,31 @@ impl Registry {
         })
     }
 
-    /// Counts a turn that a pod of the tree `root` wants to start by itself.
+    /// Counts a turn that `pod` is about to start, or to be given: before that is committed, so that none is ever started
+    /// uncounted. Whoever dies in between has counted one too many.
     ///
     /// # Errors
-    /// `Ok(Err(_))` if there is none left; it is then not counted.
-    pub fn take_turn(&self, root: Incarnation) -> Result<Result<(), Cap>, RegistryError> {
+    /// `Ok(Err(_))` if its tree may start none; it is then not counted.
+    pub fn take_turn(&self, pod: &PodId, now: UnixMillis) -> Result<Result<(), TurnCap>, RegistryError> {
         self.transaction(|tx| {
-            let sql = "UPDATE trees SET turns = turns + 1 WHERE root = ?1 AND (turns_max = 0 OR turns < turns_max)";
-            if tx.execute(sql, [root]).map_err(|error| in_file(tx, error))? == 1 {
+            let missing = |what: &str| {
+                let reason = format!("{what} of {pod} is not in it, though it lives");
+                RegistryError::Unusable { path: self.path().to_owned(), reason }
+            };
+            let life = by_incarnation(tx, pod.incarnation)?.ok_or_else(|| missing("the life"))?;
+            let tree = tree(tx, life.root)?.ok_or_else(|| missing("the tree"))?;
+            let TreeLimits { turns: max, seconds: max_seconds, .. } = tree.limits;
+            if tree.ends_at.is_some_and(|end| end <= now) {
+                return Ok(Err(TurnCap::WallTime { max_seconds }));
+            }
+            if max == 0 {
                 return Ok(Ok(()));
             }
-            let max = tree(tx, root)?.map_or(0, |tree| tree.limits.turns);
-            Ok(Err(Cap::Turns { max }))
+            let max_stored = i64::try_from(max).unwrap_or(i64::MAX);
+            let sql = "INSERT INTO spent (root_name, turns) SELECT root_name, 1 FROM trees WHERE root = ?1
+                       ON CONFLICT (root_name) DO UPDATE SET turns = turns + 1 WHERE turns < ?2";
+            let counted = tx.execute(sql, (life.root, max_stored)).map_err(|error| in_file(tx, error))?;
+            Ok(if counted == 1 { Ok(()) } else { Err(TurnCap::Turns { max }) })
         })
     }
 
@@ -329,7 +345,7 @@ fn canonical(path: &Path) -> PathBuf {
     }
 }
 
-fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Place, Refused> {
+fn try_claim(tx: &Transaction<'_>, claim: &Claim, is_new: bool, now: UnixMillis) -> Result<Place, Refused> {
     let named = all(tx, "SELECT {} FROM pods WHERE name = ?1", [&claim.pod.name])?;
     if let Some(holder) = named.first() {
         return Err(Refused { error: ClaimError::NameTaken { holder: holder.pod.clone() }, suspects: named });
@@ -341,7 +357,11 @@ fn try_claim(tx: &Transaction<'_>, claim: &Claim, now: UnixMillis) -> Result<Pla
                 refuse_overlap(tx, scope, &with_all_below(tx, &heirs)?)?;
             }
             let ends_at = budget::ends_at(limits.seconds, now);
-            insert_tree(tx, claim.pod.incarnation, limits, ends_at, now)?;
+            if is_new {
+                let forget = "DELETE FROM spent WHERE root_name = ?1";
+                tx.execute(forget, [&claim.pod.name]).map_err(|error| in_file(tx, error))?;
+            }
+            insert_tree(tx, &claim.pod, limits, ends_at, now)?;
             let place = Place {
                 pod: claim.pod.clone(),
                 root: claim.pod.incarnation,
@@ -594,7 +614,7 @@ fn lease_for(tx: &Transaction<'_>, holder: Incarnation, target: &Path) -> rusqli
 
 fn insert_tree(
     tx: &Transaction<'_>,
-    root: Incarnation,
+    root: &PodId,
     limits: &TreeLimits,
     ends_at: Option<UnixMillis>,
     now: UnixMillis,
@@ -602,10 +622,21 @@ fn insert_tree(
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let sql =
         "INSERT INTO trees (root, at, depth_max, pods_max, children_max, spawns_per_minute, turns_max, seconds_max,
-                                  ends_at, tokens, refilled_at)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?6, ?2)";
+                                  ends_at, tokens, refilled_at, root_name)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?6, ?2, ?10)";
     let TreeLimits { depth, pods, children, spawns_per_minute, turns, seconds } = *limits;
-    let row = params![root, now, depth, pods, children, spawns_per_minute, number(turns), number(seconds), ends_at];
+    let row = params![
+        root.incarnation,
+        now,
+        depth,
+        pods,
+        children,
+        spawns_per_minute,
+        number(turns),
+        number(seconds),
+        ends_at,
+        root.name
+    ];
     tx.execute(sql, row).map(drop).map_err(|error| in_file(tx, error))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Claim, ClaimError, Origin, Place, Registry, RegistryError};
 use crate::id::PodId;
+use crate::protocol::TurnCap;
 use crate::runtime_dir::{PodPaths, Roots};
 use crate::scope::{Rules, Scope, ScopeRule};
 use crate::store::Clock;
@@ -110,6 +111,21 @@ impl Member {
         }
         self.look_at_lent().await?;
         Ok(true)
+    }
+
+    /// Whether turns need [`take_turn`](Self::take_turn): a bound of the tree counts them, or their time.
+    pub(crate) fn counts_turns(&self) -> bool {
+        self.place.limits.turns > 0 || self.place.ends_at.is_some()
+    }
+
+    /// Counts a turn that this pod is about to start or to be given. Waits, for as long as another process is in the middle
+    /// of a transaction.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; whether it is counted is then not known. `Ok(Err(_))` if the tree may start none.
+    pub(crate) async fn take_turn(&self) -> Result<Result<(), TurnCap>, RegistryError> {
+        let own = self.place.pod.clone();
+        self.blocking(move |registry| registry.take_turn(&own, Clock::System.now())).await
     }
 
     /// What a dead child's own children hold is taken from us now.

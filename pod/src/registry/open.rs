@@ -24,7 +24,7 @@ const MODE_PAUSE: Duration = Duration::from_millis(2);
 const APPLICATION_ID: i64 = 0x706f_6472;
 
 /// What turns version `n` into `n + 1`. One that was shipped is never edited.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -89,6 +89,13 @@ ALTER TABLE pods ADD COLUMN process INTEGER;
 ALTER TABLE pods ADD COLUMN began INTEGER;
 CREATE INDEX pods_process ON pods (process);
 CREATE INDEX pods_scoped ON pods (scoped) WHERE scoped;
+";
+
+/// spent: how many turns the pods of a root's trees have started, over all its lives; a row for each root with a bound.
+const V4: &str = "
+CREATE TABLE spent (root_name TEXT PRIMARY KEY, turns INTEGER NOT NULL) WITHOUT ROWID;
+ALTER TABLE trees ADD COLUMN root_name TEXT NOT NULL DEFAULT '';
+UPDATE trees SET root_name = coalesce((SELECT name FROM pods WHERE incarnation = trees.root), trees.root);
 ";
 
 /// A connection to the registry at `path`, which is made if there is none.

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::life_lock::LifeLock;
+use crate::protocol::TurnCap;
 use crate::runtime_dir::ROOT_VARIABLE;
 use crate::scope::{Permission, Rules, ScopeRule};
 use crate::spawn::process::LIFE_VARIABLE;
@@ -353,16 +354,39 @@ fn caps_of_the_tree_are_refused_by_their_kind_and_an_end_makes_room() {
 }
 
 #[test]
-fn turns_that_pods_start_by_themselves_are_counted_for_the_whole_tree() {
+fn turns_are_counted_for_the_whole_tree_over_all_lives_of_its_root() {
     let world = World::new();
-    let top = pod("top", 1);
-    let origin =
-        Origin::Root { limits: TreeLimits { turns: 2, ..limits() }, scope: None, confinement: Confinement::Off };
-    world.claim(&top, origin).unwrap();
+    let (top, a) = (pod("top", 1), pod("a", 1));
+    let origin = |turns| {
+        let limits = TreeLimits { turns, seconds: 10, ..limits() };
+        Origin::Root { limits, scope: None, confinement: Confinement::Off }
+    };
+    world.claim(&top, origin(2)).unwrap();
+    world.claim(&a, child(&top, Rules::default())).unwrap();
     let other = Registry::at(&world.roots);
-    world.registry.take_turn(top.incarnation).unwrap().unwrap();
-    other.take_turn(top.incarnation).unwrap().unwrap();
-    assert_eq!(world.registry.take_turn(top.incarnation).unwrap(), Err(Cap::Turns { max: 2 }));
+    world.registry.take_turn(&top, NOW).unwrap().unwrap();
+    other.take_turn(&a, NOW).unwrap().unwrap();
+    for pod in [&top, &a] {
+        assert_eq!(world.registry.take_turn(pod, NOW).unwrap(), Err(TurnCap::Turns { max: 2 }), "{pod}");
+    }
+    // The life that finds its store goes on with what is left.
+    let store = world.roots.pod(&top.name).store();
+    std::fs::create_dir_all(store.parent().unwrap()).unwrap();
+    std::fs::write(&store, "").unwrap();
+    let next = pod("top", 2);
+    assert!(world.registry.give_back(&a).unwrap() && world.registry.give_back(&top).unwrap());
+    world.claim(&next, origin(3)).unwrap();
+    world.registry.take_turn(&next, NOW).unwrap().unwrap();
+    assert_eq!(world.registry.take_turn(&next, NOW).unwrap(), Err(TurnCap::Turns { max: 3 }));
+    // One that has none is new, whatever had its name.
+    std::fs::remove_file(&store).unwrap();
+    let new = pod("top", 3);
+    assert!(world.registry.give_back(&next).unwrap());
+    world.claim(&new, origin(1)).unwrap();
+    world.registry.take_turn(&new, NOW).unwrap().unwrap();
+    let late = UnixMillis(NOW.0 + 10_000);
+    assert_eq!(world.registry.take_turn(&new, late).unwrap(), Err(TurnCap::WallTime { max_seconds: 10 }));
+    assert!(world.registry.take_turn(&next, NOW).is_err(), "a life that is not there");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CallId, NoteKey, PodId, PodName, Seq, StreamId, TurnId, WorkId};
-use crate::protocol::{ENTRY_BYTES_MAX, FailureKind, LocalEvent, TurnResult, WorkResult};
+use crate::protocol::{ENTRY_BYTES_MAX, FailureKind, LocalEvent, TurnCap, TurnResult, WorkResult};
 use crate::store::children::{Lifetime, Terminal};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
@@ -226,10 +226,13 @@ pub enum HistoryItem {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         child: Option<PodName>,
     },
-    /// Turns failed too often; none is started until someone or the timer says so.
+    /// Turns failed too often, or may not be started; none is until someone or the timer says so.
     Blocked {
-        /// What failed.
+        /// What failed, or which bound is reached, in words.
         reason: String,
+        /// The bound of the tree, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cap: Option<TurnCap>,
     },
     /// Turns are started again.
     Unblocked,

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Seq, TurnId};
-use crate::protocol::{FailureKind, PodState, TurnResult, clip};
+use crate::protocol::{FailureKind, PodState, TurnCap, TurnResult, clip};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::history::TurnOutcome;
@@ -56,6 +56,8 @@ pub struct StatusCounts {
     pub children_total: u64,
     /// How the worker failed last; none, if a turn has finished since.
     pub last_failure: Option<TurnFailure>,
+    /// The bound of its tree that has blocked it.
+    pub blocked_by: Option<TurnCap>,
 }
 
 /// A failure of the worker.
@@ -127,7 +129,13 @@ impl Reads<'_> {
                 .meta_text("last_failure")?
                 .map(|text| from_json("the last failure", &text))
                 .transpose()?,
+            blocked_by: self.blocked_by()?,
         })
+    }
+
+    /// The bound of the tree that has blocked the pod.
+    pub(crate) fn blocked_by(&self) -> Result<Option<TurnCap>, StoreError> {
+        self.meta_text("blocked_by")?.map(|text| from_json("a bound", &text)).transpose()
     }
 
     /// The turn that is in `state`; at most one is in each of those that are not `ended`.

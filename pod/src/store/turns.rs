@@ -6,7 +6,7 @@
 //! Called by `controller`.
 
 use crate::id::{PodId, Seq, TurnId, WorkId};
-use crate::protocol::{FailureKind, PodEvent, PodState, Text, TurnResult, WorkResult};
+use crate::protocol::{FailureKind, PodEvent, PodState, Text, TurnCap, TurnResult, WorkResult};
 use crate::store::children::ChildRow;
 use crate::store::clock::UnixMillis;
 use crate::store::context::Compaction;
@@ -16,15 +16,21 @@ use crate::store::history::{HistoryItem, Origin, TurnCause, TurnOutcome};
 use crate::store::inbox::{Return, StagedReport};
 use crate::store::intents::Intent;
 use crate::store::outbox::Room;
-use crate::store::sql::{from_json, int};
+use crate::store::sql::{from_json, int, to_json};
 use crate::store::status::Control;
 use crate::store::tx::Tx;
+
+/// How long a pod rests that a bound of its tree has blocked. LIMIT: bounds are raised by starting the root again, which the
+/// pods below it outlive only if they are detached; each attempt is two entries of history.
+const CAP_REST_MS: u64 = 3_600_000;
 
 /// What a turn is to be started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartCause {
     /// A staged run, or else whatever the agent has to be told.
     Wake,
+    /// A staged run, and nothing else.
+    Run,
     /// The turn that was paused.
     Resume,
 }
@@ -124,7 +130,7 @@ impl Tx<'_> {
         }
         let paused = self.turn_in("paused")?;
         let run = match cause {
-            StartCause::Wake => self.oldest_run()?,
+            StartCause::Wake | StartCause::Run => self.oldest_run()?,
             StartCause::Resume => None,
         };
         let run = match run.transpose() {
@@ -133,7 +139,7 @@ impl Tx<'_> {
             Err(turn) => return self.fail_run(turn).map(TurnStart::Failed),
         };
         let cause = match (cause, &run) {
-            (StartCause::Wake, Some(_)) => TurnCause::Run,
+            (StartCause::Wake | StartCause::Run, Some(_)) => TurnCause::Run,
             (StartCause::Wake, None) if paused.is_none() && !self.is_blocked()? && self.inbox_due()?.0 => {
                 TurnCause::Reports
             }
@@ -314,12 +320,38 @@ impl Tx<'_> {
         };
         let until = self.now().plus(self.limits().pause_max_ms);
         self.set_meta_number("blocked_until", until.0)?;
-        self.append(Some(end.turn), None, &HistoryItem::Blocked { reason: reason.clone() })?;
+        self.append(Some(end.turn), None, &HistoryItem::Blocked { reason: reason.clone(), cap: None })?;
         if self.meta_text("blocked_told")?.is_none() {
             self.set_meta_text("blocked_told", Some("yes"))?;
             let message = Text::clipped(format!("blocked after {} attempts: {reason}", self.limits().attempts));
             let event = PodEvent::Errored { pod: self.own().pod.clone(), work: None, turn: end.turn, kind, message };
             self.raise(&event, Room::Reserved)?;
+        }
+        Ok(())
+    }
+
+    /// A bound of the tree refuses the turn that was to tell the agent what waits: none is started until a run, a resume or the
+    /// timer; the parent is told once. Nothing to do if a turn runs or is paused.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn block_by(&self, cap: TurnCap) -> Result<(), StoreError> {
+        if self.turn_in("running")?.is_some() || self.turn_in("paused")?.is_some() {
+            return Ok(());
+        }
+        self.set_meta_number("blocked_until", self.now().plus(CAP_REST_MS).0)?;
+        if self.blocked_by()? == Some(cap) {
+            return Ok(());
+        }
+        self.set_meta_text("blocked_by", Some(&to_json("a bound", &cap)?))?;
+        let reason = cap.to_string();
+        self.append(None, None, &HistoryItem::Blocked { reason: reason.clone(), cap: Some(cap) })?;
+        if self.meta_text("blocked_told")?.is_none() {
+            self.set_meta_text("blocked_told", Some("yes"))?;
+            let (kind, message) = (Some(FailureKind::Limit), Text::clipped(format!("blocked: {reason}")));
+            // Of no turn: none was started.
+            let (pod, turn) = (self.own().pod.clone(), TurnId(0));
+            self.raise(&PodEvent::Errored { pod, work: None, turn, kind, message }, Room::Reserved)?;
         }
         Ok(())
     }
@@ -331,6 +363,7 @@ impl Tx<'_> {
     pub fn unblock(&self) -> Result<(), StoreError> {
         if self.is_blocked()? {
             self.set_meta_text("blocked_until", None)?;
+            self.set_meta_text("blocked_by", None)?;
             self.run("UPDATE inbox SET not_before = 0 WHERE state = 'unseen'", [])?;
             self.append(None, None, &HistoryItem::Unblocked)?;
         }
@@ -351,6 +384,10 @@ impl Tx<'_> {
             let outcome = TurnOutcome::Ended { result: TurnResult::Interrupted };
             self.end_turn(&EndTurn { turn, outcome, compaction: None })?;
             interrupted.push(turn);
+        }
+        if self.blocked_by()?.is_some() {
+            // It may have been raised since; if not, the next turn finds it where it was.
+            self.unblock()?;
         }
         if !self.own().reads_reports {
             // What was kept for a worker that an earlier life hosted.
