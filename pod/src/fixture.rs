@@ -176,7 +176,7 @@ impl Worker for Worked {
         self.reads_reports
     }
 
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         assert!(!self.panics, "as it was told");
         Box::pin(async move {
             self.said.send(Said::Started(cx.cause())).await.unwrap();
@@ -198,7 +198,8 @@ impl Worker for Worked {
                     }
                     Act::End(end) => return Ok(end),
                     Act::Use(name, arguments) => {
-                        crate::tools::use_tool(cx, name, serde_json::from_str(arguments).unwrap()).await?;
+                        let arguments = serde_json::from_str(arguments).unwrap();
+                        crate::tools::use_tool(cx, crate::worker::ToolCall::new(name, arguments)).await?;
                         Said::Answered
                     }
                     Act::Fail => return Err(WorkerError::new("as it was told")),

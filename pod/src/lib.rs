@@ -13,7 +13,7 @@
 //!
 //! struct Shout;
 //! impl Worker for Shout {
-//!     fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+//!     fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
 //!         Box::pin(async move {
 //!             let input = cx.input().ok_or_else(|| WorkerError::new("nothing to shout"))?.to_uppercase();
 //!             cx.output(&input).await?;

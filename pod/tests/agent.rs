@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, try_join_all};
 use pod::id::TurnId;
-use pod::protocol::{Compact, ListRewindTargets, PodState, RewindAck, RewindChildren, RewindTo, Status};
+use pod::protocol::{Cancel, Compact, ListRewindTargets, Pause, PodState, RewindAck, RewindChildren, RewindTo, Status};
 use pod::store::{HistoryItem, HistoryRow, OutputKind, ToolEnd};
-use pod::worker::{Attachment, Compaction, FailureKind, LiveItem, Signal, ToolOutput, Usage};
+use pod::worker::{ARGUMENTS_BYTES_MAX, Attachment, Compaction, FailureKind, LiveItem, Producing, Signal};
+use pod::worker::{ToolCall, ToolOutput, Usage};
 use pod::{Method, PodController, PodHandle, PodOptions, Roots, Worker, WorkerError, WorkerSpec, Workers};
 use pod::{TurnContext, TurnEnd, TurnResult, WorkEnd};
 use tempfile::TempDir;
@@ -73,7 +74,7 @@ impl Worker for Agent {
         true
     }
 
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let mut attempt = 0;
             loop {
@@ -114,7 +115,7 @@ impl Worker for Agent {
         })
     }
 
-    fn compact<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
+    fn compact<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
         Box::pin(async move {
             let summary = format!("{} messages", request(cx).await?.len());
             Ok(Compaction { summary, upto: None })
@@ -129,7 +130,7 @@ fn signature(text: &str) -> serde_json::Value {
 
 async fn look(cx: &TurnContext, place: &str) -> Result<(), WorkerError> {
     let provider = serde_json::json!({ "id": format!("use of {place}") });
-    let used = cx.tool_with("look", serde_json::json!({ "at": place }), provider).await?;
+    let used = cx.tool(ToolCall::new("look", serde_json::json!({ "at": place })).provider(provider)).await?;
     used.progress("looking");
     match place {
         // Given up, as by a timeout of the agent's own.
@@ -358,4 +359,214 @@ async fn failure_of_an_agent_is_shown_with_its_kind_until_a_turn_finishes() {
     say(&pod, "hello").await;
     assert_eq!(pod.status().await.unwrap().last_failure, None);
     pod.shutdown().await;
+}
+
+/// Does in its turn what a test says, and tells the test what came of it.
+struct Does(fn(TurnContext) -> BoxFuture<'static, Result<String, WorkerError>>);
+
+impl Worker for Does {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+        Box::pin(async move {
+            let came = (self.0)(cx.clone()).await?;
+            cx.output(&came).await?;
+            Ok(TurnEnd::Finished)
+        })
+    }
+}
+
+/// Runs one turn that does this. Returns its last output and all entries.
+async fn in_a_turn(
+    input: &str,
+    does: fn(TurnContext) -> BoxFuture<'static, Result<String, WorkerError>>,
+) -> (String, Vec<HistoryRow>) {
+    let dir = TempDir::new().unwrap();
+    let options = PodOptions::new("does".parse().unwrap(), WorkerSpec::of_kind("does"))
+        .workers(Workers::builtin().with("does", move |_| Ok(Box::new(Does(does)))))
+        .roots(Roots::at(&dir.path().join("pods")).unwrap());
+    let pod = PodController::spawn(options).await.unwrap();
+    let came = say(&pod, input).await;
+    let rows = rows(&pod).await;
+    pod.shutdown().await;
+    (came, rows)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_that_is_given_up_at_any_poll_loses_nothing_that_the_agent_is_told() {
+    let (came, rows) = in_a_turn("go", |cx| {
+        Box::pin(async move {
+            let mut told = Vec::new();
+            for polls in 0..40 {
+                cx.pod().notify(&format!("note {polls}")).await.map_err(|error| WorkerError::new(error.to_string()))?;
+                // Each is dropped after one poll more than the last one.
+                let mut request = Box::pin(cx.next_request());
+                for _ in 0..polls {
+                    if let std::task::Poll::Ready(items) = futures::poll!(&mut request) {
+                        told.extend(items?.into_iter().map(|item| item.text().to_owned()));
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(request);
+                // So are the answers; what a dropped one had marked is not marked again.
+                let mut answer = Box::pin(cx.response_received());
+                let _ = futures::poll!(&mut answer);
+            }
+            told.extend(cx.next_request().await?.into_iter().map(|item| item.text().to_owned()));
+            cx.response_received().await?;
+            let mut one_by_one = told.clone();
+            one_by_one.dedup();
+            assert_eq!(told.len(), one_by_one.len(), "told twice");
+            Ok(format!("{} told", told.len()))
+        })
+    })
+    .await;
+    assert_eq!(came, "40 told");
+    let reports = rows.iter().filter(|row| matches!(row.item, HistoryItem::SystemItem(_))).count();
+    assert_eq!(reports, 40, "each stands in history once");
+    let turns = rows.iter().filter(|row| matches!(row.item, HistoryItem::TurnStarted { .. })).count();
+    assert_eq!(turns, 1, "nothing was left that needs another turn");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tool_in_a_task_of_its_own_outlives_the_request_that_it_was_asked_in() {
+    let (came, rows) = in_a_turn("go", |cx| {
+        Box::pin(async move {
+            cx.answering().await?;
+            let call = ToolCall::new("build", serde_json::json!({ "what": "all" }));
+            let used = cx.tool(call).await?;
+            let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+            let background = tokio::spawn(async move {
+                let _ = finished.await;
+                used.done("built").await
+            });
+            // The next request is made and answered meanwhile.
+            cx.next_request().await?;
+            let second = cx.answering().await?;
+            cx.output("I go on").await?;
+            let _ = finish.send(());
+            let built = background.await.map_err(|error| WorkerError::new(error.to_string()))??;
+            // And one that nobody ends: it has its result with the turn.
+            let forgotten = cx.tool(ToolCall::new("watch", serde_json::Value::Null)).await?;
+            std::mem::forget(forgotten);
+            Ok(format!("{} in request {second}", built.text))
+        })
+    })
+    .await;
+    assert_eq!(came, "built in request 2");
+    let kinds: Vec<&str> = rows.iter().map(|row| row.item.kind()).collect();
+    let of = |kind: &str| kinds.iter().enumerate().filter(|(_, is)| **is == kind).map(|(at, _)| at).collect::<Vec<_>>();
+    let (begun, ended, requests) = (of("tool_call"), of("tool_result"), of("answering"));
+    assert!(begun[0] < requests[1] && requests[1] < ended[0], "{kinds:?}");
+    let ends = rows.iter().filter_map(|row| match &row.item {
+        HistoryItem::ToolResult { how, .. } => Some(*how),
+        _ => None,
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [ToolEnd::Done, ToolEnd::Abandoned]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_of_pods_keep_what_the_provider_wants_and_answer_what_cannot_be_begun() {
+    let (came, rows) = in_a_turn("go", |cx| {
+        Box::pin(async move {
+            cx.answering().await?;
+            let known =
+                ToolCall::new("ListPods", serde_json::json!({})).provider(serde_json::json!({ "id": "call_1" }));
+            let listed = pod::tools::use_tool(&cx, known).await?;
+            let long = serde_json::json!({ "text": "x".repeat(ARGUMENTS_BYTES_MAX) });
+            let long = ToolCall::new("write", long).provider(serde_json::json!({ "id": "call_2" }));
+            let refused = pod::tools::use_tool(&cx, long).await?;
+            assert!(refused.failed && refused.text.contains("at most 524288 are allowed"), "{}", refused.text);
+            let fits = serde_json::json!({ "text": "x".repeat(ARGUMENTS_BYTES_MAX - 100) });
+            cx.tool(ToolCall::new("write", fits)).await?.done("written").await?;
+            Ok(format!("listed: {}", !listed.failed))
+        })
+    })
+    .await;
+    assert_eq!(came, "listed: true");
+    let mut uses = Vec::new();
+    for pair in rows.windows(3) {
+        if let HistoryItem::ToolCall { tool, arguments, .. } = &pair[0].item {
+            let provider = match &pair[1].item {
+                HistoryItem::Provider { data, .. } => data["id"].as_str(),
+                _ => None,
+            };
+            uses.push((tool.as_str(), provider, arguments["bytes"].is_u64()));
+        }
+    }
+    assert_eq!(uses, [("ListPods", Some("call_1"), false), ("write", Some("call_2"), true), ("write", None, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_that_is_cancelled_in_the_middle_of_a_stream_and_of_its_tools_leaves_both_in_order() {
+    let dir = TempDir::new().unwrap();
+    let options = PodOptions::new("streams".parse().unwrap(), WorkerSpec::of_kind("streams"))
+        .workers(Workers::builtin().with("streams", |_| Ok(Box::new(Streams))))
+        .roots(Roots::at(&dir.path().join("pods")).unwrap());
+    let pod = PodController::spawn(options).await.unwrap();
+    let client = rpc::Client::<Method>::new(&pod.address());
+    for end in [TurnResult::Cancelled, TurnResult::Paused] {
+        idle(&pod).await;
+        let (_, mut live) = pod.live();
+        let work = pod.run("stream").await.unwrap();
+        let both = async {
+            let (mut said, mut used) = (false, 0);
+            while !said || used < 2 {
+                match live.next().await.unwrap() {
+                    LiveItem::Delta { output: Producing::Output(_), .. } => said = true,
+                    LiveItem::Progress { .. } => used += 1,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(SOON, both).await.unwrap();
+        if end == TurnResult::Cancelled {
+            client.call(Cancel).await.unwrap();
+            assert_eq!(tokio::time::timeout(SOON, work.ended()).await.unwrap(), WorkEnd::TurnEnded(end));
+        } else {
+            client.call(Pause).await.unwrap();
+            let paused = async {
+                while client.call(Status).await.unwrap().state != PodState::Paused {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(SOON, paused).await.unwrap();
+        }
+        assert!(pod.live().0.pieces.is_empty() && pod.live().0.calls.is_empty());
+    }
+    let all = items(&pod).await;
+    let ends: Vec<ToolEnd> = all
+        .iter()
+        .filter_map(|item| match item {
+            HistoryItem::ToolResult { how, .. } => Some(*how),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [ToolEnd::Abandoned; 4]);
+    assert!(outputs(&pod).await.is_empty(), "what was shown and not committed does not count");
+    pod.shutdown().await;
+}
+
+/// Streams and uses two tools until it is asked to end.
+struct Streams;
+
+impl Worker for Streams {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+        Box::pin(async move {
+            cx.next_request().await?;
+            cx.answering().await?;
+            cx.arguments_delta(0, "{");
+            let tool = |name| cx.tool(ToolCall::new(name, serde_json::Value::Null));
+            let (one, other) = (tool("one").await?, tool("other").await?);
+            loop {
+                cx.delta(OutputKind::Text, "and on ");
+                one.progress("on");
+                other.progress("on");
+                match cx.rest(Duration::from_millis(1)).await {
+                    Some(Signal::Pause) => return Ok(TurnEnd::Paused),
+                    Some(Signal::Cancel | Signal::Shutdown) => return Ok(TurnEnd::Cancelled),
+                    None => {}
+                }
+            }
+        })
+    }
 }

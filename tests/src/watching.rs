@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 pub struct Busy;
 
 impl Worker for Busy {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let (lanes, rate) = parse(cx.input().unwrap_or_default())?;
             let began = Instant::now();

@@ -12,7 +12,7 @@ use crate::manifest::WorkerSpec;
 use crate::protocol::{Method, PodState};
 use crate::runtime_dir::Roots;
 use crate::store::{HistoryItem, OutputKind};
-use crate::worker::{TurnContext, TurnEnd, Worker, WorkerError, Workers};
+use crate::worker::{Producing, ToolCall, TurnContext, TurnEnd, Worker, WorkerError, Workers};
 
 async fn watch(pod: &PodHandle, from: u64) -> Watch {
     let client = rpc::Client::<Method>::new(&pod.address());
@@ -132,7 +132,7 @@ impl Counting {
 }
 
 impl Worker for Counting {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> futures::future::BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> futures::future::BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let steps: u64 = cx.input().and_then(|input| input.parse().ok()).unwrap();
             let mut counted = BTreeMap::new();
@@ -151,7 +151,7 @@ impl Worker for Counting {
                 match self.dice(6) {
                     0 => cx.retrying(1, Duration::ZERO, "again").await?,
                     1 => {
-                        let tool = cx.tool("count", serde_json::json!({ "step": step })).await?;
+                        let tool = cx.tool(ToolCall::new("count", serde_json::json!({ "step": step }))).await?;
                         tool.progress("half");
                         tool.done("counted").await?;
                         cx.produce(output, &numbers(from..upto)).await?;
@@ -283,14 +283,14 @@ async fn worker_that_is_faster_than_everybody_is_shown_whole_in_the_end() {
     let mut said = String::new();
     for number in 0..5000 {
         let text = format!("{number} ");
-        live.delta(turn, OutputKind::Text, &text);
+        live.delta(turn, Producing::Output(OutputKind::Text), &text);
         said.push_str(&text);
     }
     let whole = |watch: &Watch| watch.is_whole() && watch.picture().pieces.iter().any(|piece| piece.text == said);
     while !whole(&watch) {
         next(&mut watch).await;
     }
-    live.delta(turn, OutputKind::Text, "more");
+    live.delta(turn, Producing::Output(OutputKind::Text), "more");
     while !watch.picture().pieces.iter().any(|piece| piece.text.ends_with(" more")) {
         next(&mut watch).await;
     }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::id::{CallId, TurnId};
 use crate::protocol::{
-    CALLS_MAX, CallInFlight, Glimpse, InFlight, PIECE_BYTES_MAX, PIECES_MAX, PieceInFlight, PodState, Text,
+    ARGUMENTS, CALLS_MAX, CallInFlight, Glimpse, InFlight, PIECE_BYTES_MAX, PIECES_MAX, PieceInFlight, PodState, Text,
 };
 
 /// What is under way behind the last entry that was seen.
@@ -99,6 +99,7 @@ impl Picture {
             }
             "retrying" if ours => self.pieces.clear(),
             "tool_call" if ours => {
+                self.pieces.retain(|piece| !piece.output.starts_with(ARGUMENTS));
                 if let (Some(call), Some(tool)) = (entry.call, &entry.tool) {
                     self.begin(call, tool);
                 }

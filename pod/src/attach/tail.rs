@@ -23,8 +23,8 @@ use crate::handle::Shared;
 use crate::id::TurnId;
 use crate::protocol::{DELTA_BYTES_MAX, Glimpse, PodState, Text};
 use crate::store::{HistoryItem, HistoryLine, StoreError};
-use crate::worker::LiveItem;
 use crate::worker::live::Placed;
+use crate::worker::{LiveItem, Producing};
 
 /// LIMIT: observers of one pod. Each costs a task and its stream's credit.
 pub(crate) const OBSERVERS_MAX: u32 = 256;
@@ -353,13 +353,14 @@ impl Run {
             !ends.iter().any(|(seq, item)| {
                 *seq > piece.after
                     && match item {
-                        HistoryItem::Output { output, .. } => *output == piece.output,
+                        HistoryItem::Output { output, .. } => Producing::Output(*output) == piece.output,
+                        HistoryItem::ToolCall { .. } => matches!(piece.output, Producing::Arguments(_)),
                         _ => true,
                     }
             })
         });
         let pieces = pieces.map(|piece| Piece {
-            output: word(piece.output),
+            output: piece.output.to_string(),
             number: piece.number,
             left_out: piece.left_out,
             text: piece.text,
@@ -406,16 +407,11 @@ fn joined(before: &mut Glimpse, next: &Glimpse) -> bool {
 fn glimpse(item: LiveItem) -> Option<Glimpse> {
     Some(match item {
         LiveItem::Delta { turn, output, piece, at, text } => {
-            Glimpse::Delta { turn, output: word(output).into(), piece, at, text: text.into() }
+            Glimpse::Delta { turn, output: output.to_string().into(), piece, at, text: text.into() }
         }
         LiveItem::PieceOver { turn, piece, .. } => Glimpse::PieceOver { turn, piece },
         LiveItem::Progress { turn, call, text } => Glimpse::Progress { turn, call, text: text.into() },
         LiveItem::TurnOver { turn } => Glimpse::TurnOver { turn },
         LiveItem::Missed => return None,
     })
-}
-
-/// The name of a kind of output, as its entry has it.
-fn word(output: crate::store::OutputKind) -> String {
-    serde_json::to_value(output).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }

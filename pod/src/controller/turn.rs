@@ -76,15 +76,15 @@ pub(crate) fn start(
 }
 
 /// The context holds a handle of the pod, and goes with this.
-async fn run(mut worker: Box<dyn Worker>, rewound: Option<RewoundTo>, mut cx: TurnContext) -> Ended {
+async fn run(mut worker: Box<dyn Worker>, rewound: Option<RewoundTo>, cx: TurnContext) -> Ended {
     let ended = AssertUnwindSafe(async {
         if let Some(to) = rewound {
             worker.rewound(to);
         }
         if cx.cause() != TurnCause::Compact {
-            return worker.turn(&mut cx).await.map(|end| (verdict(end), None));
+            return worker.turn(&cx).await.map(|end| (verdict(end), None));
         }
-        let compaction = worker.compact(&mut cx).await?;
+        let compaction = worker.compact(&cx).await?;
         check_summary(&compaction)?;
         Ok::<_, WorkerError>((TurnVerdict::Finished, Some(compaction)))
     });

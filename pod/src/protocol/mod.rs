@@ -32,7 +32,7 @@ pub use event::{
 };
 pub use method::{Method, MethodCall, MethodHandler, MethodService};
 pub use observe::{
-    CALLS_MAX, CallInFlight, DELTA_BYTES_MAX, ENTRY_BYTES_MAX, Glimpse, InFlight, KIND_BYTES_MAX, Observed,
+    ARGUMENTS, CALLS_MAX, CallInFlight, DELTA_BYTES_MAX, ENTRY_BYTES_MAX, Glimpse, InFlight, KIND_BYTES_MAX, Observed,
     PIECE_BYTES_MAX, PIECES_MAX, PROGRESS_BYTES_MAX, PieceInFlight, Subscribe, SubscribeRejection, Subscribed,
     TOOL_BYTES_MAX,
 };

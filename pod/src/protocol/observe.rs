@@ -8,7 +8,8 @@
 //! there. So these rules show each byte once, and end with what is committed:
 //! 1. An output entry takes the place of the piece of its turn and kind that is in flight, if there is one.
 //! 2. A `retrying` entry ends all pieces in flight; a `turn_started` or `turn_ended` entry ends everything that is.
-//! 3. A `tool_call` entry begins a call in flight, the `tool_result` of the same number ends it.
+//! 3. A `tool_call` entry begins a call in flight and ends all pieces of arguments; the `tool_result` of the same number ends the
+//!    call.
 //! 4. A [`Delta`](Glimpse::Delta) goes on with its piece where `at` says, or begins it; a piece that begins takes the place
 //!    of an earlier one of its kind.
 //! 5. An [`InFlight`] takes the place of everything that was in flight.
@@ -27,7 +28,9 @@ pub const ENTRY_BYTES_MAX: usize = 896 * 1024;
 pub const PIECE_BYTES_MAX: usize = 64 * 1024;
 /// LIMIT: the text of one delta, in bytes.
 pub const DELTA_BYTES_MAX: usize = 4 * 1024;
-/// LIMIT: pieces in flight: one of a kind, and there are three kinds.
+/// What pieces of a tool's arguments are called, before a colon and a number.
+pub const ARGUMENTS: &str = "arguments";
+/// LIMIT: pieces in flight: one of each of the three kinds of output, and arguments of five tools. All of them fit a frame.
 pub const PIECES_MAX: usize = 8;
 /// LIMIT: uses of tools whose progress is shown; what a model asks for at once is far below it.
 pub const CALLS_MAX: usize = 64;
@@ -105,7 +108,7 @@ pub struct InFlight {
     pub state: PodState,
     /// The turn that runs.
     pub turn: Option<TurnId>,
-    /// Output of it, one piece of a kind at most.
+    /// Output of it, one piece of a kind at most, and arguments of tools.
     pub pieces: rpc::List<PieceInFlight, PIECES_MAX>,
     /// Tools that are being used in it.
     pub calls: rpc::List<CallInFlight, CALLS_MAX>,
@@ -114,7 +117,8 @@ pub struct InFlight {
 /// Output of one kind that is being produced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
 pub struct PieceInFlight {
-    /// What kind, by the name that it has in its entry: `text`, `stderr`, `thinking`.
+    /// What kind, by the name that it has in its entry: `text`, `stderr`, `thinking`; or the arguments of a tool whose use has
+    /// not begun: `arguments:0`, `arguments:1` and so on.
     pub output: Text<KIND_BYTES_MAX>,
     /// Which piece of its turn: 1, 2, 3, ...
     pub piece: u64,

@@ -398,6 +398,20 @@ pub enum OutputKind {
     Thinking,
 }
 
+impl OutputKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Text, Self::Stderr, Self::Thinking];
+
+    /// Its name, as its entries have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Stderr => "stderr",
+            Self::Thinking => "thinking",
+        }
+    }
+}
+
 /// How a use of a tool ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -421,18 +435,33 @@ pub struct Usage {
     pub output_tokens: u64,
     /// Of those read, how many came from a cache.
     pub cached_tokens: u64,
+    /// Of those read, how many were put into a cache, where that costs more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_written_tokens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 impl Usage {
     /// So many tokens read and written.
     pub fn new(input_tokens: u64, output_tokens: u64) -> Self {
-        Self { input_tokens, output_tokens, cached_tokens: 0 }
+        Self { input_tokens, output_tokens, ..Self::default() }
     }
 
     /// The same, of which so many of those read came from a cache.
     #[must_use]
     pub fn cached(mut self, tokens: u64) -> Self {
         self.cached_tokens = tokens;
+        self
+    }
+
+    /// The same, of which so many of those read were put into a cache.
+    #[must_use]
+    pub fn cache_written(mut self, tokens: u64) -> Self {
+        self.cache_written_tokens = tokens;
         self
     }
 }

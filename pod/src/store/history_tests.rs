@@ -54,7 +54,7 @@ fn every_item_reads_as_it_was_written() {
         },
         HistoryItem::Answering { request: 1 },
         HistoryItem::Provider { of: 3, data: serde_json::json!({"signature": "x"}) },
-        HistoryItem::Usage(Usage { input_tokens: 3, output_tokens: 2, cached_tokens: 1 }),
+        HistoryItem::Usage(Usage { input_tokens: 3, output_tokens: 2, cached_tokens: 1, cache_written_tokens: 0 }),
         HistoryItem::Retrying { attempt: 1, after_ms: 2, reason: "r".to_owned() },
         HistoryItem::Continuing { reason: "r".to_owned() },
         HistoryItem::Compacted { upto: 3, summary: "s".to_owned(), children: vec![pod("b", 2)], children_total: 1 },

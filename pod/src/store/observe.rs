@@ -64,14 +64,14 @@ impl Reads<'_> {
         Ok(lines)
     }
 
-    /// The output and retry entries of a turn after `cursor` up to `upto`: what has ended pieces in flight.
+    /// The output and retry entries and the uses of tools of a turn after `cursor` up to `upto`: what has ended pieces in flight.
     pub(crate) fn piece_ends(
         &self,
         turn: TurnId,
         cursor: u64,
         upto: u64,
     ) -> Result<Vec<(u64, HistoryItem)>, StoreError> {
-        let which = "seq > ?1 AND seq <= ?2 AND turn = ?3 AND kind IN ('output', 'retrying')";
+        let which = "seq > ?1 AND seq <= ?2 AND turn = ?3 AND kind IN ('output', 'retrying', 'tool_call')";
         let rows = self.entries(which, (int(cursor), int(upto), turn))?;
         rows.into_iter().map(|(seq, body)| Ok((seq, from_json("a history entry", &body)?))).collect()
     }

@@ -29,7 +29,7 @@ pub use self::stop_pod::{StopPodInput, stop_pod};
 use crate::handle::PodHandle;
 use crate::id::{TurnId, WorkId};
 use crate::protocol::MethodCall;
-use crate::worker::{Signal, TurnContext, WorkerError};
+use crate::worker::{Signal, ToolCall, TurnContext, WorkerError};
 
 /// What a model is told about a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,18 +88,23 @@ impl Caller {
     }
 }
 
-/// Uses the tool `name` in a turn, as a model asks for it. A name or arguments that are wrong are a result that says so,
-/// and so is everything that the tool refuses; a turn that is asked to end does not wait for it.
+/// Uses a tool of [`ALL`] in a turn, as a model asks for it. A name or arguments that are wrong are a result that says so, and so is
+/// everything that the tool refuses; a turn that is asked to end does not wait for it.
 ///
 /// # Errors
 /// What was done could not be committed.
-pub async fn use_tool(cx: &TurnContext, name: &str, arguments: Value) -> Result<Used, WorkerError> {
-    let begun = cx.tool(name, arguments.clone()).await?;
+pub async fn use_tool(cx: &TurnContext, call: ToolCall) -> Result<Used, WorkerError> {
+    if let Err(wrong) = call.check() {
+        let told = cx.refuse_tool(call, &wrong.to_string()).await?;
+        return Ok(Used { text: told.text, failed: true });
+    }
+    let (name, arguments) = (call.tool().to_owned(), call.arguments().clone());
+    let begun = cx.tool(call).await?;
     let caller = Caller::of_turn(cx);
     // CANCEL SAFETY: what changes something does it in a task of its own, or reads.
     let done = tokio::select! {
         biased;
-        done = dispatch(&caller, name, arguments) => done,
+        done = dispatch(&caller, &name, arguments) => done,
         signal = cx.signalled() => Err(given_up(signal).to_owned()),
     };
     match done {

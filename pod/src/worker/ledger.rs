@@ -18,7 +18,7 @@ impl Worker for Ledger {
         true
     }
 
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             if let Some(input) = cx.input() {
                 cx.output(&format!("asked: {input}")).await?;

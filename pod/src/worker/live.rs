@@ -7,18 +7,21 @@
 //! Filled by [`TurnContext`](super::TurnContext), emptied by `controller`; read by observers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{broadcast, watch};
 
 use crate::id::{CallId, TurnId};
-use crate::protocol::{CALLS_MAX, PROGRESS_BYTES_MAX, clip};
+use crate::protocol::{ARGUMENTS, CALLS_MAX, PIECES_MAX, PROGRESS_BYTES_MAX, clip};
 use crate::store::OutputKind;
 
 pub use crate::protocol::{DELTA_BYTES_MAX, PIECE_BYTES_MAX};
 
 /// LIMIT: deltas that wait for the slowest reader: 1 MiB at most.
 const WAITING_MAX: usize = 256;
+/// LIMIT: arguments of tools that are shown while they are written: what is left of the pieces beside the kinds of output.
+const ARGUMENTS_MAX: usize = PIECES_MAX - OutputKind::ALL.len();
 
 /// What is under way in a pod's turn. Clones are the same.
 #[derive(Clone, Debug)]
@@ -36,12 +39,31 @@ pub(crate) struct Placed {
     pub(crate) item: LiveItem,
 }
 
+/// What is being produced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Producing {
+    /// Output, whose place an entry of the history takes.
+    Output(OutputKind),
+    /// The arguments of a tool whose use has not begun, and which of those that are written side by side.
+    Arguments(u32),
+}
+
+impl fmt::Display for Producing {
+    /// The name that it has for observers: `text`, `stderr`, `thinking`; `arguments:3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Output(output) => f.write_str(output.word()),
+            Self::Arguments(which) => write!(f, "{ARGUMENTS}:{which}"),
+        }
+    }
+}
+
 /// What is under way at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
     /// The turn that runs.
     pub turn: Option<TurnId>,
-    /// Output that is not committed, one piece of a kind at most.
+    /// Output that is not committed, one piece of a kind at most, and arguments of tools; 8 at most.
     pub pieces: Vec<Piece>,
     /// Tools that are being used.
     pub calls: BTreeMap<CallId, CallInFlight>,
@@ -49,11 +71,11 @@ pub struct InFlight {
     number: u64,
 }
 
-/// Output of one kind that is being produced.
+/// Something that is being produced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// What kind.
-    pub output: OutputKind,
+    /// What.
+    pub output: Producing,
     /// Which piece of its turn: 1, 2, 3, ...
     pub number: u64,
     /// Bytes of it that were left out in front of `text`.
@@ -80,8 +102,8 @@ pub enum LiveItem {
     Delta {
         /// In which turn.
         turn: TurnId,
-        /// Of which kind.
-        output: OutputKind,
+        /// Of what.
+        output: Producing,
         /// Of which piece.
         piece: u64,
         /// How many bytes of the piece come before.
@@ -170,7 +192,7 @@ impl Live {
         }
     }
 
-    pub(crate) fn delta(&self, turn: TurnId, output: OutputKind, text: &str) {
+    pub(crate) fn delta(&self, turn: TurnId, output: Producing, text: &str) {
         let mut now = self.lock();
         if now.turn != Some(turn) {
             return;
@@ -179,14 +201,14 @@ impl Live {
         while !rest.is_empty() {
             let (part, tail) = rest.split_at(floor(rest, DELTA_BYTES_MAX));
             rest = tail;
-            let (piece, at) = now.add(output, part, self.head());
+            let Some((piece, at)) = now.add(output, part, self.head()) else { return };
             self.tell(LiveItem::Delta { turn, output, piece, at, text: part.to_owned() });
         }
     }
 
     /// The piece of this kind stands in history now.
     pub(crate) fn committed(&self, turn: TurnId, output: OutputKind) {
-        self.end_pieces(turn, true, |piece| piece.output == output);
+        self.end_pieces(turn, true, |piece| piece.output == Producing::Output(output));
     }
 
     /// What was under way does not count.
@@ -204,7 +226,9 @@ impl Live {
         }
     }
 
+    /// A use of a tool has begun: what was written of arguments stands in history, or is about to.
     pub(crate) fn call(&self, turn: TurnId, call: CallId, tool: &str) {
+        self.end_pieces(turn, true, |piece| matches!(piece.output, Producing::Arguments(_)));
         let mut now = self.lock();
         if now.turn == Some(turn) && now.calls.len() < CALLS_MAX {
             now.calls.insert(call, CallInFlight { tool: tool.to_owned(), progress: None });
@@ -242,17 +266,20 @@ impl Live {
 }
 
 impl InFlight {
-    /// Adds to the piece of that kind, or begins one. Returns which, and how many bytes of it come before.
-    fn add(&mut self, output: OutputKind, text: &str, after: u64) -> (u64, u64) {
+    /// Adds to the piece of that kind, or begins one. Returns which, and how many bytes of it come before; none if there are
+    /// too many.
+    fn add(&mut self, output: Producing, text: &str, after: u64) -> Option<(u64, u64)> {
         let at = match self.pieces.iter().position(|piece| piece.output == output) {
             Some(at) => at,
+            // Room is kept for each kind of output, however many arguments are being written.
+            None if matches!(output, Producing::Arguments(_)) && self.arguments() >= ARGUMENTS_MAX => return None,
             None => {
                 self.number += 1;
                 self.pieces.push(Piece { output, number: self.number, left_out: 0, text: String::new(), after });
                 self.pieces.len() - 1
             }
         };
-        let Some(piece) = self.pieces.get_mut(at) else { return (0, 0) };
+        let piece = self.pieces.get_mut(at)?;
         let before = piece.left_out + piece.text.len() as u64;
         piece.text.push_str(text);
         let excess = piece.text.len().saturating_sub(PIECE_BYTES_MAX);
@@ -261,7 +288,11 @@ impl InFlight {
             piece.text.drain(..cut);
             piece.left_out += cut as u64;
         }
-        (piece.number, before)
+        Some((piece.number, before))
+    }
+
+    fn arguments(&self) -> usize {
+        self.pieces.iter().filter(|piece| matches!(piece.output, Producing::Arguments(_))).count()
     }
 }
 
@@ -276,30 +307,33 @@ mod tests {
     use super::*;
 
     const TURN: TurnId = TurnId(3);
+    const TEXT: Producing = Producing::Output(OutputKind::Text);
 
     fn delta(piece: u64, at: u64, text: &str) -> LiveItem {
-        LiveItem::Delta { turn: TURN, output: OutputKind::Text, piece, at, text: text.to_owned() }
+        LiveItem::Delta { turn: TURN, output: TEXT, piece, at, text: text.to_owned() }
     }
 
     #[tokio::test]
     async fn look_and_what_follows_have_every_byte_once() {
         let live = Live::new(watch::channel(7).1);
         live.begin(TURN);
-        live.delta(TURN, OutputKind::Text, "ab");
+        live.delta(TURN, TEXT, "ab");
         let (seen, mut items) = live.look();
-        live.delta(TURN, OutputKind::Text, "c");
+        live.delta(TURN, TEXT, "c");
         live.committed(TURN, OutputKind::Text);
-        live.delta(TURN, OutputKind::Text, "d");
-        live.delta(TURN, OutputKind::Thinking, "hm");
+        live.delta(TURN, TEXT, "d");
+        live.delta(TURN, Producing::Output(OutputKind::Thinking), "hm");
         live.discard(TURN);
         live.over(TURN);
-        assert_eq!(
-            seen.pieces,
-            [Piece { output: OutputKind::Text, number: 1, left_out: 0, text: "ab".into(), after: 7 }]
-        );
+        assert_eq!(seen.pieces, [Piece { output: TEXT, number: 1, left_out: 0, text: "ab".into(), after: 7 }]);
         let over = |piece, committed| LiveItem::PieceOver { turn: TURN, piece, committed };
-        let thought =
-            LiveItem::Delta { turn: TURN, output: OutputKind::Thinking, piece: 3, at: 0, text: "hm".to_owned() };
+        let thought = LiveItem::Delta {
+            turn: TURN,
+            output: Producing::Output(OutputKind::Thinking),
+            piece: 3,
+            at: 0,
+            text: "hm".to_owned(),
+        };
         for wanted in [
             delta(1, 2, "c"),
             over(1, true),
@@ -320,7 +354,7 @@ mod tests {
         live.begin(TURN);
         let (_, mut items) = live.look();
         for _ in 0..WAITING_MAX + 2 {
-            live.delta(TURN, OutputKind::Text, "x");
+            live.delta(TURN, TEXT, "x");
         }
         assert_eq!(items.next().await, Some(LiveItem::Missed));
         assert_eq!(items.next().await, Some(delta(1, 2, "x")));
@@ -334,7 +368,7 @@ mod tests {
         live.begin(TURN);
         let (_, mut items) = live.look();
         let text = "\u{20ac}".repeat(30_000);
-        live.delta(TURN, OutputKind::Text, &text);
+        live.delta(TURN, TEXT, &text);
         let piece = live.look().0.pieces.remove(0);
         assert!(piece.text.len() <= PIECE_BYTES_MAX && piece.text.len() > PIECE_BYTES_MAX - 4);
         assert_eq!(piece.left_out + piece.text.len() as u64, text.len() as u64);
@@ -346,6 +380,34 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn arguments_that_are_written_side_by_side_are_told_apart_and_over_when_a_use_begins() {
+        let live = Live::new(watch::channel(7).1);
+        live.begin(TURN);
+        for text in ["{", "\"a\"", "}"] {
+            live.delta(TURN, Producing::Arguments(0), text);
+            live.delta(TURN, Producing::Arguments(1), text);
+        }
+        live.delta(TURN, TEXT, "and");
+        let (seen, mut items) = live.look();
+        let texts = seen.pieces.iter().map(|piece| (piece.output.to_string(), piece.text.as_str())).collect::<Vec<_>>();
+        let whole = "{\"a\"}";
+        assert_eq!(texts, [("arguments:0".into(), whole), ("arguments:1".into(), whole), ("text".into(), "and")]);
+        live.call(TURN, CallId(1), "look");
+        assert_eq!(live.look().0.pieces.len(), 1, "the text goes on");
+        for piece in [1, 2] {
+            assert_eq!(items.next().await, Some(LiveItem::PieceOver { turn: TURN, piece, committed: true }));
+        }
+        // However many are written, there is room for every kind of output.
+        for which in 0..100 {
+            live.delta(TURN, Producing::Arguments(which), "{");
+        }
+        OutputKind::ALL.into_iter().for_each(|kind| live.delta(TURN, Producing::Output(kind), "x"));
+        let pieces = live.look().0.pieces;
+        assert_eq!(pieces.len(), PIECES_MAX);
+        assert!(OutputKind::ALL.into_iter().all(|kind| pieces.iter().any(|at| at.output == Producing::Output(kind))));
+    }
+
     #[test]
     fn worker_whose_turn_is_over_is_not_heard() {
         let live = Live::new(watch::channel(7).1);
@@ -355,7 +417,7 @@ mod tests {
         assert_eq!(live.look().0.calls[&CallId(1)].progress.as_deref(), Some("half"));
         live.over(TURN);
         live.begin(TurnId(4));
-        live.delta(TURN, OutputKind::Text, "late");
+        live.delta(TURN, TEXT, "late");
         live.call(TURN, CallId(2), "late");
         live.over(TURN);
         assert_eq!(live.look().0, InFlight { turn: Some(TurnId(4)), ..InFlight::default() });

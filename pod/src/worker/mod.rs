@@ -24,9 +24,11 @@ pub use self::context::{PROVIDER_BYTES_MAX, Signal, TurnContext};
 pub(crate) use self::host::ChildEnvironment;
 pub use self::host::{Workers, host};
 pub use self::ledger::Ledger;
-pub use self::live::{CallInFlight, DELTA_BYTES_MAX, InFlight, LiveItem, LiveItems, PIECE_BYTES_MAX, Piece};
+pub use self::live::{CallInFlight, DELTA_BYTES_MAX, InFlight, LiveItem, LiveItems, PIECE_BYTES_MAX, Piece, Producing};
 pub use self::scripted::Script;
-pub use self::tool_use::{ATTACHMENTS_MAX, STRUCTURED_BYTES_MAX, TOOL_TEXT_BYTES_MAX, ToolOutput, ToolUse};
+pub use self::tool_use::{
+    ARGUMENTS_BYTES_MAX, ATTACHMENTS_MAX, STRUCTURED_BYTES_MAX, TOOL_TEXT_BYTES_MAX, ToolCall, ToolOutput, ToolUse,
+};
 use crate::id::TurnId;
 pub use crate::protocol::FailureKind;
 use crate::store::SUMMARY_BYTES_MAX;
@@ -60,7 +62,7 @@ pub trait Worker: Send + 'static {
     /// # Errors
     /// The worker failed. What it had been told and had not confirmed with [`TurnContext::response_received`] is told
     /// again.
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>>;
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>>;
 
     /// Says what all of the context comes to, in a turn that does nothing else and is told nothing: asked for from outside.
     /// A worker that finds its context too long in the middle of a turn uses [`TurnContext::compacted`].
@@ -69,7 +71,7 @@ pub trait Worker: Send + 'static {
     ///
     /// # Errors
     /// The worker failed. The context stays as it is.
-    fn compact<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
+    fn compact<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
         let _ = cx;
         Box::pin(async { Err(WorkerError::new("this worker keeps nothing that could be made shorter")) })
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
-use super::{Compaction, FailureKind, RewoundTo, Signal, TurnContext, TurnEnd, Usage, Worker, WorkerError};
+use super::{Compaction, FailureKind, RewoundTo, Signal, ToolCall, TurnContext, TurnEnd, Usage, Worker, WorkerError};
 use crate::error::in_one_line;
 use crate::handle::SpawnPod;
 use crate::id::{PodName, TurnId};
@@ -229,7 +229,7 @@ impl Worker for Script {
         self.reads_reports
     }
 
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             for step in self.steps(cx.turn(), cx.cause()) {
                 if let Some(end) = perform(step, cx).await? {
@@ -248,7 +248,7 @@ impl Worker for Script {
         self.rewinds
     }
 
-    fn compact<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
+    fn compact<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<Compaction, WorkerError>> {
         Box::pin(async move {
             for step in self.steps(cx.turn(), cx.cause()) {
                 if let Some(end) = perform(step, cx).await? {
@@ -265,7 +265,7 @@ impl Worker for Script {
 }
 
 /// Carries one step out. `Some` ends the turn.
-async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, WorkerError> {
+async fn perform(step: Step, cx: &TurnContext) -> Result<Option<TurnEnd>, WorkerError> {
     let told = |signal| match signal {
         Signal::Pause => TurnEnd::Paused,
         Signal::Cancel | Signal::Shutdown => TurnEnd::Cancelled,
@@ -366,7 +366,7 @@ async fn perform(step: Step, cx: &mut TurnContext) -> Result<Option<TurnEnd>, Wo
 /// A signal ends the turn, and with it the use.
 async fn use_tool(tool: ToolStep, cx: &TurnContext) -> Result<Option<Signal>, WorkerError> {
     let arguments = serde_json::to_value(&tool.arguments).map_err(in_words)?;
-    let begun = cx.tool(&tool.name, arguments).await?;
+    let begun = cx.tool(ToolCall::new(&tool.name, arguments)).await?;
     for text in &tool.progress {
         if let Some(signal) = cx.rest(Duration::from_millis(tool.pause_ms)).await {
             return Ok(Some(signal));

@@ -5,6 +5,9 @@
 //!
 //! Made by [`TurnContext::tool`], several at a time if need be.
 
+use serde_json::Value;
+
+use super::context::{PROVIDER_BYTES_MAX, check_provider};
 use super::{TurnContext, WorkerError};
 use crate::id::CallId;
 use crate::protocol::clip;
@@ -20,6 +23,72 @@ pub const ATTACHMENTS_MAX: usize = 16;
 /// LIMIT: an attachment's name, type and reference, in bytes: what file systems, the registry of types and paths allow.
 const ATTACHMENT_BYTES_MAX: [(&str, usize); 3] = [("name", 255), ("media type", 127), ("reference", 4096)];
 
+/// LIMIT: what a tool is told, in bytes of JSON: more than a model writes in one answer, and it fits a history entry.
+pub const ARGUMENTS_BYTES_MAX: usize = 512 * 1024;
+/// LIMIT: a tool's name, in bytes; and what is kept of arguments that are too long.
+const NAME_BYTES_MAX: usize = 4 * 1024;
+
+/// A use of a tool, as a model asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolCall {
+    pub(super) tool: String,
+    pub(super) arguments: Value,
+    pub(super) provider: Option<Value>,
+}
+
+impl ToolCall {
+    /// Of the tool of that name, which is told `arguments`.
+    pub fn new(tool: impl Into<String>, arguments: Value) -> Self {
+        Self { tool: tool.into(), arguments, provider: None }
+    }
+
+    /// The same with what a provider wants to be told again with it, in at most 64 KiB of JSON: the name that it gave this
+    /// use, say, or a signature. It stands in history right behind the use.
+    #[must_use]
+    pub fn provider(mut self, data: Value) -> Self {
+        self.provider = Some(data);
+        self
+    }
+
+    /// Which tool.
+    pub fn tool(&self) -> &str {
+        &self.tool
+    }
+
+    /// What it is told.
+    pub fn arguments(&self) -> &Value {
+        &self.arguments
+    }
+
+    /// Whether it can be [begun](TurnContext::tool); if not, it can be [refused](TurnContext::refuse_tool).
+    ///
+    /// # Errors
+    /// The arguments have more than 512 KiB, or the provider's data more than 64 KiB.
+    pub fn check(&self) -> Result<(), WorkerError> {
+        let bytes = self.arguments.to_string().len();
+        if bytes > ARGUMENTS_BYTES_MAX {
+            let tool = clip(&self.tool, 64);
+            let text = format!("tool `{tool}` is told {bytes} bytes; at most {ARGUMENTS_BYTES_MAX} are allowed");
+            return Err(WorkerError::new(text));
+        }
+        self.provider.as_ref().map_or(Ok(()), check_provider)
+    }
+
+    /// Its name, arguments and data, as much as fits an entry.
+    pub(super) fn cut(self) -> (String, Value, Option<Value>) {
+        let tool = clip(&self.tool, NAME_BYTES_MAX).into_owned();
+        let text = self.arguments.to_string();
+        let arguments = match text.len() {
+            bytes if bytes > ARGUMENTS_BYTES_MAX => {
+                serde_json::json!({ "bytes": bytes, "begins": clip(&text, NAME_BYTES_MAX) })
+            }
+            _ => self.arguments,
+        };
+        let provider = self.provider.filter(|data| data.to_string().len() <= PROVIDER_BYTES_MAX);
+        (tool, arguments, provider)
+    }
+}
+
 /// What a use of a tool has come to.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -32,11 +101,12 @@ pub struct ToolOutput {
     pub attachments: Vec<Attachment>,
 }
 
-/// A use of a tool that has begun.
+/// A use of a tool that has begun. It may be moved into a task of its own, and outlive the request that it was asked in; if its
+/// turn is over first, it has its result, and what it says comes too late.
 #[derive(Debug)]
 #[must_use = "a use of a tool ends with `done` or `failed`; dropped, it ends as abandoned"]
-pub struct ToolUse<'c> {
-    cx: &'c TurnContext,
+pub struct ToolUse {
+    cx: TurnContext,
     call: CallId,
     /// Its result is committed.
     ended: bool,
@@ -58,7 +128,7 @@ impl ToolOutput {
     }
 
     /// As it can be committed, or what is wrong with it.
-    fn checked(mut self) -> Result<Self, WorkerError> {
+    pub(super) fn checked(mut self) -> Result<Self, WorkerError> {
         self.text = clip(&self.text, TOOL_TEXT_BYTES_MAX).into_owned();
         let too_large = |what: &str, has: usize, max: usize| {
             WorkerError::new(format!("{what} of a tool's result has {has} bytes; at most {max} are allowed"))
@@ -102,8 +172,8 @@ impl From<&String> for ToolOutput {
     }
 }
 
-impl<'c> ToolUse<'c> {
-    pub(super) fn new(cx: &'c TurnContext, call: CallId) -> Self {
+impl ToolUse {
+    pub(super) fn new(cx: TurnContext, call: CallId) -> Self {
         Self { cx, call, ended: false }
     }
 
@@ -143,7 +213,7 @@ impl<'c> ToolUse<'c> {
     }
 }
 
-impl Drop for ToolUse<'_> {
+impl Drop for ToolUse {
     fn drop(&mut self) {
         if !self.ended {
             self.cx.drop_call(self.call);

@@ -130,7 +130,7 @@ impl Gated {
 }
 
 impl Worker for Gated {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             self.see(Seen::Turn(cx.cause(), cx.input().map(str::to_owned))).await?;
             loop {

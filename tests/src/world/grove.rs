@@ -53,7 +53,7 @@ pub enum Step {
 pub(super) struct Grove;
 
 impl Worker for Grove {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             if cx.cause() == TurnCause::Run {
                 let steps: Vec<Step> = super::workers::input(cx)?;

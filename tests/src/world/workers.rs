@@ -37,7 +37,7 @@ struct Deaf;
 struct Queasy;
 
 impl Worker for Raise {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let count: u64 = input(cx)?;
             let reporter = cx.pod().reporter().clone();
@@ -59,7 +59,7 @@ impl Worker for Raise {
 }
 
 impl Worker for Offer {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let offers: Vec<PodEventOffer> = input(cx)?;
             let boss = cx.pod().roots().pod(&super::place::named("boss")).socket();
@@ -74,7 +74,7 @@ impl Worker for Offer {
 }
 
 impl Worker for Said {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let events: Vec<PodEvent> = input(cx)?;
             for event in events {
@@ -88,7 +88,7 @@ impl Worker for Said {
 }
 
 impl Worker for Chatter {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             let kib: usize = input(cx)?;
             for _ in 0..kib {
@@ -100,13 +100,13 @@ impl Worker for Chatter {
 }
 
 impl Worker for Deaf {
-    fn turn<'a>(&'a mut self, _: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, _: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(std::future::pending())
     }
 }
 
 impl Worker for Queasy {
-    fn turn<'a>(&'a mut self, cx: &'a mut TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
+    fn turn<'a>(&'a mut self, cx: &'a TurnContext) -> BoxFuture<'a, Result<TurnEnd, WorkerError>> {
         Box::pin(async move {
             if cx.input().is_some() {
                 let leaf = SpawnPod::new(super::place::named("leaf"), WorkerSpec::command("true"));
