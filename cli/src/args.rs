@@ -15,6 +15,7 @@ use crate::commands::completions::CompletionsArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::events::EventsArgs;
 use crate::commands::man::ManArgs;
+use crate::commands::metrics::MetricsArgs;
 use crate::commands::tree::TreeArgs;
 use crate::exit::EXIT_CODES;
 use crate::style::Color;
@@ -101,6 +102,14 @@ pub(crate) enum Command {
     /// INBOX counts what a pod's agent has yet to be told; OUTBOX the events that its parent has yet to commit;
     /// UNDELIVERABLE those that its parent cannot take.
     Ls,
+    /// Print what `pod ls` counts for a collector of metrics, in the text format of OpenMetrics
+    ///
+    /// One gauge for each figure of each pod, alive or ended, by the labels `pod` and `parent`: pod_outbox_pending and
+    /// pod_outbox_undeliverable are what a parent has not committed, pod_alive and pod_answers whether somebody is there. With
+    /// --json, the lines of `pod ls`.
+    ///
+    /// Example: pod metrics --out /var/lib/node_exporter/pods.prom
+    Metrics(MetricsArgs),
     /// Send a message to a running pod and say what became of it
     ///
     /// By default the message is work: the pod starts a turn with it, or says why not. With --notify it is put where

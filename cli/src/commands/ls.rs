@@ -10,7 +10,7 @@ use pod::PodStatus;
 use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
 use pod::protocol::{FailureKind, TurnCap};
-use pod::store::TurnFailure;
+use pod::store::{StatusCounts, TurnFailure};
 use serde::Serialize;
 
 use crate::args::Global;
@@ -28,48 +28,34 @@ const SHOWN_CHARS: usize = 120;
 
 /// One line.
 #[derive(Debug, Serialize)]
-struct Line {
-    r#type: &'static str,
-    name: PodName,
-    alive: bool,
-    pid: Option<u32>,
+pub(super) struct Line {
+    pub(super) r#type: &'static str,
+    pub(super) name: PodName,
+    pub(super) alive: bool,
+    pub(super) pid: Option<u32>,
     /// What it does, if it lives; none, if it lives and does not answer, or has ended.
-    state: Option<String>,
-    parent: Option<PodName>,
-    children_live: u64,
-    children: u64,
-    inbox: u64,
-    outbox: u64,
-    undeliverable: u64,
+    pub(super) state: Option<String>,
+    pub(super) parent: Option<PodName>,
+    pub(super) children_live: u64,
+    pub(super) children: u64,
+    pub(super) inbox: u64,
+    pub(super) outbox: u64,
+    pub(super) undeliverable: u64,
     /// What became of the last offer to the parent, if it failed.
-    last_outcome: Option<String>,
+    pub(super) last_outcome: Option<String>,
     /// How its worker failed last, if no turn has finished since.
-    last_failure: Option<TurnFailure>,
+    pub(super) last_failure: Option<TurnFailure>,
     /// The bound of its tree that has blocked it.
-    blocked_by: Option<TurnCap>,
+    pub(super) blocked_by: Option<TurnCap>,
     /// Why the store cannot be read.
-    unreadable: Option<String>,
+    pub(super) unreadable: Option<String>,
+    /// All that its store counts.
+    #[serde(skip)]
+    pub(super) counts: StatusCounts,
 }
 
 pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Failure> {
-    let Ok(roots) = existing_roots(global)? else {
-        output.line("no pods")?;
-        return Ok(Exit::Ok);
-    };
-    let pods = discovery::list(&roots).map_err(|error| Failure::from_error(Exit::Usage, error))?;
-    let parents = parents(&pods);
-    let lines = join_all(pods.into_iter().map(|pod| {
-        let parent = parents.get(&pod.name).cloned();
-        let roots = &roots;
-        async move {
-            let status = match &pod.holder {
-                Some(_) => discovery::status(roots, &pod.name, ANSWER_MAX).await.ok(),
-                None => None,
-            };
-            line(pod, status, parent)
-        }
-    }))
-    .await;
+    let lines = lines(global).await?;
     if lines.is_empty() {
         output.line("no pods")?;
     }
@@ -96,6 +82,25 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
         output.line(format!("the store of `{}` cannot be read: {why}", line.name))?;
     }
     Ok(Exit::Ok)
+}
+
+/// A line for each pod.
+pub(super) async fn lines(global: &Global) -> Result<Vec<Line>, Failure> {
+    let Ok(roots) = existing_roots(global)? else { return Ok(Vec::new()) };
+    let pods = discovery::list(&roots).map_err(|error| Failure::from_error(Exit::Usage, error))?;
+    let parents = parents(&pods);
+    let lines = pods.into_iter().map(|pod| {
+        let parent = parents.get(&pod.name).cloned();
+        let roots = &roots;
+        async move {
+            let status = match &pod.holder {
+                Some(_) => discovery::status(roots, &pod.name, ANSWER_MAX).await.ok(),
+                None => None,
+            };
+            line(pod, status, parent)
+        }
+    });
+    Ok(join_all(lines).await)
 }
 
 /// The parent of a pod, or its last one.
@@ -142,10 +147,11 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         inbox: counts.inbox_waiting,
         outbox: if unheard { counts.outbox_pending } else { 0 },
         undeliverable: counts.outbox_undeliverable,
-        last_outcome: counts.outbox_last_outcome,
-        last_failure: counts.last_failure,
+        last_outcome: counts.outbox_last_outcome.clone(),
+        last_failure: counts.last_failure.clone(),
         blocked_by: counts.blocked_by,
         unreadable,
+        counts,
     }
 }
 

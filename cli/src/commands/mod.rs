@@ -13,6 +13,7 @@ mod inspect;
 mod log;
 mod ls;
 pub(crate) mod man;
+pub(crate) mod metrics;
 mod output;
 mod restore;
 mod rewind;
@@ -52,6 +53,7 @@ pub(crate) async fn dispatch(cli: &Cli, output: &mut Output) -> Result<Exit, Fai
         Command::Attach(args) => attach::attach(args, global, output).await,
         Command::Tree(args) => tree::tree(args, global, output).await,
         Command::Ls => ls::ls(global, output).await,
+        Command::Metrics(args) => metrics::metrics(args, global, output).await,
         Command::Send(args) => send::send(args, global, output).await,
         Command::Pause(args) => control::end_turn(control::Wish::Pause, args, global, output).await,
         Command::Resume(args) => control::resume(args, global, output).await,

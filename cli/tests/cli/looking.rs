@@ -52,6 +52,39 @@ async fn living_pods_are_listed_with_their_process_and_say_what_they_do() {
 }
 
 #[tokio::test]
+async fn figures_for_a_collector_say_of_each_pod_what_the_list_says() {
+    let world = World::new();
+    let nothing = world.pod(&["metrics"]).await;
+    assert!(nothing.code == 0 && nothing.stdout.ends_with("# EOF\n"), "{nothing:?}");
+    let mut run = world.start(&["run", "--keep", "--child", "a=true"]);
+    run.says("kept").await;
+    let figures = world.pod(&["metrics"]).await;
+    assert_eq!(figures.code, 0, "{figures:?}");
+    let found = |line: &str| figures.stdout.lines().any(|found| found == line);
+    for line in [
+        "# TYPE pod_outbox_pending gauge",
+        "pod_alive{pod=\"run\",parent=\"\"} 1",
+        "pod_answers{pod=\"a\",parent=\"run\"} 1",
+        "pod_outbox_pending{pod=\"a\",parent=\"run\"} 0",
+        "pod_children_live{pod=\"run\",parent=\"\"} 1",
+        "pod_state{pod=\"run\",parent=\"\",state=\"idle\"} 1",
+        "# EOF",
+    ] {
+        assert!(found(line), "`{line}` is not in: {}", figures.stdout);
+    }
+    // Killed, it says nothing any more; its store still does.
+    run.signal(rustix::process::Signal::KILL);
+    run.ended().await;
+    let file = world.file("pods.prom", "old");
+    let written = world.pod(&["metrics", "--out", &file]).await;
+    assert!(written.code == 0 && written.stdout.is_empty(), "{written:?}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("pod_alive{pod=\"run\",parent=\"\"} 0\n") && text.ends_with("# EOF\n"), "{text}");
+    assert!(!text.contains("pod_answers{pod=\"run\""), "{text}");
+    world.pod(&["metrics", "--out", "/nonexistent/x"]).await.refused(2, &["/nonexistent/x", "cannot be written"]);
+}
+
+#[tokio::test]
 async fn looking_makes_nothing() {
     let world = World::new();
     let list = world.pod(&["ls"]).await;

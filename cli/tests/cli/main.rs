@@ -13,5 +13,6 @@ mod running;
 mod serving;
 mod steering;
 mod talking;
+mod terminal;
 mod watching;
 mod world;

@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// No test waits longer for anything; what takes longer on the slowest machine is a defect.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a test's pods live.
 pub(crate) struct World {
@@ -115,7 +115,8 @@ impl World {
         assert!(seen.await.is_ok(), "it did not come to be that {what}");
     }
 
-    fn command(&self, root: &Path, args: &[&str]) -> Command {
+    /// `pod` with `args` below a root, not started yet.
+    pub(crate) fn command(&self, root: &Path, args: &[&str]) -> Command {
         let mut command = self.program(env!("CARGO_BIN_EXE_pod"));
         command.args(args).arg("--root").arg(root);
         command
