@@ -195,7 +195,11 @@ pub(crate) enum Command {
     ///
     /// A child is started again by its parent, which must run. A root is run again in the background from what it was
     /// started as; children that still live are taken up again, those that ended with it stay ended, and each can be
-    /// restored in turn. What was lost with it is to be given again. A pod that lives is only asked whether it answers.
+    /// restored in turn. What was lost with it is to be given again. A pod that lives is only asked whether it answers; one
+    /// that is just ending is waited for, and restored.
+    ///
+    /// Exits with 6 if there is no such pod, 11 if the pod that is asked may not see it or is not its parent, 4 if what is left
+    /// of it is not enough, 7 if another process has its name, 9 if it ended while it was starting, 10 if it did not answer in time.
     ///
     /// Example: pod restore boss && pod restore digger
     Restore(RestoreArgs),
@@ -515,6 +519,9 @@ pub(crate) struct InspectArgs {
 pub(crate) struct RestoreArgs {
     /// Which
     pub(crate) name: PodName,
+    /// Ask this running pod for it, instead of the one whose child it is said to be
+    #[arg(long, value_name = "POD")]
+    pub(crate) by: Option<PodName>,
     /// How long it may take until it answers
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub(crate) timeout: Duration,

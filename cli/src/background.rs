@@ -5,6 +5,7 @@
 //!
 //! Used by `pod serve --detach` and `pod restore`.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -32,7 +33,12 @@ const QUOTED_BYTES_MAX: u64 = 2_000;
 
 /// Starts `pod serve` with `args` in the background, for the pod `name` below `roots`, and waits until it answers.
 #[expect(clippy::disallowed_methods, reason = "the program starts itself, without a terminal")]
-pub(crate) async fn start(roots: &Roots, name: &PodName, args: &[&str], limit: Duration) -> Result<PodStatus, Failure> {
+pub(crate) async fn start<A: AsRef<OsStr>>(
+    roots: &Roots,
+    name: &PodName,
+    args: &[A],
+    limit: Duration,
+) -> Result<PodStatus, Failure> {
     let paths = roots.pod(name);
     paths.make_state_dir().map_err(|error| Failure::from_error(Exit::Usage, error))?;
     let log = paths.stderr();
@@ -75,7 +81,7 @@ async fn ready(
             let _ = child.kill().await;
             let message =
                 format!("pod `{name}` was not ready within {} and was ended{}", seconds(limit), quoted(&said()));
-            return Err(Failure::new(Exit::Internal, message));
+            return Err(Failure::new(Exit::TimedOut, message));
         }
         // Its own answer, and not that of another life.
         let answer = discovery::status(roots, name, ANSWER_MAX).await.ok();
@@ -90,7 +96,7 @@ fn exited(name: &PodName, status: std::process::ExitStatus, said: &str) -> Failu
     let exit = match status.code() {
         Some(code) if code == i32::from(Exit::Usage.code()) => Exit::Usage,
         Some(code) if code == i32::from(Exit::Held.code()) => Exit::Held,
-        _ => Exit::Internal,
+        _ => Exit::DiedEarly,
     };
     Failure::new(exit, format!("pod `{name}` exited while it was starting ({status}){}", quoted(said)))
 }

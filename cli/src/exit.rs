@@ -24,6 +24,12 @@ pub enum Exit {
     Held,
     /// `pod doctor` has found something that somebody has to see to.
     Unwell,
+    /// A pod was started and ended before it was ready.
+    DiedEarly,
+    /// A pod lives, or was started, and did not answer in time.
+    TimedOut,
+    /// There is such a pod, and it is not for the one that was asked to see, or to do anything to.
+    NotVisible,
     /// A defect, or a machine that does not do what it must: disk, memory, processes.
     Internal,
 }
@@ -40,6 +46,9 @@ Exit codes:
    6  no such pod, or it does not run
    7  another process runs a pod of that name
    8  `pod doctor` has found something that somebody has to see to
+   9  a pod was started and ended before it was ready; it is quoted
+  10  a pod lives, or was started, and did not answer in time
+  11  there is such a pod, and it is none that the pod that was asked may see, or act on
   70  internal: a defect, or a machine that fails (disk, memory, processes)";
 
 impl Exit {
@@ -55,6 +64,9 @@ impl Exit {
             Self::NoSuchPod => 6,
             Self::Held => 7,
             Self::Unwell => 8,
+            Self::DiedEarly => 9,
+            Self::TimedOut => 10,
+            Self::NotVisible => 11,
             Self::Internal => 70,
         }
     }
@@ -82,6 +94,9 @@ mod tests {
             Exit::NoSuchPod,
             Exit::Held,
             Exit::Unwell,
+            Exit::DiedEarly,
+            Exit::TimedOut,
+            Exit::NotVisible,
             Exit::Internal,
         ];
         let lines: Vec<u8> = EXIT_CODES.lines().skip(1).map(|line| line[..4].trim().parse::<u8>().unwrap()).collect();

@@ -24,6 +24,12 @@ pub enum SpawnError {
         /// The child.
         name: PodName,
     },
+    /// Whoever wanted it has not waited for it; nothing was begun.
+    #[error("pod `{name}` was not started: nobody waits for it any more")]
+    GivenUp {
+        /// The child.
+        name: PodName,
+    },
     /// The worker's description is wrong.
     #[error("the worker of pod `{name}` is not valid")]
     Worker {
@@ -73,6 +79,14 @@ pub enum SpawnError {
         /// Which right, and who has it.
         #[source]
         source: ClaimError,
+    },
+    /// Its programs cannot be confined as far as they must be.
+    #[error("pod `{name}` cannot be started with this scope: {reason}")]
+    Confinement {
+        /// The child.
+        name: PodName,
+        /// What is missing, and what to do.
+        reason: String,
     },
     /// It could not be registered.
     #[error("pod `{name}` cannot be registered")]
@@ -130,7 +144,10 @@ impl SpawnError {
     pub(crate) fn from_claim(name: &PodName, error: ClaimError) -> Self {
         let name = name.clone();
         match error {
-            ClaimError::NameTaken { holder } => Self::NameTaken { name, holder: holder.to_string() },
+            ClaimError::NameTaken { holder } => {
+                let holder = format!("{holder}, which lives or has left programs that do");
+                Self::NameTaken { name, holder }
+            }
             ClaimError::Unburied { parent, .. } => Self::NotOurs { name, owner: Owner::Parent(parent) },
             ClaimError::Cap(cap) => Self::Cap { name, cap },
             source @ (ClaimError::Rule(_) | ClaimError::NotYours(_) | ClaimError::Overlap { .. }) => {

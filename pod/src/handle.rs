@@ -26,7 +26,8 @@ use crate::protocol::{
 };
 use crate::registry::Member;
 use crate::runtime_dir::{PodPaths, Roots};
-use crate::scope::Scope;
+use crate::scope::launch::confined;
+use crate::scope::{Confinement, Scope};
 use crate::spawn::parent::Parent;
 use crate::spawn::registry::{SpawnedPodRegistry, WorkProgress};
 use crate::spawn::{self, ChildStatus, WorkEnd};
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) spec: WorkerSpec,
     pub(crate) workers: Workers,
     pub(crate) children_max: u32,
+    /// How far the kernel can confine programs.
+    pub(crate) kernel: Confinement,
     /// To whom it reports.
     pub(crate) parent: Option<Parent>,
     /// Its place among all pods of its user.
@@ -203,6 +206,7 @@ impl Shared {
                 message: Text::clipped(message),
             }),
             blocked_by: counts.blocked_by,
+            confined: confined(self.member.place().confinement, self.member.scope().rules().is_some()),
         })
     }
 }

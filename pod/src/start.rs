@@ -23,7 +23,8 @@ use crate::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry, W
 use crate::protocol::{Method, PodState};
 use crate::registry::{Claim, ClaimError, Member, Origin, Registered, Registry};
 use crate::runtime_dir::{self, DirError, Roots};
-use crate::scope::{Confinement, Rules, ScopeRule};
+use crate::scope::launch::effective;
+use crate::scope::{Confinement, Rules, ScopeRule, kernel_confinement};
 use crate::spawn::adopt;
 use crate::spawn::parent::{self, Parent};
 use crate::spawn::process::kill_programs_of;
@@ -53,6 +54,8 @@ pub struct PodOptions {
     limits: Limits,
     scope: Vec<ScopeRule>,
     confinement: Confinement,
+    /// How far the kernel can confine programs.
+    kernel: Confinement,
     program: Option<PathBuf>,
     owns_process: bool,
 }
@@ -129,6 +132,14 @@ pub enum StartError {
         #[source]
         source: ClaimError,
     },
+    /// Its programs cannot be confined as far as they must be.
+    #[error("pod `{name}` cannot be started with this scope: {reason}")]
+    Confinement {
+        /// The pod.
+        name: PodName,
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// The program that children are started from is not known.
     #[error("the program that children are started from cannot be found; name it with `PodOptions::program`")]
     Program(#[source] std::io::Error),
@@ -154,6 +165,7 @@ impl PodOptions {
             limits: Limits::default(),
             scope: Vec::new(),
             confinement: Confinement::default(),
+            kernel: kernel_confinement(),
             program: None,
             owns_process: false,
         }
@@ -212,6 +224,12 @@ impl PodOptions {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn on_kernel(mut self, best: Confinement) -> Self {
+        self.kernel = best;
+        self
+    }
+
     /// What children are started from; this program itself, if nothing is said. It must call
     /// [`host`](crate::host).
     #[must_use]
@@ -259,6 +277,9 @@ impl PodController {
         let registry = Registry::at(&roots);
         let scope = Rules::new(&options.scope).map_err(|error| registry_error(error.into()))?;
         let scope = (!options.scope.is_empty()).then_some(scope);
+        // Before anything is made. A child's parent has seen to it.
+        effective(options.confinement, scope.is_some() && child.is_none(), options.kernel)
+            .map_err(|reason| StartError::Confinement { name: name.clone(), reason })?;
         if let (Some(scope), None) = (scope.clone(), &child) {
             // Before anything is made; decided below.
             let (registry, name) = (registry.clone(), name.clone());
@@ -353,6 +374,7 @@ impl PodController {
             spec: options.worker,
             workers: options.workers,
             children_max: member.place().limits.children,
+            kernel: options.kernel,
             member,
             parent: parent.clone(),
             started_at_ms: SystemTime::now()

@@ -101,3 +101,41 @@ async fn scope_that_a_sibling_writes_is_refused_by_its_name_and_is_free_after_it
     boss.spawn_pod(spawn("second", &inside.join("sub"))).await.unwrap();
     boss.shutdown().in_time().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn way_that_a_program_has_turned_into_a_link_leads_its_next_turn_nowhere() {
+    if kernel_confinement() == Confinement::Off {
+        writeln!(std::io::stdout(), "skipped: this kernel has no Landlock").unwrap();
+        return;
+    }
+    let world = world();
+    let boss = world.boss().await;
+    let (inside, outside) = places(&world);
+    let (i, o) = (inside.display(), outside.display());
+    for dir in [inside.join("x/y"), outside.join("y")] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::fs::write(outside.join("y/f"), "untouched").unwrap();
+    let command = format!(
+        "if [ \"$POD_INPUT\" = first ]; then mv '{i}/x' '{i}/x0' && ln -s '{o}' '{i}/x' && echo swapped; exit 0; fi
+         echo mine > '{i}/x/y/f' || echo unwritten; cat '{i}/x/y/f' || echo unread; exit 0"
+    );
+    let scope = vec![rule(&inside, Permission::Write), rule(&inside.join("x/y"), Permission::Write)];
+    let spawn = SpawnPod::new("a".parse().unwrap(), WorkerSpec::command(command)).scope(scope);
+    let child = boss.spawn_pod(spawn.clone()).await.unwrap();
+    for input in ["first", "second"] {
+        let work = child.run(input).await.unwrap();
+        assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
+    }
+    let said = world.history("a").outputs().concat();
+    for word in ["swapped", "unwritten", "unread"] {
+        assert!(said.contains(word), "no `{word}` in: {said}");
+    }
+    // Its next life is given the same, as it is named.
+    child.stop(std::time::Duration::from_secs(5)).in_time().await.unwrap();
+    let child = boss.spawn_pod(spawn).await.unwrap();
+    let work = child.run("third").await.unwrap();
+    assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
+    assert_eq!(std::fs::read_to_string(outside.join("y/f")).unwrap(), "untouched");
+    boss.shutdown().in_time().await;
+}

@@ -4,7 +4,7 @@
 
 use pod::discovery;
 use pod::protocol::{FindRejection, PodReport, PodState, Restore};
-use pod::scope::Permission;
+use pod::scope::{Confined, Confinement, Permission};
 
 use crate::args::{Global, InspectArgs};
 use crate::commands::existing_pod;
@@ -69,6 +69,9 @@ fn lines(report: &PodReport) -> Vec<(&'static str, String)> {
         let below = if rule.recursive { ", and all below it" } else { "" };
         say("scope", format!("{how} {}{below}", rule.target));
     }
+    if let Some(confined) = report.confined.filter(|confined| confined.scoped) {
+        say("programs", programs(&confined));
+    }
     say("children", format!("{} of {} live", report.children_live, report.children_total));
     for child in report.children.iter() {
         let process = child.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
@@ -93,6 +96,20 @@ fn lines(report: &PodReport) -> Vec<(&'static str, String)> {
         },
     );
     lines
+}
+
+/// How its programs are kept to its scope.
+fn programs(confined: &Confined) -> String {
+    let kernel = match confined.landlock_abi {
+        0 => "this kernel has no Landlock".to_owned(),
+        abi => format!("Landlock ABI {abi}"),
+    };
+    let in_force = match confined.in_force {
+        Confinement::Required => "the kernel keeps them to the scope wholly",
+        Confinement::BestEffort => "the kernel keeps them to the scope as far as it can",
+        Confinement::Off => "the kernel does not keep them to the scope",
+    };
+    format!("{in_force} ({kernel}; `{}` was asked for)", confined.asked)
 }
 
 fn life(report: &PodReport) -> String {

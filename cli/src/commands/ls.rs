@@ -10,6 +10,7 @@ use pod::PodStatus;
 use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
 use pod::protocol::{FailureKind, TurnCap};
+use pod::scope::Confined;
 use pod::store::{StatusCounts, TurnFailure};
 use serde::Serialize;
 
@@ -49,6 +50,8 @@ pub(super) struct Line {
     pub(super) blocked_by: Option<TurnCap>,
     /// Why the store cannot be read.
     pub(super) unreadable: Option<String>,
+    /// How its programs are confined, if it lives and answers.
+    pub(super) confined: Option<Confined>,
     /// All that its store counts.
     #[serde(skip)]
     pub(super) counts: StatusCounts,
@@ -140,6 +143,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         alive: pod.holder.is_some(),
         pid,
         state: status.as_ref().map(|status| status.state.to_string()),
+        confined: status.as_ref().map(|status| status.confined),
         parent: status.and_then(|status| status.parent).map(|parent| parent.name).or(parent.map(|parent| parent.name)),
         // Children of a pod that has ended have ended with it, or are ended by its next life.
         children_live: if pod.holder.is_some() { counts.children_live } else { 0 },

@@ -2,7 +2,7 @@
 //!
 //! What it was started as is recorded beside its store, so that `pod restore` needs nothing else.
 
-use std::path::Path;
+use std::ffi::OsStr;
 
 use pod::manifest::{Limits, Manifest, PodSection, ScopeEntry};
 use pod::scope::Confinement;
@@ -96,16 +96,15 @@ fn manifest(args: &ServeArgs) -> Result<Manifest, Failure> {
 }
 
 /// The same once more, for the process in the background.
-fn again<'a>(args: &'a ServeArgs, manifest: &'a Manifest) -> Vec<&'a str> {
-    let path = |path: &'a Path| path.to_str().unwrap_or_default();
+fn again<'a>(args: &'a ServeArgs, manifest: &'a Manifest) -> Vec<&'a OsStr> {
     if let Some(file) = &args.manifest {
-        return vec!["--manifest", path(file)];
+        return vec!["--manifest".as_ref(), file.as_os_str()];
     }
-    let mut words = vec!["--name", manifest.pod.name.as_str()];
+    let mut words: Vec<&OsStr> = vec!["--name".as_ref(), manifest.pod.name.as_str().as_ref()];
     match (&args.hosted.command, &args.hosted.script, &args.hosted.worker) {
-        (Some(command), _, _) => words.extend(["--command", command]),
-        (_, Some(script), _) => words.extend(["--script", path(script)]),
-        (_, _, Some(worker)) => words.extend(["--worker", worker]),
+        (Some(command), _, _) => words.extend(["--command".as_ref(), OsStr::new(command)]),
+        (_, Some(script), _) => words.extend(["--script".as_ref(), script.as_os_str()]),
+        (_, _, Some(worker)) => words.extend(["--worker".as_ref(), OsStr::new(worker)]),
         (None, None, None) => {}
     }
     words

@@ -211,14 +211,19 @@ async fn each_reason_why_a_pod_is_not_restored_is_told_apart() {
     let life = PodId::new("boss".parse::<PodName>().unwrap(), Incarnation(7));
     let held = LifeLock::acquire(&boss.life_lock(), &life).unwrap();
     let pid = std::process::id().to_string();
+    let deaf = world.pod(&["restore", "boss", "--timeout", "300ms"]).await;
+    deaf.refused(10, &["`boss` was not ready within 300 ms", "it lives and does not answer"]);
+    drop(held);
+    let other = PodId::new("other".parse::<PodName>().unwrap(), Incarnation(7));
+    let held = LifeLock::acquire(&boss.life_lock(), &other).unwrap();
     let locked = world.pod(&["restore", "boss", "--timeout", "300ms"]).await;
-    locked.refused(7, &["`boss` is locked by process", &pid, "0000000000000007", "does not answer"]);
+    locked.refused(7, &["`boss` is locked by process", &pid, "0000000000000007", "`other`"]);
     drop(held);
 
     world
         .pod(&["restore", "boss", "--timeout", "1ms"])
         .await
-        .refused(70, &["was not ready within 0.001 s", "was ended"]);
+        .refused(10, &["was not ready within 0.001 s", "was ended"]);
     world.until("nothing of it is left", async || !alive(&world, "boss").await).await;
 
     let recorded = std::fs::read_to_string(boss.manifest()).unwrap();
@@ -234,6 +239,65 @@ async fn each_reason_why_a_pod_is_not_restored_is_told_apart() {
     std::fs::remove_file(boss.manifest()).unwrap();
     world.pod(&["restore", "boss"]).await.refused(4, &["cannot be restored", "is not recorded"]);
     std::fs::write(boss.manifest(), recorded).unwrap();
+}
+
+/// The same reasons when a child's parent is asked, which tells them itself; one exit code each, whoever says it.
+#[tokio::test]
+async fn each_reason_why_a_child_is_not_restored_is_told_apart_by_its_parent_too() {
+    let world = World::new();
+    let mut serving = boss(&world).await;
+    ok(&world, &["serve", "--name", "other", "--detach"]).await;
+    let _other = Background(&world, "other");
+    ok(&world, &["spawn", "boss", "a", "--idle"]).await;
+    ok(&world, &["stop", "a"]).await;
+    let by = async |pod: &str, by: &str| world.pod(&["restore", pod, "--by", by, "--timeout", "2s"]).await;
+    by("nobody", "boss").await.refused(6, &["there is no pod `nobody`", "`a`"]);
+    by("other", "boss").await.refused(11, &["`other` is not visible from here"]);
+    by("a", "other").await.refused(11, &["`a` is not visible from here"]);
+
+    let a = paths(&world, "a");
+    let life = PodId::new("someone".parse::<PodName>().unwrap(), Incarnation(7));
+    let held = LifeLock::acquire(&a.life_lock(), &life).unwrap();
+    by("a", "boss").await.refused(7, &["`a` is locked by process", "0000000000000007"]);
+    drop(held);
+
+    // It cannot open its store, and ends while it is starting.
+    let whole = std::fs::read(a.store()).unwrap();
+    std::fs::write(a.store(), "this is a letter, and no database at all".repeat(50)).unwrap();
+    let exited = world.pod(&["restore", "a", "--by", "boss"]).await;
+    exited.refused(9, &["`a` exited while it was starting", "exited with code 1", "it said: ", "no database"]);
+    std::fs::write(a.store(), whole).unwrap();
+
+    ok(&world, &["restore", "a"]).await;
+    let pid = world.list().await.iter().find(|line| line["name"] == "a").unwrap()["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let deaf = by("a", "boss").await;
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    deaf.refused(10, &["`a` was not ready within 2000 ms"]);
+    ok(&world, &["restore", "a", "--by", "boss"]).await;
+
+    ok(&world, &["stop", "boss"]).await;
+    serving.says("stopped: `boss`").await;
+    by("a", "boss").await.refused(6, &["`boss`"]);
+}
+
+#[tokio::test]
+async fn child_that_is_just_stopping_is_restored_when_it_has_ended() {
+    let world = World::new();
+    let _serving = boss(&world).await;
+    let script = world.file("plan.toml", "runs = [[{ say = 'begun' }, { sleep_ms = 3000 }]]");
+    ok(&world, &["spawn", "boss", "slow", "--script", &script]).await;
+    said(&world, "slow", "begun").await;
+    let stopping = world.start(&["stop", "slow", "--json"]);
+    world
+        .until("it stops", async || {
+            let lines = world.list().await;
+            lines.iter().any(|line| line["name"] == "slow" && line["state"] == "stopping")
+        })
+        .await;
+    says(&ok(&world, &["restore", "slow"]).await, &["restored: `slow` lives again"]);
+    assert_eq!(stopping.ended().await.code, 0);
 }
 
 /// Makes the store one of that version of the tables; returns what it was.

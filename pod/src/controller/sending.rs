@@ -102,7 +102,7 @@ impl Actor {
             },
         };
         if let Some(refused) = refused {
-            return self.unless_known(request.key, refused, responder);
+            return self.unless_known(request.key, interrupt, refused, responder);
         }
         let origin = self.origin(responder.context());
         let run = NewRun { work: request.key, origin, input: request.text.as_str().to_owned() };
@@ -176,11 +176,15 @@ impl Actor {
     }
 
     /// A wish that comes too late may be the very one that was taken: sent again, it is told the same.
-    fn unless_known(&self, work: WorkId, refused: SendRejection, responder: Responder<SendToPod>) {
+    fn unless_known(&self, work: WorkId, interrupt: bool, refused: SendRejection, responder: Responder<SendToPod>) {
         let store = self.shared.store.clone();
         tokio::spawn(async move {
             // Behind all that is submitted: what is being committed is known by then.
             match store.write(move |tx| tx.accepted_run(work)).await {
+                Ok(Some(known)) if interrupt => {
+                    let next = Some(Next { turn: known.turn, work, ahead: 0 });
+                    responder.ack(Sent::Interrupted { turn: None, next });
+                }
                 Ok(Some(known)) => responder.ack(Sent::Staged { turn: known.turn, work, behind: None, ahead: 0 }),
                 Ok(None) => responder.reject(refused),
                 Err(error) => responder.reject(SendRejection::Unavailable { reason: reason(&error) }),

@@ -14,7 +14,10 @@ use crate::protocol::{
     ChildOf, FindRejection, LAST_ENTRIES_MAX, LastEntry, LifeHolder, NAMES_BESIDE_MAX, OpenWork, ParentOf, PodReport,
     PodState, REPORT_LINES_MAX, StoreFacts, TargetFault, Text,
 };
+use crate::registry::{Registered, Registry};
 use crate::runtime_dir::{PodPaths, Roots};
+use crate::scope::ScopeRule;
+use crate::scope::launch::confined;
 use crate::store::{
     ChildRow, ChildState, Control, Direction, HistoryRow, StatusCounts, StoreError, StoreReader, WorkRow,
 };
@@ -59,7 +62,9 @@ pub fn inspect(roots: &Roots, name: &PodName) -> Result<PodReport, FindRejection
         unreadable,
     };
     let worker = worker(&paths, &parents);
-    let scope = parents.found.as_ref().map(|parent| parent.row.scope.clone()).unwrap_or_default();
+    let registered = registered(roots, name);
+    let scope = parents.found.as_ref().map(|parent| parent.row.scope.clone());
+    let scope = scope.unwrap_or_else(|| registered.as_ref().map(|(_, scope)| scope.clone()).unwrap_or_default());
     let found = found.unwrap_or_default();
     let works = found.received.iter().chain(&found.delegated).take(REPORT_LINES_MAX).map(open_work);
     Ok(PodReport {
@@ -71,6 +76,7 @@ pub fn inspect(roots: &Roots, name: &PodName) -> Result<PodReport, FindRejection
         blocked_by: found.counts.blocked_by,
         worker,
         scope: listed(scope),
+        confined: registered.map(|(life, _)| confined(life.confinement, life.scoped)),
         children: listed(newest(found.children).into_iter().take(REPORT_LINES_MAX).collect()),
         children_live: found.counts.children_live,
         children_total: found.counts.children_total,
@@ -163,6 +169,14 @@ fn worker(paths: &PodPaths, parents: &ParentSearch) -> Option<Text<64>> {
         parents.found.as_ref().and_then(|parent| serde_json::from_str::<WorkerSpec>(&parent.row.worker).ok());
     let spec = recorded.or_else(|| Manifest::read(&paths.manifest()).ok().map(|manifest| manifest.worker));
     spec.map(|spec| Text::clipped(spec.kind))
+}
+
+/// What the registry has of the life of that name, if it has one and can be read: a root's scope, too. None is made for that.
+fn registered(roots: &Roots, name: &PodName) -> Option<(Registered, Vec<ScopeRule>)> {
+    let registry = Registry::at(roots);
+    registry.path().exists().then_some(())?;
+    let found = registry.named(name).inspect_err(|error| tracing::warn!(%error, "the registry cannot be read"));
+    found.ok().flatten()
 }
 
 /// Of each name the newest life; those that live first.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Incarnation, PodId, PodName, Seq, TurnId, WorkId};
 use crate::protocol::tools::{PODS_PAGE_MAX, QUOTE_BYTES_MAX, TargetFault};
 use crate::protocol::{PodState, SCOPE_RULES_MAX, Text, TurnCap};
-use crate::scope::ScopeRule;
+use crate::scope::{Confined, ScopeRule};
 
 /// LIMIT: children, works and entries that one report names. The counts beside them cover all.
 pub const REPORT_LINES_MAX: usize = 32;
@@ -80,6 +80,8 @@ pub struct PodReport {
     pub worker: Option<Text<64>>,
     /// What it may do, as it was given.
     pub scope: rpc::List<ScopeRule, SCOPE_RULES_MAX>,
+    /// How the programs that it runs are confined, on this machine; none if it is not registered.
+    pub confined: Option<Confined>,
     /// Its children: the newest life of each name, those that live first.
     pub children: rpc::List<ChildOf, REPORT_LINES_MAX>,
     /// Children whose life is not over.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, Seq, TurnId};
 use crate::protocol::{FailureKind, Text, TurnCap};
+use crate::scope::Confined;
 
 /// LIMIT: children named in one status. The counts beside them cover all.
 pub const STATUS_CHILDREN_MAX: usize = 64;
@@ -80,6 +81,8 @@ pub struct PodStatus {
     pub last_failure: Option<LastFailure>,
     /// The bound of its tree that has blocked it.
     pub blocked_by: Option<TurnCap>,
+    /// How the programs that it runs are confined.
+    pub confined: Confined,
 }
 
 /// A failure of the worker.

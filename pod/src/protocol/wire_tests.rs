@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::id::{CallId, Incarnation, NoteKey, PodId, Seq, StreamId, TurnId, WorkId};
-use crate::scope::{Permission, ScopeRule};
+use crate::scope::{Confined, Confinement, Permission, ScopeRule};
 
 fn pod(name: &str) -> PodId {
     PodId::new(name.parse().unwrap(), Incarnation(300))
@@ -200,14 +200,18 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
         children: rpc::List::try_from(vec![child]).unwrap(),
         last_failure: Some(LastFailure { turn: TurnId(3), kind: FailureKind::Limit, message: "no".into() }),
         blocked_by: Some(TurnCap::Turns { max: 5 }),
+        confined: CONFINED,
     };
     check(
         &status,
-        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010303026e6f010005",
+        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010303026e6f01000501020106",
     );
 }
 
-const REPORT: &str = "016101010700000001030001066c656467657200010162fb2c01057265616479010701020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
+const REPORT: &str = "016101010700000001030001066c6564676572000101020106010162fb2c01057265616479010701020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
+
+const CONFINED: Confined =
+    Confined { asked: Confinement::BestEffort, in_force: Confinement::Required, scoped: true, landlock_abi: 6 };
 
 fn report() -> PodReport {
     PodReport {
@@ -219,6 +223,7 @@ fn report() -> PodReport {
         blocked_by: None,
         worker: Some("ledger".into()),
         scope: rpc::List::new(),
+        confined: Some(CONFINED),
         children: [ChildOf { pod: pod("b"), state: "ready".into(), pid: Some(7) }].into(),
         children_live: 1,
         children_total: 2,

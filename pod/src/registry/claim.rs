@@ -16,13 +16,13 @@ use crate::id::{Incarnation, PodId, PodName};
 use crate::protocol::TurnCap;
 use crate::runtime_dir::Roots;
 use crate::scope::rules::Rule;
-use crate::scope::{Confinement, Permission, Rules};
+use crate::scope::{Confinement, Permission, Rules, ScopeRule};
 use crate::spawn::process::kill_programs_of;
 use crate::store::UnixMillis;
 
 /// LIMIT: how often one claim takes dead ones out of its way. Each time at least one has gone.
 const ATTEMPTS_MAX: usize = 64;
-/// LIMIT: lives that one refused claim looks at: each may take a look through the process table.
+/// LIMIT: lives without a lock that one refused claim looks at: each may take a look through the process table.
 const SUSPECTS_MAX: usize = 64;
 
 /// A life that is about to be reserved, or to begin.
@@ -112,7 +112,9 @@ impl Registry {
                 return Err(ClaimError::Unburied { holder: holder.clone(), parent });
             }
             let mut freed = false;
-            for suspect in suspects.iter().take(SUSPECTS_MAX).filter(|suspect| proof::is_dead(suspect, now)) {
+            // A look at a lock is cheap: nobody who is dead is missed for those who live.
+            let unlocked = suspects.iter().filter(|suspect| proof::is_unlocked(&suspect.pod, &suspect.state_dir));
+            for suspect in unlocked.take(SUSPECTS_MAX).filter(|suspect| proof::is_dead(suspect, now)) {
                 // Somebody else may have been faster.
                 self.give_back(&suspect.pod)?;
                 freed = true;
@@ -129,7 +131,7 @@ impl Registry {
     /// # Errors
     /// Who stands in the way.
     pub fn is_free(&self, name: &PodName, scope: &Rules, now: UnixMillis) -> Result<(), ClaimError> {
-        let scope = scope.clone().map_targets(canonical);
+        let scope = on_disk(scope.clone());
         let in_the_way = self.look(|tx| {
             let mut own = with_all_below(tx, &left_by(tx, name, None, Some(&scope))?)?;
             // Whether its earlier life is dead is decided where the name is claimed.
@@ -157,6 +159,18 @@ impl Registry {
             let scope = scope_of(tx, &row)?;
             let Registered { pod, root, depth, confinement, .. } = row;
             Ok(Some(Place { pod, root, depth, limits: tree.limits, ends_at: tree.ends_at, scope, confinement }))
+        })
+    }
+
+    /// The life that has the name, and its rules.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn named(&self, name: &PodName) -> Result<Option<(Registered, Vec<ScopeRule>)>, RegistryError> {
+        self.look(|tx| {
+            let Some(row) = all(tx, "SELECT {} FROM pods WHERE name = ?1", [name])?.pop() else { return Ok(None) };
+            let rules = rules_of(tx, row.pod.incarnation)?.to_wire();
+            Ok(Some((row, rules)))
         })
     }
 
@@ -316,8 +330,8 @@ impl Claim {
     fn canonical(&self) -> Self {
         let mut claim = self.clone();
         match &mut claim.origin {
-            Origin::Root { scope, .. } => *scope = scope.take().map(|rules| rules.map_targets(canonical)),
-            Origin::Child { asked, .. } => *asked = std::mem::take(asked).map_targets(canonical),
+            Origin::Root { scope, .. } => *scope = scope.take().map(on_disk),
+            Origin::Child { asked, .. } => *asked = on_disk(std::mem::take(asked)),
         }
         claim
     }
@@ -333,6 +347,12 @@ impl From<RegistryError> for Refused {
     fn from(error: RegistryError) -> Self {
         ClaimError::from(error).into()
     }
+}
+
+/// The rules with every target as the file system knows it. A target that somebody may write by another rule is none: it is
+/// left out, before whoever may do so has made it a link.
+fn on_disk(rules: Rules) -> Rules {
+    rules.without_needless().map_targets(canonical)
 }
 
 /// The path with the links in the part of it that exists followed.

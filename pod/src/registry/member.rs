@@ -4,7 +4,7 @@
 //!
 //! Part of what a pod's parts share; made by `start`, used by `handle`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Claim, ClaimError, Origin, Place, Registry, RegistryError};
 use crate::id::PodId;
@@ -19,6 +19,8 @@ pub(crate) struct Member {
     registry: Registry,
     place: Arc<Place>,
     scope: Scope,
+    /// Held from a look at what is lent until it is shown: of two looks the later one is shown last.
+    looking: Arc<Mutex<()>>,
 }
 
 /// A claim for a child. Given back when it is dropped, unless it is kept.
@@ -52,7 +54,7 @@ impl Member {
         // What its earlier process had lent is still lent.
         let lent = registry.lent(&place.pod)?;
         let scope = Scope::new(place.scope.clone(), lent);
-        Ok(Self { registry, place: Arc::new(place), scope })
+        Ok(Self { registry, place: Arc::new(place), scope, looking: Arc::default() })
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -83,7 +85,10 @@ impl Member {
         };
         let place = self.blocking(move |registry| registry.claim(&claim, Clock::System.now())).await?;
         let rules = place.scope.as_ref().map(Rules::to_wire).unwrap_or_default();
-        if let Some(scope) = place.scope {
+        if let Some(scope) = place.scope
+            && let Err(error) = self.look_at_lent().await
+        {
+            tracing::warn!(pod = %self.place.pod, %error, "what is lent cannot be looked at");
             self.scope.lend(pod.clone(), scope);
         }
         Ok(Claimed { member: self.clone(), pod: pod.clone(), rules, kept: false })
@@ -128,11 +133,15 @@ impl Member {
         self.blocking(move |registry| registry.take_turn(&own, Clock::System.now())).await
     }
 
-    /// What a dead child's own children hold is taken from us now.
+    /// Shows what is lent now. What a dead child's own children hold is taken from us, too.
     async fn look_at_lent(&self) -> Result<(), RegistryError> {
-        let own = self.place.pod.clone();
-        self.scope.lent(self.blocking(move |registry| registry.lent(&own)).await?);
-        Ok(())
+        let (own, scope, looking) = (self.place.pod.clone(), self.scope.clone(), Arc::clone(&self.looking));
+        self.blocking(move |registry| {
+            let _looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
+            scope.lent(registry.lent(&own)?);
+            Ok(())
+        })
+        .await
     }
 
     /// Children of an earlier life go on as children of this one.

@@ -8,17 +8,22 @@
 //!
 //! Asked for by `worker::command`, done in `worker::host` before anything else.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetStatus,
 };
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{Confinement, Permission, Rules, Scope, ScopeRule};
+use super::rules::Rule;
+use super::{Confined, Confinement, Permission, Rules, Scope, ScopeRule};
 use crate::id::PodId;
 
 /// The variable by which a start in between learns what to allow. The program does not see it.
@@ -32,6 +37,8 @@ const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"
 const WHOLE: ABI = ABI::V3;
 /// LIMIT: entries that are allowed one by one beside what is not; each is a descriptor and a rule for a moment.
 const ENTRIES_MAX: usize = 4096;
+/// LIMIT: how often a walk is begun again that the kernel gave up because something was renamed in that moment.
+const WALKS_MAX: usize = 64;
 /// The exit code of a start in between that ended there, as shells have it for what cannot be run.
 const NOT_RUN: i32 = 126;
 
@@ -81,6 +88,29 @@ pub fn kernel_confinement() -> Confinement {
     }
 }
 
+/// The newest version of Landlock that this kernel has and that is made use of here: 9, 6 and less; 0 for none.
+pub fn kernel_landlock_abi() -> u32 {
+    let handles = |abi: ABI| {
+        let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        let ruleset = ruleset.handle_access(AccessFs::from_all(abi));
+        let scopes = landlock::Scope::from_all(abi);
+        let ruleset = if scopes.is_empty() { ruleset } else { ruleset.and_then(|ruleset| ruleset.scope(scopes)) };
+        ruleset.and_then(Ruleset::create).is_ok()
+    };
+    let known = [(9, ABI::V9), (6, ABI::V6), (5, ABI::V5), (3, ABI::V3), (2, ABI::V2), (1, ABI::V1)];
+    known.into_iter().find(|(_, abi)| handles(*abi)).map_or(0, |(number, _)| number)
+}
+
+/// How the programs of a pod are confined, of which `asked` is asked, and which has a scope or not.
+pub(crate) fn confined(asked: Confinement, scoped: bool) -> Confined {
+    // Asked once: it is the same as long as the machine runs.
+    static KERNEL: OnceLock<(Confinement, u32)> = OnceLock::new();
+    let (best, landlock_abi) = *KERNEL.get_or_init(|| (kernel_confinement(), kernel_landlock_abi()));
+    // What is required and not there confines nothing: it is not run.
+    let in_force = effective(asked, scoped, best).unwrap_or(Confinement::Off);
+    Confined { asked, in_force, scoped, landlock_abi }
+}
+
 /// What a start in between is to be told so that it keeps to `scope`.
 pub(crate) fn orders(scope: &Scope, level: Confinement) -> Option<String> {
     let rules = scope.rules()?.to_wire();
@@ -126,7 +156,7 @@ fn tie_down(orders: &str) -> Result<(), String> {
         .and_then(|ruleset| ruleset.scope(landlock::Scope::from_all(ABI::V6)))
         .and_then(Ruleset::create);
     let mut ruleset = ruleset.map_err(|error| failed(&error))?;
-    let system = SYSTEM.iter().map(|path| (PathBuf::from(path), AccessFs::from_read(ABI::V5)));
+    let system = system(&scope)?.into_iter().map(|grant| (grant.path, AccessFs::from_read(ABI::V5)));
     let devices = DEVICES.iter().map(|path| (PathBuf::from(path), AccessFs::ReadFile | AccessFs::WriteFile));
     let granted = grants.into_iter().map(|grant| {
         let access = if grant.permission == Permission::Write { all } else { AccessFs::from_read(ABI::V5) };
@@ -134,8 +164,8 @@ fn tie_down(orders: &str) -> Result<(), String> {
     });
     for (path, access) in system.chain(devices).chain(granted) {
         // What is not there cannot be used either.
-        let Ok(opened) = PathFd::new(&path) else { continue };
-        let access: BitFlags<AccessFs> = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V5) };
+        let Some((opened, is_dir)) = open(&path) else { continue };
+        let access: BitFlags<AccessFs> = if is_dir { access } else { access & AccessFs::from_file(ABI::V5) };
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|error| failed(&error))?;
     }
     let status = ruleset.restrict_self().map_err(|error| failed(&error))?;
@@ -143,6 +173,37 @@ fn tie_down(orders: &str) -> Result<(), String> {
         return Err(failed(&"the kernel enforces nothing"));
     }
     Ok(())
+}
+
+/// What is at `path`, and whether that is a directory: the kernel walks through no link, so that what is allowed is what was
+/// decided about, whatever a program has made of a part of the path meanwhile.
+fn open(path: &Path) -> Option<(OwnedFd, bool)> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mut walks = 0..WALKS_MAX;
+    let opened = loop {
+        match openat2(CWD, path, flags, Mode::empty(), resolve) {
+            // Something was renamed in that moment.
+            Err(Errno::AGAIN) if walks.next().is_some() => {}
+            opened => break opened.ok()?,
+        }
+    };
+    let found = FileType::from_raw_mode(rustix::fs::fstat(&opened).ok()?.st_mode);
+    (found != FileType::Symlink).then_some((opened, found == FileType::Directory))
+}
+
+/// What every program may read and run, less what is denied of it.
+fn system(scope: &Scope) -> Result<Vec<Grant>, String> {
+    let denied: Vec<&Rule> =
+        scope.rules().into_iter().flat_map(Rules::iter).filter(|rule| rule.permission == Permission::Deny).collect();
+    let mut found = Vec::new();
+    // They may be links to each other; nobody who is to be confined may change them.
+    for path in SYSTEM.iter().filter_map(|path| Path::new(path).canonicalize().ok()) {
+        let inside: Vec<Rule> = denied.iter().filter(|rule| rule.target.starts_with(&path)).copied().cloned().collect();
+        let whole = Rule { target: path, permission: Permission::Read, recursive: true };
+        found.extend(grants(&Scope::of(Rules::from_parts(inside.into_iter().chain([whole]))))?);
+    }
+    Ok(found)
 }
 
 /// What `scope` allows, as a list that has no exceptions.
@@ -219,6 +280,36 @@ mod tests {
             assert_eq!(found.clone().ok(), expected, "{asked} on a kernel with {best}");
             assert!(found.is_ok() || found.unwrap_err().contains("best-effort"), "no remedy");
         }
+    }
+
+    #[test]
+    fn what_has_become_a_link_is_not_allowed_as_what_it_names() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let at = |path: &str| dir.path().canonicalize().unwrap().join(path);
+        std::fs::create_dir_all(at("w/x/y")).unwrap();
+        std::fs::create_dir_all(at("outside/y")).unwrap();
+        assert!(matches!(open(&at("w/x/y")), Some((_, true))));
+        std::fs::rename(at("w/x"), at("w/x0")).unwrap();
+        std::os::unix::fs::symlink(at("outside"), at("w/x")).unwrap();
+        for path in ["w/x/y", "w/x"] {
+            assert!(open(&at(path)).is_none(), "{path} leads outside");
+        }
+    }
+
+    #[test]
+    fn what_is_denied_of_what_every_program_may_read_is_not_read() {
+        let usr = Path::new("/usr").canonicalize().unwrap();
+        let allowed = |denied: &str| {
+            let deny = ScopeRule::below(denied, Permission::Deny);
+            let found = system(&Scope::of(Rules::new(&[deny]).unwrap())).unwrap();
+            assert!(found.iter().all(|grant| grant.permission == Permission::Read));
+            found.into_iter().map(|grant| grant.path).collect::<Vec<_>>()
+        };
+        assert!(allowed("/nowhere").contains(&usr));
+        let less = allowed("/usr/share");
+        let covers = |path: &str| less.iter().any(|allowed| Path::new(path).starts_with(allowed));
+        assert!(!covers("/usr/share/doc") && !covers("/usr") && covers("/usr/bin/env"), "{less:?}");
+        assert!(!allowed("/etc").iter().any(|path| path.starts_with("/etc")));
     }
 
     #[test]

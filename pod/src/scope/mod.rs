@@ -16,7 +16,7 @@ use crate::protocol::Text;
 
 pub use confine::ScopeError;
 pub use held::Scope;
-pub use launch::kernel_confinement;
+pub use launch::{kernel_confinement, kernel_landlock_abi};
 pub use rules::{NotYours, RuleError, Rules};
 
 /// One right: what, how, and whether below it too.
@@ -43,6 +43,7 @@ pub enum Permission {
 
 /// How the programs that a pod runs are confined to its scope by the kernel (Landlock).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, rpc::Wire)]
+#[serde(rename_all = "kebab-case")]
 pub enum Confinement {
     /// They are not.
     Off,
@@ -51,6 +52,19 @@ pub enum Confinement {
     BestEffort,
     /// Wholly, or they are not run.
     Required,
+}
+
+/// How the programs that a pod runs are confined to its scope: what is wanted, and what comes of it on its machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub struct Confined {
+    /// What was asked for, for the whole tree.
+    pub asked: Confinement,
+    /// What is in force: `off` also where there is no scope to confine anything to.
+    pub in_force: Confinement,
+    /// Whether the pod has a scope.
+    pub scoped: bool,
+    /// The newest version of Landlock that the kernel has and that is made use of; 0 for none.
+    pub landlock_abi: u32,
 }
 
 impl Confinement {
@@ -123,3 +137,7 @@ impl std::fmt::Display for Permission {
         f.pad(self.word())
     }
 }
+
+#[cfg(test)]
+#[path = "confinement_tests.rs"]
+mod tests;

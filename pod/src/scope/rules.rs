@@ -78,6 +78,20 @@ impl Rules {
         Self(self.0.into_iter().map(each).collect())
     }
 
+    /// The same verdicts without the rights that a wider rule gives as well. What such a rule names may be written by whoever
+    /// has the wider one: as a link, later, it would name something else. Denies stay, whatever they deny.
+    pub(crate) fn without_needless(mut self) -> Self {
+        let mut at = 0;
+        while let Some(rule) = self.0.get(at).cloned() {
+            let mut rest = self.clone();
+            rest.0.remove(at);
+            let is_needless = rule.permission != Permission::Deny
+                && [rule.place(false), rule.place(true)].into_iter().all(|place| rest.of(place) == self.of(place));
+            if is_needless { self = rest } else { at += 1 }
+        }
+        self
+    }
+
     pub(crate) fn from_parts(parts: impl IntoIterator<Item = Rule>) -> Self {
         Self(parts.into_iter().collect())
     }

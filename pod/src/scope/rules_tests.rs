@@ -142,6 +142,15 @@ proptest! {
     }
 
     #[test]
+    fn rule_that_is_needless_is_left_out_and_nothing_else_changes(own in any_rules()) {
+        let kept = own.clone().without_needless();
+        for path in all_paths() {
+            prop_assert_eq!((kept.at(&path), kept.below(&path)), (own.at(&path), own.below(&path)), "{}", path.display());
+        }
+        prop_assert_eq!(kept.clone().without_needless(), kept);
+    }
+
+    #[test]
     fn overlap_is_found_exactly_where_there_is_one(one in any_rules(), other in any_rules()) {
         let there = all_paths().iter().any(|path| one.at(path) == Write && other.at(path) == Write);
         prop_assert_eq!(one.overlap(&other).is_some(), there);

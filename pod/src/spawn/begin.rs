@@ -5,7 +5,8 @@
 //!
 //! Asked by the facade in `handle`, by `tools`, and by `supervisor` for the next life; `supervisor` follows what was begun.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::registry::Stop;
@@ -16,6 +17,7 @@ use crate::id::{PodId, PodName, TurnId};
 use crate::manifest::WorkerSpec;
 use crate::protocol::PodState;
 use crate::scope::ScopeRule;
+use crate::scope::launch::effective;
 use crate::store::{ChildRow, EndOfLife, Lifetime, NewChild, Reservation, Restart, StoreError, Terminal, Tx};
 
 /// How long a child may take until it says that it is ready. LIMIT: a cold start on a loaded machine takes a second.
@@ -30,13 +32,15 @@ pub struct SpawnPod {
     lifetime: Lifetime,
     restart: Restart,
     restarted: bool,
+    /// Whoever wants it wants it no more. Clones are about the same.
+    given_up: Arc<AtomicBool>,
 }
 
 impl SpawnPod {
     /// A child called `name` that hosts `worker`.
     pub fn new(name: PodName, worker: WorkerSpec) -> Self {
         let (lifetime, restart) = (Lifetime::Tied, Restart::default());
-        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false }
+        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false, given_up: Arc::default() }
     }
 
     /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
@@ -66,12 +70,18 @@ impl SpawnPod {
         self
     }
 
+    /// Set, a life that is not reserved yet never is, and one that is just being started is ended.
+    pub(crate) fn given_up(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.given_up)
+    }
+
     /// The next life of a child that has ended.
     pub(crate) fn again(row: &ChildRow) -> Self {
         // What was written by us can be read; if not, the start says what is wrong.
         let worker = serde_json::from_str(&row.worker).unwrap_or_else(|_| WorkerSpec::of_kind("unreadable"));
         let (name, scope) = (row.pod.name.clone(), row.scope.clone());
-        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true }
+        let given_up = Arc::default();
+        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true, given_up }
     }
 }
 
@@ -123,6 +133,9 @@ async fn reserve_and_start(
     }
     // Found out here, where somebody reads it, and not in a process that is gone.
     shared.workers.make(&spawn.worker).map_err(|source| SpawnError::Worker { name: name.clone(), source })?;
+    let scoped = shared.member.scope().rules().is_some() || !spawn.scope.is_empty();
+    effective(shared.member.place().confinement, scoped, shared.kernel)
+        .map_err(|reason| SpawnError::Confinement { name: name.clone(), reason })?;
     let paths = shared.roots.pod(&name);
     if let Ok(crate::life_lock::Life::Held(holder)) = crate::life_lock::probe(&paths.life_lock()) {
         return Err(SpawnError::NameTaken { name, holder: holder.to_string() });
@@ -145,8 +158,11 @@ async fn reserve_and_start(
         runtime_dir: paths.runtime_dir().to_owned(),
         scope: claimed.rules().to_vec(),
     };
-    let (reserved, max) = (pod.clone(), shared.children_max);
+    let (reserved, max, given_up) = (pod.clone(), shared.children_max, spawn.given_up());
     let reserve = move |tx: &Tx<'_>| {
+        if given_up.load(Ordering::SeqCst) {
+            return Ok((None, None));
+        }
         // Whoever ended the turn, or was told of its end, reckons with nothing more from it.
         turn.map(|turn| tx.running(turn)).transpose()?;
         // Counted where it is reserved: of two that come for the last place, one gets it.
@@ -154,6 +170,7 @@ async fn reserve_and_start(
         if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
     };
     let row = match shared.commit(reserve).await? {
+        (None, _) if spawn.given_up.load(Ordering::SeqCst) => return Err(SpawnError::GivenUp { name }),
         (None, _) => return Err(SpawnError::TooMany { name, max }),
         (Some(Reservation::Reserved), Some(row)) => {
             claimed.keep();
@@ -188,7 +205,9 @@ async fn reserve_and_start(
     tokio::spawn(supervisor::supervise(shared.clone(), row, leader, stop));
     let recorded = shared.commit(move |tx| tx.child_started(&started, pid)).await;
     // Whoever stops all children does so after the phase is set: it sees this one, or this sees the phase.
-    if recorded.is_err() || *shared.phase.borrow() == PodState::Stopping {
+    // The same holds for whoever gives it up, and looks then which life there is.
+    let unwanted = *shared.phase.borrow() == PodState::Stopping || spawn.given_up.load(Ordering::SeqCst);
+    if recorded.is_err() || unwanted {
         shared.registry.stop(&pod, Stop { now: true, grace: Duration::from_secs(5) });
     }
     recorded?;

@@ -9,6 +9,7 @@
 pub(crate) mod adopt;
 mod begin;
 mod child;
+mod hidden;
 mod intents;
 pub(crate) mod parent;
 pub(crate) mod process;

@@ -253,7 +253,7 @@ impl Look {
 
 /// A dead process that is not reaped has no environment any more. One that was forked and is not its program yet has
 /// that of its pod, which says who the pod is.
-fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
+pub(super) fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
     let environment = Environment::of(proc, pid)?;
     let variable = |wanted: &str| environment.variable(wanted);
     let child = environment.child();
@@ -264,8 +264,13 @@ fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
 }
 
 /// Whether a process that does not show its environment can be none of a life that began at `since`: it is another
-/// user's, or older. One that runs with more than its user's rights is still that user's.
+/// user's, or older, or was started by somebody who is not of that life.
 fn is_none_of_ours(proc: &Path, pid: Pid, since: UnixMillis) -> io::Result<bool> {
+    Ok(is_of_another_user_or_older(proc, pid, since)? || super::hidden::is_anothers(proc, pid, since)?)
+}
+
+/// One that runs with more than its user's rights is still that user's.
+pub(super) fn is_of_another_user_or_older(proc: &Path, pid: Pid, since: UnixMillis) -> io::Result<bool> {
     let Some(status) = unless_gone(std::fs::read_to_string(of(proc, pid, "status")))? else { return Ok(true) };
     let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
     if user.is_some_and(|user: u32| user != getuid().as_raw()) {
@@ -287,7 +292,7 @@ fn began_ms(booted: &str, stat: &str) -> Option<u64> {
 /// cannot be looked at is none.
 pub(super) fn is_pod(proc: &Path, pid: Pid, own: &PodId) -> bool {
     let Ok(environment) = Environment::of(proc, pid) else { return false };
-    environment.child().is_some_and(|child| child.pod != *own) || environment.variable(BACKGROUND_VARIABLE).is_some()
+    environment.child().is_some_and(|child| child.pod != *own) || environment.is_background()
 }
 
 /// The processes whose parent is `parent` now.
@@ -331,17 +336,17 @@ pub(super) fn state_of(proc: &Path, pid: Pid) -> Option<char> {
 }
 
 /// The `number`th field of a process's `stat`, from the third on.
-fn field(stat: &str, number: usize) -> Option<&str> {
+pub(super) fn field(stat: &str, number: usize) -> Option<&str> {
     // Its name, which may be anything, ends with the last parenthesis; what follows begins with the third field.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(number.checked_sub(3)?)
 }
 
 /// What a process was started with, as far as it is text; nothing if it is gone, or dead.
-struct Environment(Vec<u8>);
+pub(super) struct Environment(Vec<u8>);
 
 impl Environment {
-    fn of(proc: &Path, pid: Pid) -> io::Result<Self> {
+    pub(super) fn of(proc: &Path, pid: Pid) -> io::Result<Self> {
         Ok(Self(unless_gone(std::fs::read(of(proc, pid, "environ")))?.unwrap_or_default()))
     }
 
@@ -351,18 +356,23 @@ impl Environment {
         entries.find(|(name, _)| *name == wanted).map(|(_, value)| value)
     }
 
+    /// Whether it was started as a pod in the background.
+    pub(super) fn is_background(&self) -> bool {
+        self.variable(BACKGROUND_VARIABLE).is_some()
+    }
+
     /// Which child of a pod it was started as, if it was.
-    fn child(&self) -> Option<ChildConfig> {
+    pub(super) fn child(&self) -> Option<ChildConfig> {
         serde_json::from_str(self.variable(CHILD_VARIABLE)?).ok()
     }
 }
 
-fn of(proc: &Path, pid: Pid, file: &str) -> PathBuf {
+pub(super) fn of(proc: &Path, pid: Pid, file: &str) -> PathBuf {
     proc.join(pid.as_raw_nonzero().to_string()).join(file)
 }
 
 /// What was read of a process, if there is one. Nothing but its absence says that it is gone.
-fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     let gone = [rustix::io::Errno::NOENT.raw_os_error(), rustix::io::Errno::SRCH.raw_os_error()];
     match read {
         Ok(read) => Ok(Some(read)),

@@ -1,22 +1,26 @@
 //! AttachOrRestorePod: reach a child that lives, or start one that has ended again.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Caller, Description, target};
 use crate::error::{SpawnError, in_one_line};
-use crate::handle;
 use crate::id::{PodId, PodName};
-use crate::life_lock::{self, Life};
+use crate::life_lock::{self, Holder, Life};
 use crate::manifest::WorkerSpec;
 use crate::protocol::{AttachOrRestorePod, Attached, Method, PodState, RestoreRejection, Status, Text};
 use crate::spawn::registry::Stop;
-use crate::spawn::{ChildPhase, READY_TIMEOUT, stderr};
+use crate::spawn::{ChildPhase, READY_TIMEOUT, SpawnPod, begin, stderr};
 use crate::store::{ChildRow, ChildState, StoreError};
 
 /// LIMIT: how long it may take at most.
 const LIMIT_MAX: Duration = Duration::from_secs(300);
+/// Between two looks at a child that does not answer yet. LIMIT: a look is a read of the store and a call.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// LIMIT: how long one call may take; what it is about may have ended meanwhile.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 pub(super) const DESCRIPTION: Description = Description {
     name: "AttachOrRestorePod",
@@ -71,53 +75,65 @@ pub async fn attach_or_restore_pod(caller: &Caller, request: AttachOrRestorePod)
 async fn reach(caller: &Caller, request: &AttachOrRestorePod) -> Result<Attached, RestoreRejection> {
     let limit = Duration::from_millis(request.limit_ms).min(LIMIT_MAX);
     let until = Instant::now() + limit;
-    let row = target::child(caller.pod(), &request.pod).await.map_err(|error| refused(&request.pod, &error))?;
-    let row = row.map_err(RestoreRejection::Target)?;
-    if row.state == ChildState::Ended {
-        return restore(caller, row, limit).await;
-    }
-    match attach(caller, &row, limit, until).await {
-        Some(attached) => Ok(attached),
-        None => {
-            // It may have ended just now: then there is time left to start it again.
-            let row = target::child(caller.pod(), &request.pod).await.map_err(|error| refused(&request.pod, &error))?;
-            let row = row.map_err(RestoreRejection::Target)?;
-            let left = until.saturating_duration_since(Instant::now());
-            if row.state == ChildState::Ended && !left.is_zero() {
-                return restore(caller, row, left).await;
-            }
-            Err(timed_out(caller, &row.pod, limit))
+    loop {
+        let row = target::child(caller.pod(), &request.pod).await.map_err(|error| refused(&request.pod, &error))?;
+        let row = row.map_err(RestoreRejection::Target)?;
+        let reached = match row.state {
+            ChildState::Ended => restore(caller, &row, limit, until).await?,
+            _ => attach(caller, &row, until).await,
+        };
+        if let Some(attached) = reached {
+            return Ok(attached);
         }
+        // One that is just starting, ending, or being started again by its policy is another in a moment.
+        let pause = until.saturating_duration_since(Instant::now()).min(LOOK_EVERY);
+        if pause.is_zero() {
+            return Err(timed_out(caller, &row.pod, limit));
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Asks a child that lives whether it does.
-async fn attach(caller: &Caller, row: &ChildRow, limit: Duration, until: Instant) -> Option<Attached> {
+/// Asks a child that lives whether it does. None if that has to be asked again.
+async fn attach(caller: &Caller, row: &ChildRow, until: Instant) -> Option<Attached> {
     let begun = caller.pod().children_until(|lines| {
+        let line = lines.iter().find(|line| line.pod == row.pod);
         // One that an earlier life of ours had started is known by its row alone.
-        let begun = lines.iter().all(|line| line.pod != row.pod || line.phase != ChildPhase::Starting);
-        (begun || row.state == ChildState::Ready).then_some(())
+        let begun = line.is_none_or(|line| line.phase != ChildPhase::Starting) || row.state == ChildState::Ready;
+        // One that ends is no use to anybody: its end is waited for.
+        let ends = line.is_some_and(|line| line.phase == ChildPhase::Stopping);
+        (begun && !ends).then(|| line.is_none_or(|line| line.phase != ChildPhase::Ended))
     });
-    let _ = tokio::time::timeout(limit, begun).await;
-    let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    if !tokio::time::timeout_at(until.into(), begun).await.unwrap_or(false) {
+        return None;
+    }
+    let left = until.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), ANSWER_MAX);
     let client = rpc::Client::<Method>::new(&rpc::Address::unix(&row.socket));
     let status = client.call(Status).deadline(left).await.ok()?;
-    (status.pod == row.pod).then(|| attached(row, Some(status.pid), false))
+    let takes_work = status.pod == row.pod && status.state != PodState::Stopping;
+    takes_work.then(|| attached(row, Some(status.pid), false))
 }
 
-async fn restore(caller: &Caller, row: ChildRow, limit: Duration) -> Result<Attached, RestoreRejection> {
+/// Starts one that has ended again. None if somebody else has, just now.
+async fn restore(
+    caller: &Caller,
+    row: &ChildRow,
+    limit: Duration,
+    until: Instant,
+) -> Result<Option<Attached>, RestoreRejection> {
     let (pod, name) = (caller.pod(), row.pod.name.clone());
+    // A later life of it that we have started ourselves: its policy has, or another caller.
+    let is_newer = |life: &PodId| pod.child(&name).is_some_and(|child| child.id() == life) && *life != row.pod;
     let locked = || {
         let lock = pod.roots().pod(&name).life_lock();
         match life_lock::probe(&lock) {
-            Ok(Life::Held(holder)) => {
-                Some(RestoreRejection::Locked { name: name.clone(), pid: holder.pid, life: holder.pod })
-            }
+            Ok(Life::Held(holder)) => Some(holder),
             Ok(Life::Free) | Err(_) => None,
         }
     };
-    if let Some(locked) = locked() {
-        return Err(locked);
+    let locked_by = |holder: Holder| RestoreRejection::Locked { name: name.clone(), pid: holder.pid, life: holder.pod };
+    if let Some(holder) = locked() {
+        return if holder.pod.as_ref().is_some_and(is_newer) { Ok(None) } else { Err(locked_by(holder)) };
     }
     let worker: WorkerSpec = serde_json::from_str(&row.worker).map_err(|error| {
         let reason = Text::clipped(format!("what it hosted is not recorded in a way that can be read: {error}"));
@@ -126,25 +142,34 @@ async fn restore(caller: &Caller, row: ChildRow, limit: Duration) -> Result<Atta
     if *pod.shared().phase.borrow() == PodState::Stopping {
         return Err(RestoreRejection::Stopping);
     }
-    let spawn = handle::SpawnPod::new(name.clone(), worker).scope(row.scope);
+    let spawn = SpawnPod::new(name.clone(), worker).scope(row.scope.clone());
     let spawn = spawn.lifetime(row.lifetime).restart(row.restart);
-    match tokio::time::timeout(limit, pod.spawn_pod(spawn)).await {
+    let given_up = spawn.given_up();
+    match tokio::time::timeout_at(until.into(), begin(pod, caller.turn, spawn)).await {
         Ok(Ok(child)) => {
             let line = pod.children().into_iter().find(|line| line.pod == *child.id());
             let pid = line.and_then(|line| line.pid);
             let socket = Text::clipped(pod.roots().pod(&name).socket().to_string_lossy());
-            Ok(Attached { pod: child.id().clone(), pid, socket, restored: true })
+            Ok(Some(Attached { pod: child.id().clone(), pid, socket, restored: true }))
         }
-        Ok(Err(SpawnError::NameTaken { holder, .. })) => {
+        Ok(Err(SpawnError::NameTaken { holder, .. })) => match locked() {
+            Some(holder) if holder.pod.as_ref().is_some_and(is_newer) => Ok(None),
             // Whoever has the name, by the lock if it can be told.
-            Err(locked().unwrap_or(RestoreRejection::Refused { name, reason: Text::clipped(holder) }))
-        }
+            Some(holder) => Err(locked_by(holder)),
+            None if pod.child(&name).is_some_and(|child| *child.id() != row.pod) => Ok(None),
+            None => {
+                Err(RestoreRejection::Refused { name, reason: Text::clipped(format!("its name is taken: {holder}")) })
+            }
+        },
         Ok(Err(error)) => Err(rejection(&name, limit, &error)),
         Err(_) => {
-            // What was begun and is not waited for is ended.
-            let begun = pod.child(&name).map(|child| child.id().clone()).unwrap_or(row.pod);
-            let rejection = timed_out(caller, &begun, limit);
-            pod.shared().registry.stop(&begun, Stop { now: true, grace: Duration::ZERO });
+            // What was begun and is not waited for is ended, and what was not begun yet is not any more.
+            given_up.store(true, Ordering::SeqCst);
+            let begun = pod.child(&name).map(|child| child.id().clone()).filter(|begun| *begun != row.pod);
+            let rejection = timed_out(caller, begun.as_ref().unwrap_or(&row.pod), limit);
+            if let Some(begun) = begun {
+                pod.shared().registry.stop(&begun, Stop { now: true, grace: Duration::ZERO });
+            }
             Err(rejection)
         }
     }

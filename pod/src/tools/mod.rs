@@ -29,6 +29,7 @@ pub use self::stop_pod::{StopPodInput, stop_pod};
 use crate::handle::PodHandle;
 use crate::id::{TurnId, WorkId};
 use crate::protocol::MethodCall;
+use crate::store::StoreError;
 use crate::worker::{Signal, ToolCall, TurnContext, WorkerError};
 
 /// What a model is told about a tool.
@@ -166,6 +167,14 @@ fn answer<T: serde::Serialize, E: std::fmt::Display>(result: Result<T, E>) -> Re
     match result {
         Ok(value) => serde_json::to_string(&value).map_err(|error| format!("the result cannot be shown: {error}")),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the caller's turn, if it is one, still runs: whoever has ended it reckons with nothing more from it.
+async fn still_running(caller: &Caller) -> Result<(), StoreError> {
+    match caller.turn {
+        Some(turn) => caller.pod.store().write(move |tx| tx.running(turn)).await,
+        None => Ok(()),
     }
 }
 

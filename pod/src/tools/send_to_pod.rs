@@ -4,7 +4,7 @@ use rpc::CallError;
 use serde::{Deserialize, Serialize};
 
 use super::spawn_pod::fits;
-use super::{Caller, Description, target};
+use super::{Caller, Description, still_running, target};
 use crate::id::{PodName, TurnId, WorkId};
 use crate::protocol::{Method, RUN_INPUT_BYTES_MAX, SendKind, SendRejection, SendToPod, Sent, Text};
 use crate::store::{ChildRow, StoreError, Tx};
@@ -70,6 +70,7 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
     let row = row.map_err(SendRejection::Target)?;
     let delegated = request.how != SendKind::Steer && !request.text.trim().is_empty();
     if !delegated {
+        still_running(caller).await.map_err(|error| unavailable(&error))?;
         return ask(&row, request).await.0;
     }
     let (work, to, text) = (request.key, row.pod.clone(), request.text.as_str().to_owned());
@@ -84,21 +85,33 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
     recorded.map_err(|error| unavailable(&error))?;
     drop(shared.registry.delegated(&row.pod, work, &text));
     let (answer, taken) = ask(&row, request).await;
-    let settled = match (&answer, taken) {
+    let recorded = match (&answer, taken) {
         (_, Some(turn)) => shared.commit(move |tx| tx.delegation_accepted(work, turn)).await,
         // It stays open, and is sent again as work for the child's next turn until it is known whether the child has it.
         (Err(SendRejection::Unknown { .. }), None) => {
-            crate::delegation::send_until_known(shared, row.pod.clone(), work);
-            Ok(())
+            crate::delegation::send_until_known(shared, row.pod, work);
+            return answer;
         }
         (_, None) => {
             let refused = shared.commit(move |tx| tx.delegation_refused(work)).await;
-            shared.registry.refused(&row.pod, work);
-            refused.map(drop)
+            if refused.is_ok() {
+                shared.registry.refused(&row.pod, work);
+            }
+            refused
         }
     };
-    settled.map_err(|error| unavailable(&error))?;
-    answer
+    let Err(error) = recorded else { return answer };
+    // What the child has taken on it does, whatever is recorded of it here. The work is open, and is sent again until it is known.
+    tracing::warn!(pod = %caller.pod.id(), %work, error = error.chain(), "what a child has answered could not be recorded");
+    crate::delegation::send_until_known(shared, row.pod, work);
+    match answer {
+        Ok(sent) => Ok(sent),
+        // Sent again it may be taken: that nothing has changed would be no word to act on.
+        Err(no) => {
+            let cause = format!("it said `{no}`, which could not be recorded: {}", error.chain());
+            Err(SendRejection::Unknown { key: work, cause: Text::clipped(cause) })
+        }
+    }
 }
 
 /// Asks the child, and the turn that it took the work on as. A doubt is asked about once.

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Description, target};
+use super::{Caller, Description, still_running, target};
 use crate::id::{PodId, PodName};
 use crate::protocol::{LifeEnd, StopOutcome, StopPod, StopRejection, Stopped, Text, WorkResult};
 use crate::spawn::carry_out_intents;
-use crate::spawn::registry::Stop;
+use crate::spawn::registry::{SpawnedPodRegistry, Stop};
 use crate::store::{ChildState, Direction, IntentKind, StoreError};
 
 /// LIMIT: how long a child may take before its process is signalled.
@@ -72,13 +72,25 @@ pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, 
     let (pod, already) = (row.pod, row.state == ChildState::Ended);
     let shared = caller.pod.shared();
     if !already {
+        still_running(caller).await.map_err(|error| unavailable(&error))?;
         let grace = Duration::from_millis(request.grace_ms).min(GRACE_MAX);
         let begun = Instant::now();
         shared.registry.stop(&pod, Stop { now: request.now, grace });
-        let child = caller.pod.child(&pod.name).filter(|child| *child.id() == pod).ok_or(StopRejection::Stopping)?;
-        match tokio::time::timeout(grace + AFTER_GRACE, child.terminal()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(StopRejection::Stopping),
+        // This life and no later one; what is not among the lines any more has ended.
+        let over = |registry: &SpawnedPodRegistry| {
+            registry.life(&pod).is_none_or(|line| line.terminal.is_some()).then_some(())
+        };
+        // CANCEL SAFETY: waiting changes nothing.
+        let ended = tokio::time::timeout(grace + AFTER_GRACE, async {
+            tokio::select! {
+                biased;
+                () = shared.registry.until(over) => true,
+                () = caller.pod.wait() => false,
+            }
+        });
+        match ended.await {
+            Ok(true) => {}
+            Ok(false) => return Err(StopRejection::Stopping),
             Err(_) => {
                 let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 return Ok(StopOutcome::StillRunning { pod, waited_ms });

@@ -12,7 +12,7 @@ use crate::protocol::{
 };
 use crate::protocol::{
     LifeEnd, ListPods, OutputCursor, OutputPage, PodState, Produced, ReadPodOutput, ReadRejection, SendKind,
-    SendRejection, SendToPod, SpawnPod, SpawnRejection, StopOutcome, StopPod, StopRejection, TargetFault,
+    SendRejection, SendToPod, Sent, SpawnPod, SpawnRejection, StopOutcome, StopPod, StopRejection, TargetFault,
 };
 use crate::store::{
     EndOfLife, EndTurn, HistoryItem, NewRun, Origin, OutputKind, Own, StartCause, Store, StoreOptions, TurnOutcome,
@@ -302,8 +302,10 @@ async fn child_that_cannot_be_reached_or_restored_says_why_in_a_way_of_its_own()
     let foreign = restore("stranger", 100).await;
     assert!(matches!(foreign, RestoreRejection::Target(TargetFault::NotVisible { .. })), "{foreign}");
     // It lives, and nothing listens.
-    let deaf = restore("child", 100).await;
-    assert!(matches!(deaf, RestoreRejection::TimedOut { limit_ms: 100, .. }), "{deaf}");
+    let since = std::time::Instant::now();
+    let deaf = restore("child", 300).await;
+    assert!(matches!(deaf, RestoreRejection::TimedOut { limit_ms: 300, .. }), "{deaf}");
+    assert!(since.elapsed() >= std::time::Duration::from_millis(300), "given up after {:?}", since.elapsed());
     let end = EndOfLife::Dead(LostReason::Killed { signal: 9 });
     crate::event::settle_dead_child(puppet.pod.store(), &child, end).await.unwrap();
     let unknown = restore("child", 1000).await;
@@ -331,6 +333,171 @@ async fn child_that_cannot_be_reached_or_restored_says_why_in_a_way_of_its_own()
     failed.await.unwrap_err();
     let exited = restore("brief", 20_000).await;
     assert!(matches!(exited, RestoreRejection::Exited { .. }) && exited.to_string().contains("code 1"), "{exited}");
+}
+
+/// A child of this process's pod that has ended, and could be started: from `/bin/false`.
+async fn ended_child(puppet: &Puppet) -> AttachOrRestorePod {
+    let spawn = SpawnPod {
+        name: "brief".parse().unwrap(),
+        worker: r#"{"kind":"ledger"}"#.into(),
+        input: None,
+        scope: rpc::List::new(),
+    };
+    let pod = spawn.name.clone();
+    spawn_pod(&Caller::of_pod(&puppet.pod), spawn).await.unwrap_err();
+    AttachOrRestorePod { pod, limit_ms: 20_000 }
+}
+
+async fn lives(puppet: &Puppet) -> usize {
+    puppet.pod.store().read(|reads| reads.children()).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restore_stop_and_word_of_a_turn_that_is_over_change_nothing() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let request = ended_child(&puppet).await;
+    let before = lives(&puppet).await;
+    let over = Caller { turn: Some(TurnId(7)), ..Caller::of_pod(&puppet.pod) };
+    let restored = attach_or_restore_pod(&over, request).await.unwrap_err();
+    assert!(matches!(restored, RestoreRejection::Refused { .. }), "{restored}");
+    assert_eq!(lives(&puppet).await, before);
+    let stop = StopPod { pod: child.name.clone(), now: true, grace_ms: 0 };
+    let stopped = stop_pod(&over, stop).await.unwrap_err();
+    assert!(matches!(stopped, StopRejection::Unavailable { .. }), "{stopped}");
+    let phase = puppet.pod.children().into_iter().find(|line| line.pod == child).unwrap().phase;
+    assert_eq!(phase, crate::spawn::ChildPhase::Starting, "it was told to end");
+    for how in [SendKind::Steer, SendKind::Interrupt] {
+        let request = SendToPod { key: WorkId::random(), how, text: "x".into() };
+        let sent = send_to_pod(&over, &child.name, request).await.unwrap_err();
+        // Nothing listens there: had it been sent, it would not have been delivered.
+        assert!(!sent.to_string().contains("could not be reached"), "{sent}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restore_that_runs_out_of_time_before_it_is_begun_begins_nothing_later() {
+    let puppet = Puppet::new().await;
+    let request = AttachOrRestorePod { limit_ms: 100, ..ended_child(&puppet).await };
+    let before = lives(&puppet).await;
+    let registry = crate::registry::Registry::at(puppet.pod.roots());
+    let stopped_process = rusqlite::Connection::open(registry.path()).unwrap();
+    stopped_process.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let late = attach_or_restore_pod(&Caller::of_pod(&puppet.pod), request).await.unwrap_err();
+    assert!(matches!(late, RestoreRejection::TimedOut { limit_ms: 100, .. }), "{late}");
+    drop(stopped_process);
+    let shared = puppet.pod.shared().clone();
+    let over = async {
+        while shared.spawning.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    crate::fixture::within("what was begun is over", over).await;
+    assert_eq!(lives(&puppet).await, before, "a life was begun for nobody");
+    let claimed = async {
+        while registry.pods().unwrap().iter().any(|row| row.pod.name.as_str() == "brief") {
+            tokio::task::yield_now().await;
+        }
+    };
+    crate::fixture::within("its claim is given back", claimed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_does_not_answer_yet_is_asked_until_it_does() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    puppet.pod.shared().registry.phase(&child, crate::spawn::ChildPhase::Ready);
+    let paths = puppet.pod.roots().pod(&child.name);
+    paths.make_state_dir().unwrap();
+    paths.claim(&child).unwrap();
+    let caller = Caller::of_pod(&puppet.pod);
+    let request = AttachOrRestorePod { pod: child.name.clone(), limit_ms: 30_000 };
+    let attaching = tokio::spawn(async move { attach_or_restore_pod(&caller, request).await });
+    let address = rpc::Address::unix(paths.socket());
+    let (_server, mut calls) = rpc::serve_calls::<Method>(&address, 16).await.unwrap();
+    let status = |life: &PodId, state| {
+        let own = puppet.pod.status();
+        let pod = life.clone();
+        async move { crate::PodStatus { pod, state, ..own.await.unwrap() } }
+    };
+    let other = PodId { incarnation: crate::id::Incarnation(99), ..child.clone() };
+    // It says nothing, is somebody else, is stopping; and then it answers.
+    let mut answers = 0;
+    while answers < 4 {
+        let call = crate::fixture::within("it is asked", calls.recv()).await.unwrap();
+        let crate::protocol::MethodCall::Status(_, responder) = call else { continue };
+        match answers {
+            0 => responder.not_taken("not yet"),
+            1 => responder.ack(status(&other, PodState::Idle).await),
+            2 => responder.ack(status(&child, PodState::Stopping).await),
+            _ => responder.ack(status(&child, PodState::Idle).await),
+        }
+        answers += 1;
+    }
+    let attached = crate::fixture::within("the answer", attaching).await.unwrap().unwrap();
+    assert_eq!((attached.pod, attached.restored), (child, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answer_of_a_child_is_told_though_it_cannot_be_recorded() {
+    let puppet = Puppet::new().await;
+    let child = puppet.adopt_this_process("child").await;
+    let paths = puppet.pod.roots().pod(&child.name);
+    paths.make_state_dir().unwrap();
+    paths.claim(&child).unwrap();
+    let (_server, mut calls) = rpc::serve_calls::<Method>(&rpc::Address::unix(paths.socket()), 16).await.unwrap();
+    let store = rusqlite::Connection::open(puppet.pod.roots().pod(&puppet.pod.id().name).store()).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON works BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+    store.execute_batch(full).unwrap();
+    let (caller, name) = (Caller::of_pod(&puppet.pod), child.name.clone());
+    let send = |key| {
+        let (caller, name) = (caller.clone(), name.clone());
+        let request = SendToPod { key, how: SendKind::FollowUp, text: "dig".into() };
+        tokio::spawn(async move { send_to_pod(&caller, &name, request).await })
+    };
+    let (taken, refused) = (WorkId(21), WorkId(22));
+    for work in [taken, refused] {
+        let sending = send(work);
+        let responder = loop {
+            match crate::fixture::within("it is sent", calls.recv()).await.unwrap() {
+                crate::protocol::MethodCall::SendToPod(_, responder) => break responder,
+                // What was sent before is sent again meanwhile.
+                crate::protocol::MethodCall::Run(_, responder) => responder.not_taken("later"),
+                other => panic!("{other:?}"),
+            }
+        };
+        if work == taken {
+            responder.ack(Sent::Staged { turn: TurnId(5), work, behind: None, ahead: 0 });
+        } else {
+            responder.reject(SendRejection::Full { max: 64 });
+        }
+        let told = crate::fixture::within("the answer", sending).await.unwrap();
+        match told {
+            Ok(Sent::Staged { turn: TurnId(5), .. }) if work == taken => {}
+            Err(SendRejection::Unknown { key, cause }) if key == refused => {
+                assert!(cause.contains("64 are waiting") && cause.contains("disk full"), "{cause}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    store.execute_batch("DROP TRIGGER full").unwrap();
+    // There is space again: both are asked about until it is known.
+    let known = async {
+        loop {
+            let works = puppet.pod.store().read(|reads| reads.works(crate::store::Direction::Delegated, true)).await;
+            let works = works.unwrap();
+            if works.len() == 2 && works.iter().all(|work| work.turn.is_some()) {
+                break;
+            }
+            let Ok(Some(crate::protocol::MethodCall::Run(run, responder))) =
+                tokio::time::timeout(std::time::Duration::from_millis(20), calls.recv()).await
+            else {
+                continue;
+            };
+            responder.ack(crate::protocol::Accepted { turn: TurnId(5), work: run.work });
+        }
+    };
+    crate::fixture::within("what became of both is recorded", known).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use super::{Compaction, FailureKind, RewoundTo, Signal, ToolCall, TurnContext, T
 use crate::error::in_one_line;
 use crate::handle::SpawnPod;
 use crate::id::{PodName, TurnId};
-use crate::manifest::{ManifestError, WorkerSpec};
+use crate::manifest::{ManifestError, ScopeEntry, WorkerSpec};
 use crate::store::{OutputKind, TurnCause};
 
 /// LIMIT: how long a script waits for a child or a report.
@@ -46,7 +46,7 @@ const REPORTS_EVERY: Duration = Duration::from_millis(10);
 ///         { delta = "it is " }, { say = "it is there" }, { usage = { input_tokens = 9, output_tokens = 4 } },
 ///     ],
 ///     [{ continue = "cut at a limit" }, { compact = "asked once" }, "recall", { sleep_ms = 5 }, "pause"],
-///     [{ spawn = { name = "b", worker = { kind = "ledger" } } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
+///     [{ spawn = { name = "b", worker = { kind = "ledger" }, scope = [{ target = "/work/b", permission = "write" }] } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
 ///     [{ read_reports = 1 }, "peek_reports", { fail = "why" }],
 ///     [{ fail_as = { kind = "auth", message = "the key is not known" } }],
 /// ]
@@ -144,6 +144,9 @@ enum Step {
 struct SpawnStep {
     name: PodName,
     worker: WorkerSpec,
+    /// What it is given of this pod's scope.
+    #[serde(default)]
+    scope: Vec<ScopeEntry>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -206,6 +209,15 @@ impl Script {
         if script.summary.as_ref().is_some_and(|summary| summary.trim().is_empty()) {
             let reason = "it is empty; say what a compaction is to leave, or leave it out".to_owned();
             return Err(ManifestError::Invalid { place: "worker `scripted`, `summary`".into(), reason });
+        }
+        let steps = script.runs.iter().chain([&script.on_reports, &script.on_compact]).flatten();
+        for step in steps {
+            if let Step::Spawn(SpawnStep { name, scope, .. }) = step
+                && scope.iter().any(|entry| entry.child.is_some())
+            {
+                let reason = format!("a right of `{name}` names a child; leave `child` out, it is `{name}`'s own");
+                return Err(ManifestError::Invalid { place: "worker `scripted`, `spawn.scope`".into(), reason });
+            }
         }
         Ok(script)
     }
@@ -298,8 +310,9 @@ async fn perform(step: Step, cx: &TurnContext) -> Result<Option<TurnEnd>, Worker
             cx.output(&format!("recalled: {summary}, and {entries} entries")).await?;
         }
         Step::SleepMs(ms) => return Ok(cx.rest(Duration::from_millis(ms)).await.map(told)),
-        Step::Spawn(SpawnStep { name, worker }) => {
-            cx.spawn_pod(SpawnPod::new(name, worker)).await.map_err(in_words)?;
+        Step::Spawn(SpawnStep { name, worker, scope }) => {
+            let scope = scope.iter().map(ScopeEntry::rule).collect();
+            cx.spawn_pod(SpawnPod::new(name, worker).scope(scope)).await.map_err(in_words)?;
         }
         Step::Run(RunStep { child, input }) => {
             cx.delegate(&child, input).await.map_err(in_words)?;

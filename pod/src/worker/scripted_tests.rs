@@ -32,6 +32,13 @@ fn script_with_a_wrong_key_is_refused_with_a_suggestion() {
     refused("runs = [[{ tool = { result = 'y' } }]]", &["`name`"]);
     refused("runs = [[{ usage = { input_token = 1 } }]]", &["did you mean `input_tokens`?"]);
     refused("runs = [[{ retry = { reason = 'x', after = 1 } }]]", &["did you mean `after_ms`?"]);
+    let spawn = |scope: &str| {
+        format!("runs = [[{{ spawn = {{ name = 'a', worker = {{ kind = 'ledger' }}, scope = [{scope}] }} }}]]")
+    };
+    refused(&spawn("{ target = '/w', permision = 'read' }"), &["`permision`", "did you mean `permission`?"]);
+    refused(&spawn("{ target = '/w', permission = 'wirte' }"), &["wirte"]);
+    refused(&spawn("{ target = '/w', permission = 'read', child = 'b' }"), &["`a`", "leave `child` out"]);
+    script(&spawn("{ target = '/w', permission = 'write' }, { target = '/w/x', permission = 'deny' }")).unwrap();
     refused("on_compact = [{ compcat = 'x' }]", &["did you mean `compact`?"]);
 }
 
