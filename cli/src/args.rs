@@ -163,7 +163,12 @@ pub(crate) enum Command {
     /// A child that runs a command or follows a script begins at once, unless --idle is given. It ends with its parent,
     /// to which it reports.
     ///
+    /// With --read, --write or --deny it has a scope, which the kernel keeps its programs to (`pod inspect` says how far): what is
+    /// not allowed it may not use. It gets no more than its parent has, and what it may write, nobody else may, until its end.
+    ///
     /// Example: pod spawn boss digger --command 'git log --oneline | head -3'
+    ///
+    /// Example: pod spawn boss scribe --command ./report --read /srv/data --write /srv/data/out --deny /srv/data/keys
     Spawn(SpawnArgs),
     /// Tell a running pod something in the middle of its turn
     ///
@@ -438,6 +443,20 @@ pub(crate) struct ServeArgs {
     pub(crate) background: bool,
 }
 
+/// What a child is given of its parent's scope: what its parent has, for reading, if nothing is said.
+#[derive(Debug, Args)]
+pub(crate) struct ScopeArgs {
+    /// It may read PATH and all below it, of what its parent may; repeatable
+    #[arg(long, value_name = "PATH", value_parser = place)]
+    pub(crate) read: Vec<String>,
+    /// It may read and write PATH and all below it: alone, until it has ended; repeatable
+    #[arg(long, value_name = "PATH", value_parser = place)]
+    pub(crate) write: Vec<String>,
+    /// It may use neither PATH nor anything below it, whatever is said of what lies above; repeatable
+    #[arg(long, value_name = "PATH", value_parser = place)]
+    pub(crate) deny: Vec<String>,
+}
+
 /// `pod spawn`.
 #[derive(Debug, Args)]
 pub(crate) struct SpawnArgs {
@@ -453,9 +472,8 @@ pub(crate) struct SpawnArgs {
     /// It is to do nothing yet
     #[arg(long, conflicts_with = "input")]
     pub(crate) idle: bool,
-    /// What it may read, and with `:w` write, of what its parent may: an absolute path and all below it; repeatable
-    #[arg(long, value_name = "PATH[:w]", value_parser = right)]
-    pub(crate) scope: Vec<(String, bool)>,
+    #[command(flatten)]
+    pub(crate) scope: ScopeArgs,
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "45s")]
     pub(crate) timeout: Duration,
@@ -581,13 +599,12 @@ fn cursor(text: &str) -> Result<OutputCursor, String> {
     text.parse()
 }
 
-/// A right as it is typed: `PATH` or `PATH:w`.
-fn right(text: &str) -> Result<(String, bool), String> {
-    let (path, write) = text.strip_suffix(":w").map_or((text, false), |path| (path, true));
-    if !path.starts_with('/') {
-        return Err("it is no absolute path; write /some/where to read it, /some/where:w to change it, too".to_owned());
+/// A place of a scope, as it is typed.
+fn place(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
     }
-    Ok((path.to_owned(), write))
+    Err("it is no absolute path; write the whole of it, /some/where".to_owned())
 }
 
 fn key(text: &str) -> Result<u64, String> {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::{Global, RestoreArgs};
 use crate::ask::ask;
 use crate::background;
-use crate::commands::{existing_pod, seconds};
+use crate::commands::{existing_pod, running_client, seconds};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -47,7 +47,7 @@ pub(crate) async fn restore(args: &RestoreArgs, global: &Global, output: &mut Ou
                 Err(_) => sleep(LOOK_EVERY).await,
             },
             Way::ByParent(parent) => {
-                let attached = by_parent(&roots, args, &parent).await?;
+                let attached = by_parent(&running_client(global, &parent)?, args).await?;
                 break (attached.pid, if attached.restored { "restored" } else { "attached" });
             }
             Way::ByManifest(_) => {
@@ -74,8 +74,7 @@ async fn attach(roots: &Roots, name: &PodName, until: Instant) -> Result<u32, St
     }
 }
 
-async fn by_parent(roots: &Roots, args: &RestoreArgs, parent: &PodName) -> Result<Attached, Failure> {
-    let client = Client::<Method>::new(&rpc::Address::unix(roots.pod(parent).socket()));
+async fn by_parent(client: &Client<Method>, args: &RestoreArgs) -> Result<Attached, Failure> {
     let limit_ms = u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX);
     let request = AttachOrRestorePod { pod: args.name.clone(), limit_ms };
     let unsure = format!("`pod inspect {}` shows whether it lives", args.name);
@@ -86,7 +85,7 @@ async fn by_parent(roots: &Roots, args: &RestoreArgs, parent: &PodName) -> Resul
         rejected = Some(failed(rejection.clone()));
         rejection.to_string()
     };
-    let asked = ask(&client, request, answer, &unsure, said).await;
+    let asked = ask(client, request, answer, &unsure, said).await;
     asked.map_err(|failure| rejected.unwrap_or(failure))
 }
 

@@ -6,7 +6,7 @@ use pod::id::PodName;
 use pod::protocol::{RUN_INPUT_BYTES_MAX, SpawnPod, SpawnRejection, Spawned, WORKER_BYTES_MAX};
 use pod::scope::{Permission, ScopeRule};
 
-use crate::args::{Global, SpawnArgs};
+use crate::args::{Global, ScopeArgs, SpawnArgs};
 use crate::ask::ask;
 use crate::commands::running_client;
 use crate::exit::Exit;
@@ -55,11 +55,11 @@ fn request(args: &SpawnArgs) -> Result<SpawnPod, Failure> {
     let input = if args.idle { None } else { args.input.clone().or(first) };
     fits(name, "worker", &worker, WORKER_BYTES_MAX)?;
     fits(name, "input", input.as_deref().unwrap_or_default(), RUN_INPUT_BYTES_MAX)?;
-    let scope = args.scope.iter().map(|(path, write)| ScopeRule {
-        target: path.as_str().into(),
-        permission: if *write { Permission::Write } else { Permission::Read },
-        recursive: true,
-    });
+    let ScopeArgs { read, write, deny } = &args.scope;
+    let rights = [(read, Permission::Read), (write, Permission::Write), (deny, Permission::Deny)];
+    let scope = rights
+        .into_iter()
+        .flat_map(|(paths, permission)| paths.iter().map(move |path| ScopeRule::below(path.as_str(), permission)));
     let scope = rpc::List::try_from(scope.collect::<Vec<_>>())
         .map_err(|error| Failure::usage(format!("the scope of `{name}` is not valid: {error}")))?;
     Ok(SpawnPod { name: name.clone(), worker: worker.into(), input: input.map(Into::into), scope })

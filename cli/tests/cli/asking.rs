@@ -1,6 +1,15 @@
 //! Who may ask a pod: people, and programs of pods as far as their scopes go.
 
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+
 use crate::world::{Done, World};
+
+const NOBODY: u32 = 65_534;
+/// The socket to which this binary is to connect, when it was started as another user.
+const SOCKET: &str = "POD_TEST_OTHER_USER";
 
 /// What the program of a pod has printed, by the word that each line begins with.
 async fn printed(world: &World, pod: &str, last: &str) -> Vec<String> {
@@ -25,10 +34,54 @@ async fn ok(world: &World, args: &[&str]) -> Done {
 
 /// The line of what `pod` has said on standard error that has all these words.
 async fn logged(world: &World, pod: &str, words: &[&str]) {
-    let path = pod::runtime_dir::Roots::at(&world.root()).unwrap().pod(&pod.parse().unwrap()).stderr();
+    let path = pod::runtime_dir::Roots::named(Some(&world.root())).unwrap().pod(&pod.parse().unwrap()).stderr();
     let log = std::fs::read_to_string(path).unwrap_or_default();
     let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(found, "no line of `{pod}` has {words:?}: {log}");
+}
+
+/// Does nothing unless the test below has started it.
+#[test]
+fn other_user() {
+    if let Some(socket) = std::env::var_os(SOCKET) {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        // Until it is shown the door.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+#[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a user belongs to a process; this one has other tests in it")]
+async fn process_of_another_user_is_refused_and_logged_also_where_every_door_is_open() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT CHECKED: only root can run a process as another user");
+        return;
+    }
+    let world = World::new();
+    ok(&world, &["serve", "--name", "r", "--detach"]).await;
+    let _stop = crate::serving::Background::of(&world, "r");
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let paths = pod::runtime_dir::Roots::at(&world.root()).unwrap().pod(&"r".parse().unwrap());
+    let binary = world.path("binary");
+    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    let socket = paths.socket();
+    let outermost = world.root().parent().unwrap().to_owned();
+    let doors = socket.ancestors().take_while(|door| door.starts_with(&outermost));
+    doors.chain([binary.as_path()]).for_each(open);
+    let mut command = std::process::Command::new(&binary);
+    command.args(["--exact", "asking::other_user"]).env(SOCKET, &socket).uid(NOBODY).gid(NOBODY).current_dir("/");
+    let other = tokio::task::spawn_blocking(move || {
+        loop {
+            match command.output() {
+                // Another test forked while the copy was written: its child has it open until it has become its program.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+                done => break done.unwrap(),
+            }
+        }
+    });
+    let other = other.await.unwrap();
+    assert!(other.status.success(), "{other:?}");
+    logged(&world, "r", &["WARN", "refused a connection", "user 65534"]).await;
 }
 
 #[tokio::test]
@@ -52,7 +105,7 @@ async fn program_of_a_pod_with_a_scope_asks_its_own_pod_and_those_below_it_and_n
          {pod} send below again; echo to-below $?
          echo c-done"
     );
-    let (scope, command) = (["--scope", "/"], ["--command", &command]);
+    let (scope, command) = (["--read", "/"], ["--command", &command]);
     ok(&world, &spawn("r", "c", &[scope, command].concat())).await;
     let said = printed(&world, "c", "c-done").await.concat();
     for line in [
@@ -76,4 +129,31 @@ async fn program_of_a_pod_with_a_scope_asks_its_own_pod_and_those_below_it_and_n
     ok(&world, &["send", "sibling", "hello"]).await;
     ok(&world, &["stop", "below", "--now"]).await;
     drop(stop);
+}
+
+#[tokio::test]
+async fn scope_that_a_script_gives_its_child_binds_it() {
+    let world = World::new();
+    let (inside, outside) = (world.path("in"), world.path("out"));
+    std::fs::create_dir(&inside).unwrap();
+    std::fs::create_dir(&outside).unwrap();
+    let (i, o) = (inside.canonicalize().unwrap(), outside.canonicalize().unwrap());
+    let (i, o) = (i.display(), o.display());
+    let script = format!(
+        r#"runs = [[
+            {{ spawn = {{ name = "b", worker = {{ kind = "command", command = "touch {i}/f; touch {o}/f; exit 0" }},
+                        scope = [{{ target = "{i}", permission = "write" }}] }} }},
+            {{ run_and_wait = {{ child = "b", input = "go" }} }}, {{ say = "over" }},
+        ]]"#
+    );
+    let script = world.file("plan.toml", &script);
+    ok(&world, &["serve", "--name", "r", "--detach", "--script", &script]).await;
+    let _stop = crate::serving::Background::of(&world, "r");
+    ok(&world, &["send", "r", "go"]).await;
+    printed(&world, "r", "over").await;
+    let inspected = ok(&world, &["inspect", "b"]).await.stdout;
+    assert!(inspected.contains(&format!("read and write {i}, and all below it")), "{inspected}");
+    assert!(inside.join("f").exists());
+    let bound = pod::scope::kernel_confinement() != pod::scope::Confinement::Off;
+    assert_eq!(outside.join("f").exists(), !bound, "what is outside of the scope was written");
 }

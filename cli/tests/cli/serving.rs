@@ -64,7 +64,8 @@ async fn child_is_spawned_steered_sent_more_interrupted_and_read() {
     let boss = boss(&world).await;
     let script = "runs = [[{ say = 'begun' }, { read_reports = 1 }, { sleep_ms = 600000 }], [{ say = 'done' }]]";
     let script = world.file("plan.toml", script);
-    let spawned = ok(&world, &["spawn", "boss", "digger", "--script", &script, "--scope", "/tmp:w"]).await;
+    let spawned =
+        ok(&world, &["spawn", "boss", "digger", "--script", &script, "--write", "/tmp", "--deny", "/tmp/no"]).await;
     says(&spawned, &["spawned: `digger` is ready as process", "a child of `boss`", "it has its work"]);
     said(&world, "digger", "begun").await;
     let steered = ok(&world, &["steer", "digger", "mind the gap"]).await;
@@ -76,9 +77,17 @@ async fn child_is_spawned_steered_sent_more_interrupted_and_read() {
     let inspected = ok(&world, &["inspect", "digger"]).await;
     says(&inspected, &["holds its life lock", "`boss` (alive)", "running, turn 1", "scripted", "read and write /tmp"]);
     says(&inspected, &["1 runs staged", "schema", "it lives", "said: begun"]);
+    says(&inspected, &["neither read nor write /tmp/no, and all below it", "`best-effort` was asked for"]);
     let record = world.pod(&["inspect", "digger", "--json"]).await.records().remove(0);
     assert_eq!((&record["type"], &record["parent"]["name"]), (&"inspected".into(), &"boss".into()));
     assert_eq!((&record["runs_staged"], &record["restore"]), (&1.into(), &"lives".into()));
+    let in_force = pod::scope::kernel_confinement().word();
+    let confined = serde_json::json!({
+        "asked": "best-effort", "in_force": in_force, "scoped": true, "landlock_abi": pod::scope::kernel_landlock_abi(),
+    });
+    assert_eq!(record["confined"], confined);
+    let listed = world.list().await;
+    assert_eq!(listed.iter().find(|line| line["name"] == "digger").unwrap()["confined"], confined);
 
     let sent = world.pod(&["interrupt", "digger", "this instead", "--json"]).await.records().remove(0);
     let outcome = &sent["outcome"]["interrupted"];
@@ -334,7 +343,7 @@ async fn commands_that_are_wrong_are_refused_before_anything_is_made() {
         (&["serve", "--name", "a", "--script", "/no/such/file"], 2, &["/no/such/file", "No such file"]),
         (&["serve", "--name", "a", "--timeout", "1s"], 2, &["--detach"]),
         (&["spawn", "a", "a"], 2, &["its parent's name"]),
-        (&["spawn", "a", "b", "--scope", "tmp"], 2, &["no absolute path", "/some/where:w"]),
+        (&["spawn", "a", "b", "--write", "tmp"], 2, &["--write", "no absolute path", "/some/where"]),
         (&["spawn", "a", "b", "--worker", "comand"], 2, &["`comand`", "did you mean `command`?"]),
         (&["spawn", "a", "b"], 6, &["there is no pod `a`"]),
         (&["steer", "a", " "], 2, &["text is empty"]),

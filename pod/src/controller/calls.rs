@@ -224,7 +224,12 @@ impl Actor {
                     responder.ack(applied.ack(step.woke()));
                     crate::failpoint!("parent_after_ack");
                 }
-                Ok((Err(rejection), _)) => responder.reject(rejection),
+                Ok((Err(rejection), _)) => {
+                    if !matches!(rejection, EventRejection::OutOfOrder { .. } | EventRejection::Unavailable { .. }) {
+                        tracing::warn!(target: REFUSED, pod = %actor.shared.id, peer = ?responder.context().peer, claims = %sender, %rejection, "an event is refused");
+                    }
+                    responder.reject(rejection);
+                }
                 Err(error) => responder.reject(EventRejection::Unavailable { reason: reason(&error) }),
             },
         );
@@ -268,9 +273,13 @@ impl Actor {
                     responder.ack(Go { parent, watermark, config: Text::clipped("") });
                     actor.shared.registry.phase(&sender, ChildPhase::Ready);
                 }
-                Ok((ChildReadiness::NotYours, _)) => responder.reject(ChildRejection::NotYourChild),
-                Ok((ChildReadiness::Stale { current }, _)) => {
-                    responder.reject(ChildRejection::StaleIncarnation { current });
+                Ok((readiness @ (ChildReadiness::NotYours | ChildReadiness::Stale { .. }), _)) => {
+                    let rejection = match readiness {
+                        ChildReadiness::Stale { current } => ChildRejection::StaleIncarnation { current },
+                        _ => ChildRejection::NotYourChild,
+                    };
+                    tracing::warn!(target: REFUSED, pod = %actor.shared.id, peer = ?responder.context().peer, claims = %sender, %rejection, "a child that is not expected says that it is ready");
+                    responder.reject(rejection);
                 }
                 Err(error) => responder.reject(ChildRejection::Unavailable { reason: reason(&error) }),
             },
@@ -353,3 +362,7 @@ impl Actor {
 pub(super) fn reason(error: &StoreError) -> Text<256> {
     Text::clipped(error.chain())
 }
+
+#[cfg(test)]
+#[path = "refusals_tests.rs"]
+mod refusals;

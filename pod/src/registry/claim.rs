@@ -1,23 +1,21 @@
-//! Giving and taking back: one transaction each.
+//! Giving: what a life is to have among all, in one transaction.
 //!
 //! A claim is all of it or nothing: name, depth, place among the tree's pods, rate, and every right. Whoever stands in
 //! its way is looked at outside the transaction; what is proven dead is taken back, and the claim is tried again.
-//! Taking back twice does nothing more: the life's row goes with its rights, and is there once.
 //!
-//! Used by `member`, and by `pod doctor` through [`Registry::reclaim`].
+//! Used by `member`; `returns` takes back, `heirs` says what the dead leave to the next life of their name.
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Transaction, params};
 
 use super::budget::{self, Cap, Tokens, TreeLimits};
+use super::heirs::{left_by, take_up, with_all_below};
+use super::rows::{Tree, by_incarnation, insert, insert_tree, rules_of, scope_of, tree};
 use super::{ClaimError, Registered, Registry, RegistryError, all, in_file, proof};
 use crate::id::{Incarnation, PodId, PodName};
 use crate::protocol::TurnCap;
-use crate::runtime_dir::Roots;
-use crate::scope::rules::Rule;
-use crate::scope::{Confinement, Permission, Rules, ScopeRule};
-use crate::spawn::process::kill_programs_of;
+use crate::scope::{Confinement, Rules, ScopeRule};
 use crate::store::UnixMillis;
 
 /// LIMIT: how often one claim takes dead ones out of its way. Each time at least one has gone.
@@ -84,12 +82,6 @@ pub(super) struct Refused {
     suspects: Vec<Registered>,
 }
 
-struct Tree {
-    limits: TreeLimits,
-    ends_at: Option<UnixMillis>,
-    tokens: Tokens,
-}
-
 impl Registry {
     /// Registers a life, with all that it asks for or not at all. Blocks, also for a look at those that stand in its
     /// way.
@@ -142,12 +134,6 @@ impl Registry {
         alive.map_or(Ok(()), |(holder, path)| Err(ClaimError::Overlap { path, holder: holder.pod.name }))
     }
 
-    /// Whether nobody is this life any more and nobody has yet to start or to bury it, so that what it has left running may be
-    /// ended. Blocks.
-    pub(crate) fn is_over(&self, life: &Registered, now: UnixMillis) -> bool {
-        proof::is_over(life, now)
-    }
-
     /// The place of a life that was claimed.
     ///
     /// # Errors
@@ -185,96 +171,6 @@ impl Registry {
         })
     }
 
-    /// Ends what is left of a dead life below `roots` that its parent has buried, and takes it out, if it is there. False as long as
-    /// it or something that it has started is not proven dead. Blocks until what is killed is gone, for a few seconds.
-    ///
-    /// # Errors
-    /// [`RegistryError`]; nothing has then been taken out.
-    pub(crate) fn take_back(&self, pod: &PodId, roots: &Roots) -> Result<bool, RegistryError> {
-        let row = self.look(|tx| by_incarnation(tx, pod.incarnation))?;
-        let Some(row) = row.filter(|row| row.pod == *pod) else { return Ok(true) };
-        if !proof::is_unlocked(pod, &row.state_dir) {
-            return Ok(false);
-        }
-        if !proof::has_left_nothing(&row) {
-            kill_programs_of(pod.incarnation, roots);
-            if !proof::has_left_nothing(&row) {
-                return Ok(false);
-            }
-        }
-        self.give_back(pod)?;
-        Ok(true)
-    }
-
-    /// Takes a life out, and its rights back. Only for one that is proven dead, or was never reserved. False if it was
-    /// not there any more. What its own children hold goes on, as taken from where it had it, until a later life of its
-    /// name takes them up.
-    ///
-    /// # Errors
-    /// [`RegistryError`]; nothing has then changed.
-    pub fn give_back(&self, pod: &PodId) -> Result<bool, RegistryError> {
-        self.transaction(|tx| {
-            let Some(row) = by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod) else {
-                return Ok(false);
-            };
-            let life = row.pod.incarnation;
-            let (parent_name, parent) = row.parent.map(|parent| (parent.name, parent.incarnation)).unzip();
-            let run = || {
-                tx.execute(
-                    "UPDATE leases SET taken_from = (SELECT d.taken_from FROM leases d WHERE d.id = leases.taken_from)
-                     WHERE taken_from IN (SELECT id FROM leases WHERE holder = ?1)",
-                    [life],
-                )?;
-                tx.execute(
-                    "UPDATE pods SET parent_name = ?2, parent = ?3, left_by = left_by || ?4 || '/' WHERE parent = ?1",
-                    (life, &parent_name, parent, &row.pod.name),
-                )?;
-                if parent.is_some() {
-                    tx.execute(
-                        "UPDATE trees SET returned = returned
-                             + (SELECT count(*) FROM leases WHERE holder = ?2 AND permission = 'write')
-                         WHERE root = ?1",
-                        (row.root, life),
-                    )?;
-                }
-                tx.execute("DELETE FROM pods WHERE incarnation = ?1", [life])?;
-                tx.execute(
-                    "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
-                    [row.root],
-                )
-            };
-            run().map_err(|error| in_file(tx, error))?;
-            Ok(true)
-        })
-    }
-
-    /// Takes out the lives that are proven dead and that nobody has taken out, at most `max`, the oldest first. Returns
-    /// them. Blocks for as long as looking at them takes.
-    ///
-    /// # Errors
-    /// [`RegistryError`]; what was taken out until then stays out.
-    pub fn reclaim(&self, max: usize, now: UnixMillis) -> Result<Vec<PodId>, RegistryError> {
-        let rows = self.look(|tx| all(tx, "SELECT {} FROM pods ORDER BY at", []))?;
-        let mut reclaimed = Vec::new();
-        for row in rows {
-            if reclaimed.len() < max && proof::is_dead(&row, now) && self.give_back(&row.pod)? {
-                reclaimed.push(row.pod);
-            }
-        }
-        Ok(reclaimed)
-    }
-
-    /// `parent`, whose place is `place`, has taken `child` up: its life goes on as one of the parent's tree.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub fn adopted(&self, place: &Place, child: &PodId) -> Result<(), RegistryError> {
-        self.transaction(|tx| {
-            let Some(row) = by_incarnation(tx, child.incarnation)? else { return Ok(()) };
-            take_up(tx, place, &row)
-        })
-    }
-
     /// Counts a turn that `pod` is about to start, or to be given: before that is committed, so that none is ever started
     /// uncounted. Whoever dies in between has counted one too many.
     ///
@@ -300,18 +196,6 @@ impl Registry {
                        ON CONFLICT (root_name) DO UPDATE SET turns = turns + 1 WHERE turns < ?2";
             let counted = tx.execute(sql, (life.root, max_stored)).map_err(|error| in_file(tx, error))?;
             Ok(if counted == 1 { Ok(()) } else { Err(TurnCap::Turns { max }) })
-        })
-    }
-
-    /// How many rights to write the tree's children were given, and how many of them have come back.
-    ///
-    /// # Errors
-    /// [`RegistryError`].
-    pub fn balance(&self, root: Incarnation) -> Result<(u32, u32), RegistryError> {
-        self.look(|tx| {
-            let sql = "SELECT taken, returned FROM trees WHERE root = ?1";
-            let found = tx.query_row(sql, [root], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?))).optional();
-            Ok(found.map_err(|error| in_file(tx, error))?.unwrap_or_default())
         })
     }
 }
@@ -487,215 +371,4 @@ fn ancestors(tx: &Transaction<'_>, parent: &Registered) -> Result<Vec<Incarnatio
         next = by_incarnation(tx, above.incarnation)?.and_then(|row| row.parent);
     }
     Ok(found)
-}
-
-/// The children that an earlier life of `name` has left, to the child of `under` or the root of that name, and that hold
-/// nothing but parts of `scope`: what they hold is lent by the next life, as it was by that one. Another one's claim is
-/// not theirs: whoever takes the name with less stands behind them as anybody does.
-fn left_by(
-    tx: &Transaction<'_>,
-    name: &PodName,
-    under: Option<Incarnation>,
-    scope: Option<&Rules>,
-) -> Result<Vec<Registered>, RegistryError> {
-    let sql = "SELECT {} FROM pods WHERE (instr(left_by, '/' || ?1 || '/') > 0 AND parent IS ?2)
-                   OR parent IN (SELECT incarnation FROM pods WHERE name = ?1)";
-    let mut heirs = Vec::new();
-    for heir in all(tx, sql, (name, under))? {
-        let lies_within = match scope {
-            Some(scope) if heir.scoped => scope.delegate(&rules_of(tx, heir.pod.incarnation)?).is_ok(),
-            _ => true,
-        };
-        if lies_within {
-            heirs.push(heir);
-        }
-    }
-    Ok(heirs)
-}
-
-/// `heads`, and all lives below them.
-fn with_all_below(tx: &Transaction<'_>, heads: &[Registered]) -> Result<Vec<Incarnation>, RegistryError> {
-    let mut found: Vec<_> = heads.iter().map(|head| head.pod.incarnation).collect();
-    let mut looked_at = 0;
-    while let Some(next) = found.get(looked_at).copied() {
-        looked_at += 1;
-        let children = all(tx, "SELECT {} FROM pods WHERE parent = ?1", [next])?.into_iter();
-        let new: Vec<_> = children.map(|row| row.pod.incarnation).filter(|life| !found.contains(life)).collect();
-        found.extend(new);
-    }
-    Ok(found)
-}
-
-/// `child` goes on as a child of the life at `place`, and what it may write as taken from that one's.
-fn take_up(tx: &Transaction<'_>, place: &Place, child: &Registered) -> Result<(), RegistryError> {
-    let (life, parent) = (child.pod.incarnation, place.pod.incarnation);
-    let run = || {
-        // Whoever is left of a tree whose root is no more comes with it, and what they hold is the new tree's to get back.
-        let is_left: bool = tx.query_row(
-            "SELECT ?1 <> ?2 AND NOT EXISTS (SELECT 1 FROM pods WHERE incarnation = ?1)",
-            (child.root, place.root),
-            |row| row.get(0),
-        )?;
-        if is_left {
-            tx.execute(
-                "UPDATE trees SET taken = taken + (SELECT count(*) FROM leases WHERE permission = 'write'
-                     AND holder IN (SELECT incarnation FROM pods WHERE root = ?1)) WHERE root = ?2",
-                (child.root, place.root),
-            )?;
-            tx.execute("UPDATE pods SET root = ?2 WHERE root = ?1", (child.root, place.root))?;
-        }
-        tx.execute(
-            "UPDATE pods SET parent_name = ?2, parent = ?3, root = ?4,
-                 left_by = CASE instr(left_by, '/' || ?2 || '/') WHEN 0 THEN '/'
-                           ELSE substr(left_by, 1, instr(left_by, '/' || ?2 || '/')) END
-             WHERE incarnation = ?1",
-            (life, &place.pod.name, parent, place.root),
-        )?;
-        let mut written =
-            tx.prepare_cached("SELECT id, target FROM leases WHERE holder = ?1 AND permission = 'write'")?;
-        let written = written.query_map([life], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
-        for lease in written.collect::<rusqlite::Result<Vec<_>>>()? {
-            if let Some(from) = lease_for(tx, parent, Path::new(&lease.1))? {
-                tx.execute("UPDATE leases SET taken_from = ?2 WHERE id = ?1", (lease.0, from))?;
-            }
-        }
-        tx.execute(
-            "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
-            [child.root],
-        )
-    };
-    run().map(drop).map_err(|error| in_file(tx, error))
-}
-
-/// Writes the life and its rights. Returns how many rights to write were taken from its parent.
-fn insert(
-    tx: &Transaction<'_>,
-    claim: &Claim,
-    parent: Option<&Registered>,
-    place: &Place,
-    now: UnixMillis,
-) -> Result<u32, RegistryError> {
-    let run = || {
-        tx.execute(
-            "INSERT INTO pods (incarnation, name, parent_name, parent, root, depth, worker, state_dir, scoped, confinement, at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            params![
-                place.pod.incarnation,
-                place.pod.name,
-                parent.map(|parent| &parent.pod.name),
-                parent.map(|parent| parent.pod.incarnation),
-                place.root,
-                place.depth,
-                claim.worker,
-                claim.state_dir.to_string_lossy(),
-                place.scope.is_some(),
-                place.confinement.word(),
-                now,
-            ],
-        )?;
-        let mut taken = 0;
-        for rule in place.scope.iter().flat_map(Rules::iter) {
-            let writes = rule.permission == Permission::Write;
-            let from = match parent {
-                Some(parent) if writes => lease_for(tx, parent.pod.incarnation, &rule.target)?,
-                _ => None,
-            };
-            taken += u32::from(writes && parent.is_some());
-            tx.execute(
-                "INSERT INTO leases (holder, target, permission, recursive, taken_from) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    place.pod.incarnation,
-                    rule.target.to_string_lossy(),
-                    rule.permission.word(),
-                    rule.recursive,
-                    from
-                ],
-            )?;
-        }
-        Ok(taken)
-    };
-    run().map_err(|error| in_file(tx, error))
-}
-
-/// The lease of `holder` from which a right to write `target` is taken.
-fn lease_for(tx: &Transaction<'_>, holder: Incarnation, target: &Path) -> rusqlite::Result<Option<i64>> {
-    let mut statement =
-        tx.prepare_cached("SELECT id, target FROM leases WHERE holder = ?1 AND permission = 'write'")?;
-    let rows = statement.query_map([holder], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
-    let mut covering = Vec::new();
-    for row in rows {
-        let (id, own) = row?;
-        if target.starts_with(&own) {
-            covering.push((own.len(), id));
-        }
-    }
-    Ok(covering.into_iter().max().map(|(_, id)| id))
-}
-
-fn insert_tree(
-    tx: &Transaction<'_>,
-    root: &PodId,
-    limits: &TreeLimits,
-    ends_at: Option<UnixMillis>,
-    now: UnixMillis,
-) -> Result<(), RegistryError> {
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let sql =
-        "INSERT INTO trees (root, at, depth_max, pods_max, children_max, spawns_per_minute, turns_max, seconds_max,
-                                  ends_at, tokens, refilled_at, root_name)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?6, ?2, ?10)";
-    let TreeLimits { depth, pods, children, spawns_per_minute, turns, seconds } = *limits;
-    let row = params![
-        root.incarnation,
-        now,
-        depth,
-        pods,
-        children,
-        spawns_per_minute,
-        number(turns),
-        number(seconds),
-        ends_at,
-        root.name
-    ];
-    tx.execute(sql, row).map(drop).map_err(|error| in_file(tx, error))
-}
-
-fn tree(tx: &Transaction<'_>, root: Incarnation) -> Result<Option<Tree>, RegistryError> {
-    let sql = "SELECT depth_max, pods_max, children_max, spawns_per_minute, turns_max, seconds_max, ends_at, tokens,
-                      refilled_at FROM trees WHERE root = ?1";
-    let read = |row: &rusqlite::Row<'_>| {
-        let number = |at| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0));
-        let limits = TreeLimits {
-            depth: row.get(0)?,
-            pods: row.get(1)?,
-            children: row.get(2)?,
-            spawns_per_minute: row.get(3)?,
-            turns: number(4)?,
-            seconds: number(5)?,
-        };
-        Ok(Tree { limits, ends_at: row.get(6)?, tokens: Tokens { left: row.get(7)?, at: row.get(8)? } })
-    };
-    tx.query_row(sql, [root], read).optional().map_err(|error| in_file(tx, error))
-}
-
-fn by_incarnation(tx: &Transaction<'_>, life: Incarnation) -> Result<Option<Registered>, RegistryError> {
-    Ok(all(tx, "SELECT {} FROM pods WHERE incarnation = ?1", [life])?.pop())
-}
-
-fn scope_of(tx: &Transaction<'_>, row: &Registered) -> Result<Option<Rules>, RegistryError> {
-    if row.scoped { rules_of(tx, row.pod.incarnation).map(Some) } else { Ok(None) }
-}
-
-/// A word that is no permission is a deny: what cannot be read gives no right.
-fn rules_of(tx: &Transaction<'_>, holder: Incarnation) -> Result<Rules, RegistryError> {
-    let read = || {
-        let sql = "SELECT target, permission, recursive FROM leases WHERE holder = ?1 ORDER BY id";
-        let mut statement = tx.prepare_cached(sql)?;
-        let rows = statement.query_map([holder], |row| {
-            let permission = Permission::from_word(&row.get::<_, String>(1)?).unwrap_or(Permission::Deny);
-            Ok(Rule { target: PathBuf::from(row.get::<_, String>(0)?), permission, recursive: row.get(2)? })
-        })?;
-        rows.collect::<rusqlite::Result<Vec<_>>>()
-    };
-    read().map(Rules::from_parts).map_err(|error| in_file(tx, error))
 }

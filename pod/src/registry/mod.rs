@@ -8,15 +8,18 @@
 //!
 //! A right comes back when its holder and all that it has started are proven dead, never on its word, and once.
 //!
-//! `claim` gives and takes back, `proof` says who is dead, `budget` counts, `kin` says whose program a process is, `member` is
+//! `claim` gives, `returns` takes back, `heirs` is what the dead leave behind, `proof` says who is dead, `budget` counts, `kin` says whose program a process is, `member` is
 //! one pod's place in all this; `handle` claims for children, `start` for roots, `admission` asks, and `pod doctor` looks.
 
 mod budget;
 mod claim;
+mod heirs;
 mod kin;
 mod member;
 mod open;
 mod proof;
+mod returns;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -267,3 +270,7 @@ fn in_file(conn: &Connection, error: rusqlite::Error) -> RegistryError {
 #[cfg(test)]
 #[path = "registry_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "crowd_tests.rs"]
+mod crowd;

@@ -13,59 +13,59 @@ use crate::spawn::process::LIFE_VARIABLE;
 use crate::store::{NewChild, Store, fixture};
 
 /// Later than the beginning of every process: one that cannot be looked at counts as older than these lives.
-const NOW: UnixMillis = UnixMillis(4_000_000_000_000);
+pub(super) const NOW: UnixMillis = UnixMillis(4_000_000_000_000);
 
-struct World {
+pub(super) struct World {
     dir: TempDir,
-    roots: Roots,
-    registry: Registry,
+    pub(super) roots: Roots,
+    pub(super) registry: Registry,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let roots = Roots::at(&dir.path().join("root")).unwrap();
         Self { dir, registry: Registry::at(&roots), roots }
     }
 
     /// A place for files, and how it is called in rules.
-    fn place(&self, name: &str) -> String {
+    pub(super) fn place(&self, name: &str) -> String {
         let path = self.dir.path().canonicalize().unwrap().join(name);
         std::fs::create_dir_all(&path).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    fn writing(&self, name: &str) -> Rules {
+    pub(super) fn writing(&self, name: &str) -> Rules {
         Rules::new(&[ScopeRule::below(self.place(name), Permission::Write)]).unwrap()
     }
 
     /// Makes `pod` live: its life lock is held until what is returned is dropped.
-    fn life(&self, pod: &PodId) -> LifeLock {
+    pub(super) fn life(&self, pod: &PodId) -> LifeLock {
         let paths = self.roots.pod(&pod.name);
         paths.make_state_dir().unwrap();
         LifeLock::acquire(&paths.life_lock(), pod).unwrap()
     }
 
-    fn claim(&self, pod: &PodId, origin: Origin) -> Result<Place, ClaimError> {
+    pub(super) fn claim(&self, pod: &PodId, origin: Origin) -> Result<Place, ClaimError> {
         self.claim_at(pod, origin, NOW)
     }
 
-    fn claim_at(&self, pod: &PodId, origin: Origin, now: UnixMillis) -> Result<Place, ClaimError> {
+    pub(super) fn claim_at(&self, pod: &PodId, origin: Origin, now: UnixMillis) -> Result<Place, ClaimError> {
         let state_dir = self.roots.pod(&pod.name).state_dir().to_owned();
         self.registry.claim(&Claim { pod: pod.clone(), worker: "ledger".into(), state_dir, origin }, now)
     }
 }
 
 /// No two lives have the same incarnation, whatever their names.
-fn pod(name: &str, life: u64) -> PodId {
+pub(super) fn pod(name: &str, life: u64) -> PodId {
     fixture::pod(name, name.bytes().fold(life, |number, byte| number * 257 + u64::from(byte)))
 }
 
-fn limits() -> TreeLimits {
+pub(super) fn limits() -> TreeLimits {
     TreeLimits { depth: 32, pods: 0, children: 10, spawns_per_minute: 0, turns: 0, seconds: 0 }
 }
 
-fn root(scope: Option<Rules>) -> Origin {
+pub(super) fn root(scope: Option<Rules>) -> Origin {
     Origin::Root { limits: limits(), scope, confinement: Confinement::BestEffort }
 }
 
@@ -547,72 +547,4 @@ fn files_that_are_no_registry_are_refused_untouched() {
     let world = World::new();
     std::os::unix::fs::symlink("/nowhere", world.registry.path()).unwrap();
     assert!(world.registry.pods().unwrap_err().to_string().contains("symbolic link"));
-}
-
-#[test]
-fn cap_of_pods_finds_the_dead_behind_any_number_of_living_ones() {
-    let world = World::new();
-    let bounds = TreeLimits { pods: 70, children: 0, ..limits() };
-    let root = pod("root", 1);
-    let _root = world.life(&root);
-    world.claim(&root, Origin::Root { limits: bounds, scope: None, confinement: Confinement::Off }).unwrap();
-    let child = |n: u64| pod(&format!("c{n:02}"), n);
-    let below = |parent: &PodId| Origin::Child { parent: parent.clone(), asked: Rules::default() };
-    let mut living = Vec::new();
-    for n in 0..66 {
-        living.push(world.life(&child(n)));
-        world.claim_at(&child(n), below(&root), UnixMillis(NOW.0 - 1_000 + n)).unwrap();
-    }
-    // The newest are dead: a child, and those of its that nobody will bury.
-    let dead = child(66);
-    world.claim_at(&dead, below(&root), UnixMillis(NOW.0 - 100)).unwrap();
-    for n in 67..69 {
-        world.claim_at(&child(n), below(&dead), UnixMillis(NOW.0 - 50 + n)).unwrap();
-    }
-    world.claim(&child(99), below(&root)).unwrap();
-    assert!(world.registry.pods().unwrap().iter().all(|row| row.pod.name.as_str() != "c67"), "it was dead");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_shown_as_lent_is_what_is_lent_whoever_looks_last() {
-    let world = World::new();
-    let root = pod("root", 1);
-    let _root = world.life(&root);
-    let state_dir = world.roots.pod(&root.name).state_dir().to_owned();
-    let scope = Some(world.writing("all"));
-    let origin = Origin::Root { limits: TreeLimits { children: 0, ..limits() }, scope, confinement: Confinement::Off };
-    let claim = Claim { pod: root.clone(), worker: "ledger".into(), state_dir, origin };
-    let member = Member::join(world.registry.clone(), &claim).unwrap();
-    let place = world.place("all");
-    for round in 0..40 {
-        // Two children come and one goes at once: dropped, its claim is given back in a task of its own.
-        let claims = (0..3).map(|n| {
-            let (member, roots, place) = (member.clone(), world.roots.clone(), place.clone());
-            tokio::spawn(async move {
-                let child = pod(&format!("c{round}-{n}"), round * 3 + n);
-                let rule = ScopeRule::below(format!("{place}/{round}-{n}"), Permission::Write);
-                let claimed = member.claim(&child, &roots.pod(&child.name), "ledger", &[rule]).await.unwrap();
-                if n == 0 { drop(claimed) } else { claimed.keep() }
-            })
-        });
-        for claim in claims.collect::<Vec<_>>() {
-            claim.await.unwrap();
-        }
-        let same = || {
-            let by_life = |mut lent: Vec<(PodId, Rules)>| {
-                lent.sort_by_key(|(life, _)| life.incarnation);
-                lent.into_iter().map(|(life, _)| life).collect::<Vec<_>>()
-            };
-            let held = by_life(world.registry.lent(&root).unwrap());
-            held.len() == 2 * (usize::try_from(round).unwrap() + 1) && by_life(member.scope().lent_to()) == held
-        };
-        let since = std::time::Instant::now();
-        while !same() {
-            assert!(
-                since.elapsed() < std::time::Duration::from_secs(30),
-                "round {round}: what is shown is not what is lent"
-            );
-            tokio::task::yield_now().await;
-        }
-    }
 }

@@ -1,0 +1,114 @@
+//! Taking back: what a life had is everybody's again, once, when it and all that it has started are proven dead.
+//!
+//! Doing it twice does nothing more: the life's row goes with its rights, and is there once. What its own children hold goes
+//! on (`heirs`).
+//!
+//! Used by `claim` for what is in its way, by `member` for buried children, by `start` and `pod doctor`.
+
+use rusqlite::OptionalExtension as _;
+
+use super::rows::by_incarnation;
+use super::{Registered, Registry, RegistryError, all, in_file, proof};
+use crate::id::{Incarnation, PodId};
+use crate::runtime_dir::Roots;
+use crate::spawn::process::kill_programs_of;
+use crate::store::UnixMillis;
+
+impl Registry {
+    /// Whether nobody is this life any more and nobody has yet to start or to bury it, so that what it has left running may be
+    /// ended. Blocks.
+    pub(crate) fn is_over(&self, life: &Registered, now: UnixMillis) -> bool {
+        proof::is_over(life, now)
+    }
+
+    /// Ends what is left of a dead life below `roots` that its parent has buried, and takes it out, if it is there. False as long as
+    /// it or something that it has started is not proven dead. Blocks until what is killed is gone, for a few seconds.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing has then been taken out.
+    pub(crate) fn take_back(&self, pod: &PodId, roots: &Roots) -> Result<bool, RegistryError> {
+        let row = self.look(|tx| by_incarnation(tx, pod.incarnation))?;
+        let Some(row) = row.filter(|row| row.pod == *pod) else { return Ok(true) };
+        if !proof::is_unlocked(pod, &row.state_dir) {
+            return Ok(false);
+        }
+        if !proof::has_left_nothing(&row) {
+            kill_programs_of(pod.incarnation, roots);
+            if !proof::has_left_nothing(&row) {
+                return Ok(false);
+            }
+        }
+        self.give_back(pod)?;
+        Ok(true)
+    }
+
+    /// Takes a life out, and its rights back. Only for one that is proven dead, or was never reserved. False if it was
+    /// not there any more. What its own children hold goes on, as taken from where it had it, until a later life of its
+    /// name takes them up.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; nothing has then changed.
+    pub fn give_back(&self, pod: &PodId) -> Result<bool, RegistryError> {
+        self.transaction(|tx| {
+            let Some(row) = by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod) else {
+                return Ok(false);
+            };
+            let life = row.pod.incarnation;
+            let (parent_name, parent) = row.parent.map(|parent| (parent.name, parent.incarnation)).unzip();
+            let run = || {
+                tx.execute(
+                    "UPDATE leases SET taken_from = (SELECT d.taken_from FROM leases d WHERE d.id = leases.taken_from)
+                     WHERE taken_from IN (SELECT id FROM leases WHERE holder = ?1)",
+                    [life],
+                )?;
+                tx.execute(
+                    "UPDATE pods SET parent_name = ?2, parent = ?3, left_by = left_by || ?4 || '/' WHERE parent = ?1",
+                    (life, &parent_name, parent, &row.pod.name),
+                )?;
+                if parent.is_some() {
+                    tx.execute(
+                        "UPDATE trees SET returned = returned
+                             + (SELECT count(*) FROM leases WHERE holder = ?2 AND permission = 'write')
+                         WHERE root = ?1",
+                        (row.root, life),
+                    )?;
+                }
+                tx.execute("DELETE FROM pods WHERE incarnation = ?1", [life])?;
+                tx.execute(
+                    "DELETE FROM trees WHERE root = ?1 AND NOT EXISTS (SELECT 1 FROM pods WHERE root = ?1)",
+                    [row.root],
+                )
+            };
+            run().map_err(|error| in_file(tx, error))?;
+            Ok(true)
+        })
+    }
+
+    /// Takes out the lives that are proven dead and that nobody has taken out, at most `max`, the oldest first. Returns
+    /// them. Blocks for as long as looking at them takes.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what was taken out until then stays out.
+    pub fn reclaim(&self, max: usize, now: UnixMillis) -> Result<Vec<PodId>, RegistryError> {
+        let rows = self.look(|tx| all(tx, "SELECT {} FROM pods ORDER BY at", []))?;
+        let mut reclaimed = Vec::new();
+        for row in rows {
+            if reclaimed.len() < max && proof::is_dead(&row, now) && self.give_back(&row.pod)? {
+                reclaimed.push(row.pod);
+            }
+        }
+        Ok(reclaimed)
+    }
+
+    /// How many rights to write the tree's children were given, and how many of them have come back.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn balance(&self, root: Incarnation) -> Result<(u32, u32), RegistryError> {
+        self.look(|tx| {
+            let sql = "SELECT taken, returned FROM trees WHERE root = ?1";
+            let found = tx.query_row(sql, [root], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?))).optional();
+            Ok(found.map_err(|error| in_file(tx, error))?.unwrap_or_default())
+        })
+    }
+}
