@@ -68,6 +68,7 @@ pub(crate) fn describe(item: &HistoryItem) -> String {
         HistoryItem::ChildSpawned { child, .. } => {
             format!("child `{}` was spawned ({})", child.name, child.incarnation)
         }
+        HistoryItem::ChildDetached { child } => format!("`{}` goes on when its parent ends", child.name),
         HistoryItem::ChildReady { child } => format!("child `{}` is ready", child.name),
         HistoryItem::ChildTerminal { child, terminal, unread } => {
             let unread = unread.as_ref().map(|why| format!("; its last events could not be read: {}", quote(why)));

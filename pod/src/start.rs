@@ -355,7 +355,7 @@ impl PodController {
                 })
             })?;
         }
-        let parent = child.as_ref().map(|child| Parent::new(&child.config));
+        let parent = child.as_ref().map(|child| Parent::new(&child.config, child.lifetime));
         let children = SpawnedPodRegistry::default();
         let admission = Admission::new(id.clone(), &roots, parent.clone(), children.clone(), member.scope().clone());
         let (server, calls) = rpc::Server::actor::<Method>()
@@ -408,7 +408,7 @@ impl PodController {
             tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
         }
         if let (Some(mut child), Some(parent)) = (child, parent) {
-            let begun = parent::begin(&handle, &parent, child.lifetime, child.parent, &mut child.signals).await;
+            let begun = parent::begin(&handle, &parent, child.parent, &mut child.signals).await;
             begun.map_err(|reason| StartError::Parent { name, reason })?;
             child.signals.stop(&handle);
         }

@@ -56,6 +56,7 @@ async fn process_that_nobody_started_is_neither_heard_as_a_child_nor_taken_for_o
         stream: StreamId::random(),
         pid: std::process::id(),
         socket: "/nowhere".into(),
+        detached: false,
     };
     let refused = world.client("boss").call(stranger).await;
     assert!(format!("{refused:?}").contains("Rejected(NotYourChild)"), "{refused:?}");

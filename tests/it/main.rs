@@ -4,6 +4,7 @@ mod adoption;
 mod checker;
 mod completion;
 mod confinement;
+mod detaching;
 mod duplicates;
 mod ends;
 mod identity;

@@ -37,7 +37,11 @@ pub(crate) async fn rewind(args: &RewindArgs, global: &Global, output: &mut Outp
     let done = match ask(&client, request, args.timeout, &unsure, |rejection| in_words(args, rejection)).await? {
         RewindAck::Rewound(done) => done,
         RewindAck::NotRewound { children_told, children_stopped, reason } => {
-            let message = not_rewound(name, children_told, children_stopped, &in_words(args, &reason));
+            let why = in_words(args, &reason);
+            let message = match children {
+                RewindChildren::Detach => not_rewound_but_detached(name, children_told, &why),
+                _ => not_rewound(name, children_told, children_stopped, &why),
+            };
             return Err(Failure::new(Exit::WorkFailed, message));
         }
     };
@@ -48,6 +52,9 @@ pub(crate) async fn rewind(args: &RewindArgs, global: &Global, output: &mut Outp
     }
     if done.children_stopped > 0 {
         output.line(format!("stopped: {} of its children", done.children_stopped))?;
+    }
+    if done.children_detached > 0 {
+        output.line(format!("detached: {} of its children, which go on also when it ends", done.children_detached))?;
     }
     if let Some(input) = &done.input {
         output.line(format!("it had been asked: {}", one_line(input, SHOWN_CHARS)))?;
@@ -61,6 +68,7 @@ pub(crate) async fn rewind(args: &RewindArgs, global: &Global, output: &mut Outp
         "input": done.input.as_deref(),
         "reports": done.reports,
         "children_stopped": done.children_stopped,
+        "children_detached": done.children_detached,
     }))?;
     Ok(Exit::Ok)
 }
@@ -117,6 +125,12 @@ fn not_rewound(name: &PodName, told: u64, ended: u64, why: &str) -> String {
     format!("`{name}` was not rewound, though {children} told to end for that ({rest}): {why}")
 }
 
+/// The same of children that were to go on.
+fn not_rewound_but_detached(name: &PodName, told: u64, why: &str) -> String {
+    let children = if told == 1 { "a child of it was".to_owned() } else { format!("{told} of its children were") };
+    format!("`{name}` was not rewound, though {children} told to go on when it ends: {why}")
+}
+
 /// A rejection, and what to do about it.
 fn in_words(args: &RewindArgs, rejection: &RewindRejection) -> String {
     let name = &args.name;
@@ -131,7 +145,7 @@ fn in_words(args: &RewindArgs, rejection: &RewindRejection) -> String {
             }
         }
         RewindRejection::ChildrenLive { .. } => " with `--children stop`, or stop them yourself".to_owned(),
-        RewindRejection::CannotDetach { .. } => "; use `--children stop`".to_owned(),
+        RewindRejection::CannotDetach { .. } => " with `--children stop`".to_owned(),
         RewindRejection::Cancelled => format!("; `pod rewind {name}` shows what is so"),
         RewindRejection::Stopping => "; its next life can be asked".to_owned(),
         RewindRejection::Unavailable { .. } => format!("; `pod log {name}` shows what is committed"),

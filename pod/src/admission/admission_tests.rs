@@ -139,6 +139,7 @@ fn each_method_is_a_report_a_look_or_changes_something() {
         "compact",
         "rewind_to",
         "adopt",
+        "detach",
         "spawn_pod",
         "send_to_pod",
         "stop_pod",

@@ -16,13 +16,15 @@ use crate::event::{Offer, apply_event_side_effects};
 use crate::id::{PodId, TurnId, WorkId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{
-    Accepted, ChildReady, ChildRejection, Compact, ControlRejection, EventRejection, Go, MethodCall, Notify,
-    NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown, ShutdownMode, Stopping,
-    Text,
+    Accepted, ChildReady, ChildRejection, Compact, ControlRejection, Detach, DetachRejection, EventRejection, Go,
+    MethodCall, Notify, NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown,
+    ShutdownMode, Stopping, Text,
 };
 use crate::spawn::ChildPhase;
 use crate::spawn::parent::Parent;
-use crate::store::{ChildReadiness, ChildState, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError};
+use crate::store::{
+    ChildReadiness, ChildState, HistoryItem, Lifetime, NewRun, NoteOutcome, Origin, Room, StagedRun, StoreError,
+};
 
 pub(super) fn shutdown_kind(mode: ShutdownMode) -> MethodKind {
     match mode {
@@ -67,6 +69,7 @@ impl Actor {
                 });
             }
             MethodCall::ChildReady(request, responder) => self.child_ready(request, responder),
+            MethodCall::Detach(request, responder) => self.detach(request, responder),
             MethodCall::Compact(_, responder) => self.compact(responder),
             MethodCall::ListRewindTargets(_, responder) => self.list_rewind_targets(responder),
             MethodCall::RewindTo(request, responder) => self.rewind_method(request, responder),
@@ -251,6 +254,10 @@ impl Actor {
                 // Said again, after a doubt or to a next life of ours, it is no news for our own parent.
                 let known = tx.child(&pod)?.is_some_and(|row| row.state == ChildState::Ready);
                 let readiness = tx.child_ready(&pod, request.stream)?;
+                if request.detached && matches!(readiness, ChildReadiness::Ready { .. }) {
+                    // A parent that died may have asked it to be, and could not record its answer.
+                    tx.child_detached(&pod)?;
+                }
                 let news = !known && matches!(readiness, ChildReadiness::Ready { .. });
                 if let (true, true, Some(row)) = (news, has_parent, tx.child(&pod)?) {
                     let scope = row.scope.into_iter().take(crate::protocol::SCOPE_RULES_MAX).collect::<Vec<_>>();
@@ -271,6 +278,9 @@ impl Actor {
                     actor.facts(ordered);
                     let parent = actor.shared.id.clone();
                     responder.ack(Go { parent, watermark, config: Text::clipped("") });
+                    if request.detached {
+                        actor.shared.registry.detached(&sender);
+                    }
                     actor.shared.registry.phase(&sender, ChildPhase::Ready);
                 }
                 Ok((readiness @ (ChildReadiness::NotYours | ChildReadiness::Stale { .. }), _)) => {
@@ -282,6 +292,35 @@ impl Actor {
                     responder.reject(rejection);
                 }
                 Err(error) => responder.reject(ChildRejection::Unavailable { reason: reason(&error) }),
+            },
+        );
+    }
+
+    /// From the ack on it goes on when its parent ends; should it die before, it was its parent's to the end.
+    fn detach(&mut self, request: Detach, responder: Responder<Detach>) {
+        let by_parent = matches!(self.origin(responder.context()), Origin::Parent { .. });
+        let parent = self.shared.parent.clone().filter(|_| by_parent && request.child == self.shared.id);
+        let Some(parent) = parent else {
+            tracing::warn!(peer = ?responder.context().peer, "a process that is not the parent wants this pod to be detached");
+            return responder.reject(DetachRejection::NotYours);
+        };
+        if self.phase() == PodState::Stopping {
+            return responder.reject(DetachRejection::Stopping);
+        }
+        if parent.lifetime() == Lifetime::Detached {
+            return responder.ack(());
+        }
+        let item = HistoryItem::ChildDetached { child: request.child };
+        self.submit(
+            move |tx| tx.append(None, None, &item),
+            move |actor, done| match done {
+                Ok((_, ordered)) => {
+                    actor.facts(ordered);
+                    parent.detach();
+                    crate::failpoint!("child_detached_before_ack");
+                    responder.ack(());
+                }
+                Err(error) => responder.reject(DetachRejection::Unavailable { reason: reason(&error) }),
             },
         );
     }

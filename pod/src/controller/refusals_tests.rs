@@ -87,7 +87,13 @@ async fn forged_sender_and_stale_life_are_refused_and_logged() {
     let stale = EventRejection::StaleIncarnation { current: child.incarnation };
     says(offer(&child, 9, &child), stale, &["rejection="]).await;
 
-    let ready = |pod: &PodId| ChildReady { pod: pod.clone(), stream: StreamId(5), pid: 1, socket: "/s".into() };
+    let ready = |pod: &PodId| ChildReady {
+        pod: pod.clone(),
+        stream: StreamId(5),
+        pid: 1,
+        socket: "/s".into(),
+        detached: false,
+    };
     let refused = client.call(ready(&sibling)).await;
     assert!(matches!(refused, Err(CallError::Rejected(ChildRejection::NotYourChild))), "{refused:?}");
     log.says(&["says that it is ready", "sibling"]);

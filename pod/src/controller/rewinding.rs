@@ -1,7 +1,8 @@
 //! Going back: the methods that list to where, and do it.
 //!
 //! Which children stand in the way is found out in the transaction itself; those that are to be stopped are stopped first,
-//! while the pod answers everything else and starts no turn, and then the transaction is tried again.
+//! while the pod answers everything else and starts no turn, and then the transaction is tried again. Those that are to go on
+//! without the pod are told so in the same way; whether each was is found out, and recorded, whatever becomes of the rewind.
 //!
 //! Part of `actor`, like `calls`.
 
@@ -10,20 +11,20 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use rpc::Responder;
+use rpc::{CallError, Responder};
 use tokio::sync::oneshot;
 
 use super::actor::{Actor, Completion};
 use super::calls::reason;
 use super::state::{Input, MethodKind, Refusal, Verdict};
-use crate::handle::PodHandle;
+use crate::handle::{PodHandle, Shared};
 use crate::id::{PodId, PodName, TurnId};
 use crate::protocol::{
-    PodState, REWIND_CHILDREN_MAX, REWIND_TARGETS_MAX, RewindAck, RewindChildren, RewindRejection, RewindTarget,
-    RewindTargets, RewindTo, Rewound, Text,
+    Detach, Method, PodState, REWIND_CHILDREN_MAX, REWIND_TARGETS_MAX, RewindAck, RewindChildren, RewindRejection,
+    RewindTarget, RewindTargets, RewindTo, Rewound, Text,
 };
 use crate::spawn::registry::Stop;
-use crate::store::{Rewind, RewindOutcome};
+use crate::store::{Lifetime, Rewind, RewindOutcome, StoreError};
 use crate::worker::RewoundTo;
 
 /// How long a child may take to end by itself.
@@ -31,6 +32,8 @@ const CHILD_GRACE: Duration = if cfg!(test) { Duration::from_millis(500) } else 
 /// How long children that are being stopped are waited for. LIMIT: the grace, that between the two signals, and some. One
 /// that cannot be signalled, because an earlier life of ours had started it, may never end.
 const ROUND_MAX: Duration = CHILD_GRACE.saturating_add(Duration::from_secs(10));
+/// Between two attempts to find out whether a child was detached, or to record it. LIMIT: a full disk is no better in less.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// LIMIT: how often children that live are stopped for one rewind. No turn starts any meanwhile; only the program that
 /// hosts the pod could.
 const ROUNDS_MAX: u32 = 3;
@@ -40,7 +43,7 @@ struct Going {
     request: RewindTo,
     rewind: Rewind,
     responder: Responder<RewindTo>,
-    /// Those that were told to end for it: whatever becomes of it, they do.
+    /// Those that were told to end for it, or to go on without the pod: whatever becomes of it, they do.
     told: BTreeSet<PodId>,
     rounds: u32,
 }
@@ -104,14 +107,24 @@ impl Actor {
                     actor.paused = None;
                     let facts = actor.facts(ordered);
                     actor.step(Input::RewindCommitted(facts));
+                    let (children_stopped, children_detached) = if detaches {
+                        let lives = |child: &&PodId| {
+                            let line = actor.shared.registry.life(child);
+                            line.is_some_and(|line| line.terminal.is_none() && line.lifetime == Lifetime::Detached)
+                        };
+                        (0, going.told.iter().filter(lives).count() as u64)
+                    } else {
+                        // Had one of them not ended, it would stand in the way.
+                        (going.told.len() as u64, 0)
+                    };
                     going.responder.ack(RewindAck::Rewound(Rewound {
                         target: rewound.target,
                         head: rewound.head,
                         turns: rewound.turns,
                         input: rewound.input.map(Text::clipped),
                         reports: rewound.returned,
-                        // Had one of them not ended, it would stand in the way.
-                        children_stopped: going.told.len() as u64,
+                        children_stopped,
+                        children_detached,
                     }));
                 }
                 Ok((RewindOutcome::HeadMoved { head }, _)) => actor.stay(going, RewindRejection::HeadMoved { head }),
@@ -144,7 +157,8 @@ impl Actor {
             rpc::List::try_from(named).unwrap_or_default()
         };
         match going.request.children {
-            RewindChildren::Stop if going.rounds < ROUNDS_MAX => self.stop_in_the_way(going, children),
+            RewindChildren::Stop if going.rounds < ROUNDS_MAX => self.clear_the_way(going, children),
+            RewindChildren::Detach if going.rounds == 0 => self.clear_the_way(going, children),
             RewindChildren::Detach => {
                 self.stay(going, RewindRejection::CannotDetach { count, children: names() });
             }
@@ -154,9 +168,9 @@ impl Actor {
         }
     }
 
-    /// One round: tells the children to end and waits, in a task of its own, until they have, for as long as is
-    /// reasonable, or until nobody wants the rewind any more. They end all the same.
-    fn stop_in_the_way(&mut self, mut going: Going, children: Vec<PodId>) {
+    /// One round: tells the children to end, or to go on without the pod, and waits, in a task of its own, until they do, for as
+    /// long as is reasonable, or until nobody wants the rewind any more. They do all the same.
+    fn clear_the_way(&mut self, mut going: Going, children: Vec<PodId>) {
         let (abort, aborted) = oneshot::channel();
         self.abort_rewind = Some(abort);
         self.step(Input::RewindStops);
@@ -165,14 +179,20 @@ impl Actor {
             return self.stay(going, RewindRejection::Stopping);
         }
         // Told here, where it is counted, and not in the task: what is told and what is given up cannot overtake each other.
-        let stop = Stop { now: false, grace: CHILD_GRACE };
-        going.told.extend(children.iter().filter(|child| self.shared.registry.stop(child, stop)).cloned());
-        let round = tokio::spawn(until_ended(self.handle.clone(), children, aborted));
+        let round = if going.request.children == RewindChildren::Detach {
+            going.told.extend(children.iter().cloned());
+            tokio::spawn(until_detached(self.shared.clone(), children, aborted))
+        } else {
+            let stop = Stop { now: false, grace: CHILD_GRACE };
+            going.told.extend(children.iter().filter(|child| self.shared.registry.stop(child, stop)).cloned());
+            tokio::spawn(until_ended(self.handle.clone(), children, aborted))
+        };
         self.later(Box::pin(async move {
-            // Whether they have ended says the transaction that follows.
-            let _ = round.await;
+            // Whether the others do what they were told says the transaction that follows.
+            let never_told = round.await.unwrap_or_default();
             Box::new(move |actor: &mut Self| {
                 actor.abort_rewind = None;
+                going.told.retain(|child| !never_told.contains(child));
                 going.rounds += 1;
                 if !actor.state().is_rewind_given_up() {
                     actor.step(Input::RewindGoesOn);
@@ -186,7 +206,7 @@ impl Actor {
 }
 
 /// Waits until they have ended, for as long as is reasonable, or until nobody waits for that any more.
-async fn until_ended(handle: PodHandle, children: Vec<PodId>, aborted: oneshot::Receiver<()>) {
+async fn until_ended(handle: PodHandle, children: Vec<PodId>, aborted: oneshot::Receiver<()>) -> Vec<PodId> {
     let end = async |pod: PodId| {
         // A later life of the name is somebody else.
         if let Some(child) = handle.child(&pod.name).filter(|child| *child.id() == pod) {
@@ -201,6 +221,66 @@ async fn until_ended(handle: PodHandle, children: Vec<PodId>, aborted: oneshot::
         _ = aborted => {}
         () = tokio::time::sleep(ROUND_MAX) => {}
     }
+    Vec::new()
+}
+
+/// Tells each to go on when we end, and waits for their answers, as above. Returns those that have certainly not been told. What is
+/// not known by then is found out all the same, and recorded.
+async fn until_detached(shared: Shared, children: Vec<PodId>, mut aborted: oneshot::Receiver<()>) -> Vec<PodId> {
+    let detach = |pod: PodId| tokio::spawn(detach_until_known(shared.clone(), pod));
+    let mut answers: FuturesUnordered<_> = children.into_iter().map(detach).collect();
+    let (mut never_told, mut late) = (Vec::new(), std::pin::pin!(tokio::time::sleep(ROUND_MAX)));
+    loop {
+        // CANCEL SAFETY: each is a task of its own, and goes on.
+        tokio::select! {
+            biased;
+            answer = answers.next() => match answer {
+                Some(answer) => never_told.extend(answer.ok().flatten()),
+                None => return never_told,
+            },
+            _ = &mut aborted => return never_told,
+            () = &mut late => return never_told,
+        }
+    }
+}
+
+/// Tells a child to go on when we end until it is known what it does, and records that. Returns it if it was certainly not told, or
+/// has said no.
+async fn detach_until_known(shared: Shared, child: PodId) -> Option<PodId> {
+    let client = rpc::Client::<Method>::new(&rpc::Address::unix(shared.roots.pod(&child.name).socket()));
+    let is_over = || shared.registry.life(&child).is_none_or(|line| line.terminal.is_some());
+    let (mut in_doubt, mut done) = (false, shared.done.subscribe());
+    loop {
+        match client.call(Detach { child: child.clone() }).await {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::info!(pod = %shared.id, %child, %error, "a child has not said that it goes on without us");
+                in_doubt |= matches!(error, CallError::Unknown(_));
+                if !in_doubt {
+                    return Some(child);
+                }
+            }
+        }
+        // Its end, or ours, leaves nothing to be found out.
+        let ended = tokio::time::timeout(ASK_EVERY, done.wait_for(|done| *done)).await.is_ok();
+        if ended || is_over() {
+            return None;
+        }
+    }
+    crate::failpoint!("parent_child_detached_before_record");
+    loop {
+        let detached = child.clone();
+        match shared.commit(move |tx| tx.child_detached(&detached)).await {
+            Ok(_) => break,
+            Err(StoreError::Closed) => return None,
+            Err(error) => {
+                tracing::error!(pod = %shared.id, %child, error = error.chain(), "that a child goes on without us cannot be recorded; it is tried again");
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        }
+    }
+    shared.registry.detached(&child);
+    None
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The handshake of the edge: a child says that it is there.
+//! The handshake of the edge: a child says that it is there. And what a parent may ask of it alone.
 //!
 //! The child holds its life lock before it says so. Its identity is the kernel's word, not the request's.
 //!
-//! Sent by `spawn` in the child, answered by `controller` in the parent.
+//! Sent by `spawn` in the child, answered by `controller` in the parent; [`Detach`] goes the other way.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub struct ChildReady {
     pub pid: u32,
     /// Where it listens.
     pub socket: Text<256>,
+    /// It goes on when its parent ends: it was started so, or a parent has asked it to.
+    pub detached: bool,
 }
 
 /// The child is known as ready and may begin.
@@ -54,6 +56,32 @@ pub enum ChildRejection {
     Stopping,
     /// It could not be committed.
     #[error("the child could not be recorded: {reason}")]
+    Unavailable {
+        /// Why.
+        reason: Text<256>,
+    },
+}
+
+/// Go on when I am gone, instead of ending with me. Asked by its parent alone; acked when it is committed. Asked again, it changes
+/// nothing more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Request)]
+#[rpc(id = 22, ack = (), rejection = DetachRejection)]
+pub struct Detach {
+    /// Which life is meant.
+    pub child: PodId,
+}
+
+/// Why the child ends with its parent as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
+pub enum DetachRejection {
+    /// The sender is not its parent, or means another life.
+    #[error("the sender is not its parent, or means another life")]
+    NotYours,
+    /// The child is stopping.
+    #[error("the pod is stopping")]
+    Stopping,
+    /// It could not be committed.
+    #[error("the change could not be committed: {reason}")]
     Unavailable {
         /// Why.
         reason: Text<256>,

@@ -5,9 +5,9 @@
 //! Served by `controller`, called by parents, children, observers and the command line.
 
 use crate::protocol::{
-    Adopt, AttachOrRestorePod, Cancel, ChildReady, Compact, InspectPod, ListCompletions, ListPods, ListRewindTargets,
-    ListVisiblePods, Notify, Pause, PodEventOffer, ReadPodOutput, Resume, RewindTo, Run, SendToPod, Shutdown, SpawnPod,
-    Status, StopPod, Subscribe,
+    Adopt, AttachOrRestorePod, Cancel, ChildReady, Compact, Detach, InspectPod, ListCompletions, ListPods,
+    ListRewindTargets, ListVisiblePods, Notify, Pause, PodEventOffer, ReadPodOutput, Resume, RewindTo, Run, SendToPod,
+    Shutdown, SpawnPod, Status, StopPod, Subscribe,
 };
 
 /// What a pod can be asked.
@@ -43,6 +43,8 @@ pub enum Method {
     RewindTo(RewindTo),
     /// Take over a child of a dead pod.
     Adopt(Adopt),
+    /// Go on when I, your parent, am gone.
+    Detach(Detach),
     /// Start a child.
     SpawnPod(SpawnPod),
     /// Know this, do this next, or do this instead.
@@ -86,6 +88,7 @@ mod tests {
             (12, "list_rewind_targets", false),
             (13, "rewind_to", false),
             (20, "adopt", false),
+            (22, "detach", false),
             (30, "spawn_pod", false),
             (31, "send_to_pod", false),
             (32, "read_pod_output", false),

@@ -19,7 +19,7 @@ mod tools;
 mod work;
 
 pub use adopt::{Adopt, AdoptRejection, Adopted};
-pub use child::{CHILD_CONFIG_BYTES_MAX, ChildReady, ChildRejection, Go};
+pub use child::{CHILD_CONFIG_BYTES_MAX, ChildReady, ChildRejection, Detach, DetachRejection, Go};
 pub use control::{Cancel, ControlAck, ControlRejection, Pause, Resume, Shutdown, ShutdownMode, Stopping};
 pub use discovery::{
     AttachOrRestorePod, Attached, COMPLETIONS_MAX, ChildOf, Completion, CompletionKind, Completions, FindRejection,

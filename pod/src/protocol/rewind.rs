@@ -80,7 +80,7 @@ pub enum RewindChildren {
     Refuse,
     /// They are stopped first.
     Stop,
-    /// Those that were started as detached go on; if there are others, nothing is done.
+    /// They go on, also when the pod ends: those that would have ended with it are told so first.
     Detach,
 }
 
@@ -89,7 +89,7 @@ pub enum RewindChildren {
 pub enum RewindAck {
     /// It is committed.
     Rewound(Rewound),
-    /// Children were told to end for it, and do; the context is what it was.
+    /// Children were told to end for it, or to go on when the pod ends, and do; the context is what it was.
     NotRewound {
         /// How many were told.
         children_told: u64,
@@ -115,6 +115,8 @@ pub struct Rewound {
     pub reports: u64,
     /// Children that were stopped for it and have ended.
     pub children_stopped: u64,
+    /// Children that would have ended with the pod, and go on now.
+    pub children_detached: u64,
 }
 
 /// Why nothing was done. The context is what it was.
@@ -146,9 +148,9 @@ pub enum RewindRejection {
         /// The first of them.
         children: rpc::List<PodName, REWIND_CHILDREN_MAX>,
     },
-    /// They were to be detached, and end with their parent: whether one does is decided when it is started.
+    /// They were to be detached, and could not be told so: they are just starting or ending, or do not answer.
     #[error(
-        "{count} of its children live and end with it, so that they cannot be detached; stop them, or leave it: {}",
+        "{count} of its children live, end with it, and could not be told to go on instead; try again, or stop them: {}",
         names(children)
     )]
     CannotDetach {

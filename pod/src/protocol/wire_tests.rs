@@ -79,8 +79,9 @@ fn requests_have_stable_bytes_and_survive_whatever_arrives() {
     check(&InspectPod { pod: pod("b").name }, "0162");
     check(&AttachOrRestorePod { pod: pod("b").name, limit_ms: 300 }, "0162fb2c01");
     check(&ListCompletions { prefix: "po".into(), kind: Some(CompletionKind::Worker) }, "02706f0101");
-    let ready = ChildReady { pod: pod("b"), stream: StreamId(9), pid: 70_000, socket: "/s".into() };
-    check(&ready, "0162fb2c0109fc70110100022f73");
+    let ready = ChildReady { pod: pod("b"), stream: StreamId(9), pid: 70_000, socket: "/s".into(), detached: true };
+    check(&ready, "0162fb2c0109fc70110100022f7301");
+    check(&Detach { child: pod("b") }, "0162fb2c01");
     for (event, golden) in events().into_iter().zip([
         "0162fb2c010905000162fb2c01010201",
         "0162fb2c010905010162fb2c010101020102026e6f",
@@ -112,9 +113,16 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     let target = RewindTarget { turn: TurnId(3), at_ms: 4, input: Some("go".into()), reports: 5, children: 6 };
     let targets = rpc::List::try_from(vec![target]).unwrap();
     check(&RewindTargets { head: 9, targets, more: true }, "090103040102676f050601");
-    let rewound =
-        Rewound { target: TurnId(3), head: 9, turns: 2, input: Some("go".into()), reports: 1, children_stopped: 4 };
-    check(&RewindAck::Rewound(rewound), "000309020102676f0104");
+    let rewound = Rewound {
+        target: TurnId(3),
+        head: 9,
+        turns: 2,
+        input: Some("go".into()),
+        reports: 1,
+        children_stopped: 4,
+        children_detached: 5,
+    };
+    check(&RewindAck::Rewound(rewound), "000309020102676f010405");
     let reason = RewindRejection::Cancelled;
     check(&RewindAck::NotRewound { children_told: 3, children_stopped: 2, reason }, "01030205");
     check(&RewindRejection::HeadMoved { head: 7 }, "0107");
@@ -123,6 +131,7 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&RewindRejection::CannotDetach { count: 1, children: children() }, "0401010162");
     check(&Go { parent: pod("a"), watermark: Seq(2), config: "{}".into() }, "0161fb2c0102027b7d");
     check(&ChildRejection::Stopping, "02");
+    check(&DetachRejection::Stopping, "01");
     let next = Next { turn: TurnId(2), work: WorkId(7), ahead: 0 };
     check(&Sent::Interrupted { turn: Some(TurnId(1)), next: Some(next) }, "02010101020700");
     check(&Sent::Steered { told: Told::NextRequest { turn: TurnId(1) } }, "000001");

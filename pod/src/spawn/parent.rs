@@ -41,6 +41,8 @@ const LOOKS_PER_READ: u32 = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct Parent {
     link: watch::Sender<Link>,
+    /// Whether this pod ends with it.
+    lifetime: watch::Sender<Lifetime>,
 }
 
 /// Who that is now.
@@ -65,18 +67,28 @@ enum Word {
 }
 
 impl Parent {
-    pub(crate) fn new(config: &ChildConfig) -> Self {
+    pub(crate) fn new(config: &ChildConfig, lifetime: Lifetime) -> Self {
         let link = Link {
             pod: config.parent.clone(),
             pid: Some(config.parent_pid),
             socket: config.parent_socket.clone(),
             store: config.parent_store.clone(),
         };
-        Self { link: watch::Sender::new(link) }
+        Self { link: watch::Sender::new(link), lifetime: watch::Sender::new(lifetime) }
     }
 
     pub(crate) fn link(&self) -> Link {
         self.link.borrow().clone()
+    }
+
+    /// Whether this pod ends with its parent.
+    pub(crate) fn lifetime(&self) -> Lifetime {
+        *self.lifetime.borrow()
+    }
+
+    /// From here on it does not.
+    pub(crate) fn detach(&self) {
+        self.lifetime.send_replace(Lifetime::Detached);
     }
 
     /// The edge that leads to whoever is the parent then.
@@ -99,7 +111,6 @@ impl Parent {
 pub(crate) async fn begin(
     handle: &PodHandle,
     parent: &Parent,
-    lifetime: Lifetime,
     alive: Option<AsyncFd<OwnedFd>>,
     signals: &mut Signals,
 ) -> Result<(), String> {
@@ -115,12 +126,12 @@ pub(crate) async fn begin(
     if !matches!(word, Word::Go) {
         expected(shared, parent)?;
         shared.store.write(|tx| tx.forego_meeting()).await.map_err(|error| error.chain())?;
-        if lifetime == Lifetime::Tied || matches!(word, Word::ToldToEnd) {
+        if parent.lifetime() == Lifetime::Tied || matches!(word, Word::ToldToEnd) {
             handle.request_stop(ShutdownMode::Now);
         }
     }
     shared.reporter.start();
-    tokio::spawn(follow(handle.clone(), parent.clone(), lifetime, alive));
+    tokio::spawn(follow(handle.clone(), parent.clone(), alive));
     Ok(())
 }
 
@@ -158,6 +169,7 @@ async fn say_ready(shared: &Shared, parent: &Parent) -> Result<(), CallError<Chi
         stream: shared.store.stream(),
         pid: std::process::id(),
         socket: Text::clipped(shared.paths.socket().to_string_lossy()),
+        detached: parent.lifetime() == Lifetime::Detached,
     };
     let go = client.call(request).deadline(READY_CALL).await?;
     match shared.store.write(move |tx| tx.meet_parent(go.watermark)).await {
@@ -191,20 +203,24 @@ fn expected(shared: &Shared, parent: &Parent) -> Result<(), String> {
 }
 
 /// Waits for the parent's death, and does what the child's lifetime says.
-async fn follow(handle: PodHandle, parent: Parent, lifetime: Lifetime, mut alive: Option<AsyncFd<OwnedFd>>) {
+async fn follow(handle: PodHandle, parent: Parent, mut alive: Option<AsyncFd<OwnedFd>>) {
+    let mut lifetime = parent.lifetime.subscribe();
     loop {
+        let tied = *lifetime.borrow_and_update() == Lifetime::Tied;
         let present = parent.link().pod;
         if let Some(pidfd) = &alive {
             // CANCEL SAFETY: waiting changes nothing.
             tokio::select! {
                 _ = pidfd.readable() => {}
-                () = unlocked(handle.shared(), &present), if lifetime == Lifetime::Detached => {}
+                () = unlocked(handle.shared(), &present), if !tied => {}
+                // It is waited for in another way.
+                Ok(()) = lifetime.changed() => continue,
                 () = handle.wait() => return,
             }
         }
         parent.died();
         let dead = parent.link().pod;
-        if lifetime == Lifetime::Tied {
+        if parent.lifetime() == Lifetime::Tied {
             tracing::warn!(pod = %handle.id(), parent = %dead, "the parent has died; so do we, after what we have to tell is kept");
             return handle.request_stop(ShutdownMode::Now);
         }

@@ -267,6 +267,11 @@ impl SpawnedPodRegistry {
         });
     }
 
+    /// It goes on when we end.
+    pub(crate) fn detached(&self, pod: &PodId) {
+        self.change(pod, |entry| entry.status.lifetime = Lifetime::Detached);
+    }
+
     /// The process is dead and about to be reaped: its number means nothing from here on.
     pub(crate) fn reaped(&self, pod: &PodId) {
         {

@@ -287,6 +287,9 @@ async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason, proof: Option
             }
         }
     };
+    // It may have been detached since it was started; its next life is then, too.
+    let lifetime = shared.registry.life(pod).map_or(row.lifetime, |line| line.lifetime);
+    let row = &ChildRow { lifetime, ..row.clone() };
     // Before anybody is told: whoever hears of the end may take the name.
     drop(proof);
     tracing::info!(%pod, terminal = ?end.terminal, drained = end.drained, "a child's life is over");

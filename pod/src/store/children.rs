@@ -351,6 +351,20 @@ impl Tx<'_> {
         Ok(ChildReadiness::Ready { watermark: self.watermark(stream)? })
     }
 
+    /// A living child that would have ended with us goes on when we end; it has said so. False if it is over, or was so already.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn child_detached(&self, pod: &PodId) -> Result<bool, StoreError> {
+        let sql = "UPDATE children SET lifetime = ?3
+                   WHERE name = ?1 AND incarnation = ?2 AND state <> 'ended' AND lifetime <> ?3";
+        if self.run(sql, (&pod.name, pod.incarnation, Lifetime::Detached))? == 0 {
+            return Ok(false);
+        }
+        self.append(None, None, &HistoryItem::ChildDetached { child: pod.clone() })?;
+        Ok(true)
+    }
+
     /// A child has ended once more than its policy allows: it stays ended. Its agent is told.
     ///
     /// # Errors

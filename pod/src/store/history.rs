@@ -197,6 +197,11 @@ pub enum HistoryItem {
         /// In how long, in milliseconds.
         within_ms: u64,
     },
+    /// A child that would have ended with its parent goes on when that ends: in the histories of both.
+    ChildDetached {
+        /// Which.
+        child: PodId,
+    },
     /// A child of a dead pod is ours now.
     ChildAdopted {
         /// Who.
@@ -503,6 +508,7 @@ impl HistoryItem {
             Self::ChildReady { .. } => "child_ready",
             Self::ChildTerminal { .. } => "child_terminal",
             Self::RestartsExhausted { .. } => "restarts_exhausted",
+            Self::ChildDetached { .. } => "child_detached",
             Self::ChildAdopted { .. } => "child_adopted",
             Self::ChildMoved { .. } => "child_moved",
             Self::WorkDelegated { .. } => "work_delegated",
