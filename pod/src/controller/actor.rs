@@ -545,6 +545,8 @@ impl Actor {
             // It goes on in this one, or has given way to it.
             self.paused = None;
         }
+        // Whoever waits for work that has given way to it is told.
+        self.shared.registry.settled(&started.settled);
         give(self.waiting.launched(self.phase(), started.turn));
         self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
     }

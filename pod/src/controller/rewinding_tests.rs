@@ -187,6 +187,29 @@ async fn paused_turn_survives_a_compaction_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn interrupt_of_a_compaction_of_a_paused_pod_is_done_next_and_a_steer_waits_for_the_resume() {
+    let script = "runs = [['pause'], [{ say = 'instead' }]]\nsummary = 's'\non_compact = [{ sleep_ms = 600000 }]";
+    let world = World::script(script).await;
+    let work = world.pod.run("do it").await.unwrap();
+    within("the pause", work.ended()).await;
+    world.state(PodState::Paused).await;
+    let compaction = world.client.call(Compact).await.unwrap().turn;
+    let send = |key, how| {
+        let request = SendToPod { key: crate::id::WorkId(key), how, text: "x".into() };
+        world.client.call(request)
+    };
+    let steered = within("the answer", send(7, SendKind::Steer)).await.unwrap();
+    assert_eq!(steered, Sent::Steered { told: Told::Later { state: PodState::Paused } });
+    let Sent::Interrupted { turn, next } = within("the answer", send(8, SendKind::Interrupt)).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!((turn, next.map(|next| next.ahead)), (Some(compaction), Some(0)));
+    assert_eq!(within("the end of what was paused", work.settled()).await, WorkResult::Interrupted);
+    world.state(PodState::Idle).await;
+    assert_eq!(world.said().await[0], "instead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn worker_that_cannot_is_named_and_nothing_is_changed() {
     let world = World::with(WorkerSpec::command("true")).await;
     world.run().await;

@@ -12,7 +12,9 @@ use super::actor::{Actor, NotCounted};
 use super::calls::reason;
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::id::{NoteKey, TurnId, WorkId};
-use crate::protocol::{NOTE_BYTES_MAX, Next, PodState, SendKind, SendRejection, SendToPod, Sent, Text, Told};
+use crate::protocol::{
+    ControlRejection, NOTE_BYTES_MAX, Next, PodState, SendKind, SendRejection, SendToPod, Sent, Text, Told,
+};
 use crate::store::{Direction, NewRun, NoteOutcome, StagedRun, StoreError, Tx};
 
 /// LIMIT: work that waits behind a turn. Whoever sends more wants a queue of his own.
@@ -71,6 +73,12 @@ impl Actor {
         match self.phase() {
             _ if !self.worker_reads_reports() => Told::Recorded,
             _ if woke => Told::NewTurn,
+            // What is paused or blocked is so again behind a compaction, which tells nothing.
+            PodState::Running
+                if matches!(self.state().behind_compaction(), Some(PodState::Paused | PodState::Blocked)) =>
+            {
+                Told::Later { state: self.state().behind_compaction().unwrap_or_default() }
+            }
             PodState::Running => Told::NextRequest { turn: self.turn().unwrap_or(TurnId(0)) },
             state => Told::Later { state },
         }
@@ -82,6 +90,10 @@ impl Actor {
             MethodKind::Cancel,
             Box::new(move |answer| match answer {
                 Ok(ack) => responder.ack(Sent::Interrupted { turn: ack.turn, next: None }),
+                Err(ControlRejection::Unavailable { reason }) => {
+                    responder.reject(SendRejection::Unavailable { reason });
+                }
+                Err(ControlRejection::Stopping) => responder.reject(SendRejection::Stopping),
                 Err(_) => responder.reject(SendRejection::NothingToInterrupt),
             }),
         );
@@ -136,7 +148,7 @@ impl Actor {
                         _ => None,
                     };
                     let gives_way = interrupt || actor.phase() != PodState::Paused;
-                    actor.staged(ordered, behind, gives_way && !run.duplicate);
+                    actor.staged(ordered, behind, gives_way && !run.duplicate, interrupt);
                     let (turn, work) = (run.accepted.turn, run.accepted.work);
                     responder.ack(if interrupt {
                         let turn_ended = ended.or(paused.filter(|_| !run.duplicate));
@@ -146,7 +158,7 @@ impl Actor {
                     });
                 }
                 Ok((Staging::Full, ordered)) => {
-                    actor.staged(ordered, behind, false);
+                    actor.staged(ordered, behind, false, interrupt);
                     responder.reject(SendRejection::Full { max: u32::try_from(STAGED_MAX).unwrap_or(u32::MAX) });
                 }
                 Err(error) => {
@@ -160,7 +172,7 @@ impl Actor {
     }
 
     /// Tells the state what a transaction that was to stage work has made true. `gives_way`: what is paused or blocked does.
-    fn staged(&mut self, ordered: crate::handle::Ordered, behind: bool, gives_way: bool) {
+    fn staged(&mut self, ordered: crate::handle::Ordered, behind: bool, gives_way: bool, interrupts: bool) {
         let facts = self.facts(ordered);
         let lifts = gives_way && matches!(self.phase(), PodState::Paused | PodState::Blocked);
         match (behind, gives_way) {
@@ -171,6 +183,10 @@ impl Actor {
             }
             // Should another run be under way meanwhile, it finds the pod lifted already, as if it had come a moment later.
             (true, _) if lifts => _ = self.step(Input::RunCommitted(facts)),
+            // It takes the place of the compaction, and of what is paused below that.
+            (true, true) if interrupts && self.state().behind_compaction().is_some() => {
+                self.step(Input::RunCommitted(facts));
+            }
             (true, _) => _ = self.step(Input::Committed(facts)),
         }
     }

@@ -208,7 +208,7 @@ struct Turn {
     /// What it was asked for while its end as paused was being committed: of the turn that goes on with it, or, if it
     /// is not gone on with, to be given up as soon as it is paused.
     next: Option<Signal>,
-    /// A run is committed behind its end, which is not committed yet.
+    /// A run is committed behind its end, which is not committed yet; or behind a compaction that it is to take the place of.
     followed: bool,
 }
 
@@ -335,7 +335,8 @@ impl State {
             }
             Input::RunCommitted(facts) => {
                 self.run_committing = false;
-                if let Some(turn) = self.turn.as_mut().filter(|turn| turn.ending.is_some()) {
+                let follows = |turn: &&mut Turn| turn.ending.is_some() || turn.start == Start::Compact;
+                if let Some(turn) = self.turn.as_mut().filter(follows) {
                     turn.followed = true;
                 }
                 self.lift(facts, &[PodState::Blocked, PodState::Paused]);
@@ -718,6 +719,11 @@ impl State {
     /// Whether the rewind that is under way is not wanted any more.
     pub fn is_rewind_given_up(&self) -> bool {
         self.rewinding == Some(Rewinding::GivenUp)
+    }
+
+    /// What the pod is again once the context is shorter; none, if nothing makes it so.
+    pub fn behind_compaction(&self) -> Option<PodState> {
+        self.turn.filter(|turn| turn.start == Start::Compact).map(|turn| turn.back)
     }
 
     fn compacting(&self) -> bool {

@@ -698,6 +698,11 @@ fn compaction_leaves_the_pod_what_it_was_and_starts_what_has_waited() {
         let last = [Input::Method(M::ShutdownGraceful), Input::TurnOver(V::Finished), committed(DUE, false)];
         play(pod(is), &last, &[E::StopChildren(Signal::Pause)], STOPPING);
     }
+    // Work that is to be done in its place lifts what is below it.
+    for is in [Is::CompactingPaused, Is::CompactingBlocked] {
+        let instead = [Input::RunCommitted(RUN), Input::TurnOver(V::Cancelled), committed(RUN, false)];
+        play(pod(is), &instead, &[wake], RUNNING);
+    }
     // It is used up: what follows is an ordinary turn.
     let idle = play(pod(Is::Compacting), &[Input::TurnOver(V::Errored), committed(QUIET, false)], &[], IDLE);
     let paused = [Input::Committed(DUE), Input::TurnOver(V::Paused), committed(QUIET, false)];

@@ -62,6 +62,8 @@ pub struct StartedTurn {
     pub reports: Vec<StagedReport>,
     /// The works that it is for.
     pub works: Vec<WorkId>,
+    /// The works that are over because it takes the place of a paused turn.
+    pub settled: Vec<(WorkId, WorkResult)>,
 }
 
 /// A turn that began and failed in one.
@@ -187,8 +189,8 @@ impl Tx<'_> {
         };
         let reports = self.stage_reports(turn, self.limits().reports_per_request)?;
         // Giving way to another turn may have been a work's last condition.
-        self.settle_works()?;
-        Ok(StartedTurn { turn, cause, input, reports, works: self.turn_works(turn)? })
+        let settled = self.settle_works()?;
+        Ok(StartedTurn { turn, cause, input, reports, works: self.turn_works(turn)?, settled })
     }
 
     /// What `turn` was to do is damaged: it ends as soon as it has begun.
@@ -223,7 +225,7 @@ impl Tx<'_> {
         let (turn, cause) = (TurnId(self.take_number("next_turn")?), TurnCause::Compact);
         self.open_turn(turn, cause)?;
         self.turn_began(turn, cause, Vec::new())?;
-        Ok(StartedTurn { turn, cause, input: None, reports: Vec::new(), works: Vec::new() })
+        Ok(StartedTurn { turn, cause, input: None, reports: Vec::new(), works: Vec::new(), settled: Vec::new() })
     }
 
     fn open_turn(&self, turn: TurnId, cause: TurnCause) -> Result<(), StoreError> {
