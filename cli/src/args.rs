@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use pod::id::{NoteKey, PodName, TurnId, WorkId};
-use pod::protocol::{OutputCursor, RewindChildren};
+use pod::protocol::{OutputCursor, RestartKind, RestartPolicy, RewindChildren};
 
 use crate::commands::attach::AttachArgs;
 use crate::commands::completions::CompletionsArgs;
@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Run a parent pod with children, wait until all their work is settled, and show how each ended
     ///
     /// The parent records each report that it is given (`pod log NAME`); each child is a process of its own and is
-    /// given one work. Exits with 0 if all of it finished and every child ended in order, else with 1. A name that has
+    /// given one work. Exits with 0 if all of it finished, at every depth, and every child ended in order, else with 1. A name that has
     /// run before goes on with its history: what an earlier process left open is settled first.
     ///
     /// Example: pod run --child a='git log --oneline | head -3' --child b='exit 3'
@@ -149,6 +149,10 @@ pub(crate) enum Command {
     /// Example: pod adopt a b --from old --to new
     Adopt(AdoptArgs),
     /// Stop a running pod and wait until its process is gone
+    ///
+    /// Its children end with it, unless they are detached; its parent does not start it again. With --all every pod is stopped.
+    ///
+    /// Example: pod stop --all --timeout 1m
     Stop(StopArgs),
     /// Run a pod by itself until it is stopped
     ///
@@ -161,7 +165,7 @@ pub(crate) enum Command {
     /// Let a running pod start a child, and wait until it is ready
     ///
     /// A child that runs a command or follows a script begins at once, unless --idle is given. It ends with its parent,
-    /// to which it reports.
+    /// to which it reports; with --detached it goes on without it. With --restart it is started again when it has ended.
     ///
     /// With --read, --write or --deny it has a scope, which the kernel keeps its programs to (`pod inspect` says how far): what is
     /// not allowed it may not use. It gets no more than its parent has, and what it may write, nobody else may, until its end.
@@ -398,7 +402,19 @@ pub(crate) struct AdoptArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     /// Whom
-    pub(crate) name: PodName,
+    #[arg(required_unless_present = "all")]
+    pub(crate) name: Option<PodName>,
+    /// Stop every pod; with a name, that one and all below it
+    ///
+    /// Children end with their parents; whoever has none is told. Prints each pod as it is gone. Exits with 0 if all that were to end
+    /// have, with 5 if one still runs, with 3 or 4 if one could not be told or says no.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// With --all: stop detached children, too
+    ///
+    /// Without it they go on, with all that is below them, and keep what they have to report; each is named.
+    #[arg(long, requires = "all")]
+    pub(crate) detached: bool,
     /// Cancel the turn that is running instead of letting it end
     #[arg(long)]
     pub(crate) now: bool,
@@ -474,9 +490,55 @@ pub(crate) struct SpawnArgs {
     pub(crate) idle: bool,
     #[command(flatten)]
     pub(crate) scope: ScopeArgs,
+    #[command(flatten)]
+    pub(crate) kept: KeptArgs,
     /// How long to wait for the answer
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "45s")]
     pub(crate) timeout: Duration,
+}
+
+/// How a child is kept.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct KeptArgs {
+    /// It goes on when its parent's process is gone
+    ///
+    /// It keeps what it has to report until the parent is back (`pod restore`), or until another pod adopts it (`pod adopt`).
+    /// Stopping its parent does not stop it: `pod stop` on it does, or `pod stop --all --detached`.
+    #[arg(long)]
+    pub(crate) detached: bool,
+    /// Start it again when it has ended
+    ///
+    /// permanent: always. transient: if it failed, that is, if it did not say that it shuts down. temporary: never. A child that was
+    /// stopped is not started again, and neither is one that has never been ready. Pauses grow from 100 ms to 10 s. What it had been
+    /// given and was lost stays lost.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = RestartArg::Temporary)]
+    pub(crate) restart: RestartArg,
+    /// With --restart: at most so many times within --restart-within; then it stays ended, and its parent is told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), default_value = "3", requires = "restart")]
+    pub(crate) restart_max: u32,
+    /// With --restart: the time in which restarts are counted
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s", requires = "restart")]
+    pub(crate) restart_within: Duration,
+}
+
+/// After which ends a child is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RestartArg {
+    Temporary,
+    Transient,
+    Permanent,
+}
+
+impl KeptArgs {
+    pub(crate) fn policy(self) -> RestartPolicy {
+        let kind = match self.restart {
+            RestartArg::Temporary => RestartKind::Temporary,
+            RestartArg::Transient => RestartKind::Transient,
+            RestartArg::Permanent => RestartKind::Permanent,
+        };
+        let within_ms = u64::try_from(self.restart_within.as_millis()).unwrap_or(u64::MAX);
+        RestartPolicy { kind, max: self.restart_max, within_ms }
+    }
 }
 
 /// `pod steer`.

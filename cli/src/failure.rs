@@ -60,6 +60,11 @@ impl Failure {
         self.exit
     }
 
+    /// What went wrong, without its causes.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn is_broken_pipe(&self) -> bool {
         self.broken_pipe
     }

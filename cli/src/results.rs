@@ -4,13 +4,13 @@
 //!
 //! Used by `pod run` and `pod demo`, at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pod::id::{PodId, PodName, WorkId};
 use pod::protocol::WorkResult;
 use pod::runtime_dir::Roots;
 use pod::store::{HistoryItem, Terminal, UnixMillis};
-use pod::{ChildStatus, WorkEnd};
+use pod::{ChildStatus, Lifetime, WorkEnd};
 use serde::Serialize;
 
 use crate::account::{Account, End, Life, Work};
@@ -20,6 +20,8 @@ use crate::follow::Follower;
 use crate::output::{Output, Tone};
 use crate::table::Table;
 
+/// Between the names on the way to a pod.
+const BELOW: &str = " > ";
 /// LIMIT: how far below the parent histories are read; trees that people draw are flatter.
 const DEPTH_MAX: usize = 8;
 
@@ -82,7 +84,7 @@ fn add_rows(rows: &mut Vec<Row>, account: &Account, seen: &[ChildStatus], roots:
         }
         rows.extend(works.map(|work| row(Some(work))));
         if let Some(below) = below.filter(|below| depth > 0 && !below.lives.is_empty()) {
-            add_rows(rows, &below, &[], roots, &format!("{above}{} > ", life.pod.name), depth - 1);
+            add_rows(rows, &below, &[], roots, &format!("{above}{}{BELOW}", life.pod.name), depth - 1);
         }
     }
 }
@@ -102,15 +104,9 @@ fn child_store(roots: &Roots, name: &PodName) -> (BTreeMap<WorkId, UnixMillis>, 
 }
 
 /// Prints the table, or its rows as JSON.
-pub(crate) fn show(
-    account: &Account,
-    seen: &[ChildStatus],
-    roots: &Roots,
-    output: &mut Output,
-) -> Result<Vec<Row>, Failure> {
-    let rows = rows(account, seen, roots);
+pub(crate) fn show(rows: &[Row], output: &mut Output) -> Result<(), Failure> {
     let mut table = Table::new(&["child", "work", "terminal event", "outcome", "attempts", "time to ack"]);
-    for row in &rows {
+    for row in rows {
         output.record(row)?;
         let plain = |text: Option<String>| (text.unwrap_or_else(|| "-".to_owned()), Tone::Plain);
         let (outcome, tone) = match (row.outcome, &row.life) {
@@ -137,7 +133,7 @@ pub(crate) fn show(
             output.line("(attempts `-`: it died before it could report, or it reports to another pod of the tree)")?;
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// What contradicts the promise: an end that is missing or stands twice, an event that is missing or stands twice.
@@ -146,7 +142,9 @@ pub(crate) fn defects(account: &Account, seen: &[ChildStatus], ended: bool) -> V
     let mut defects = Vec::new();
     for life in &account.lives {
         let name = &life.pod.name;
-        if ended && life.terminal.is_none() {
+        // A detached child lives on.
+        let lives_on = |status: &ChildStatus| status.pod == life.pod && status.lifetime == Lifetime::Detached;
+        if ended && life.terminal.is_none() && !seen.iter().any(lives_on) {
             defects.push(format!("child `{name}` has no terminal event"));
         }
         if life.terminals > 1 {
@@ -211,6 +209,28 @@ pub(crate) fn failures(account: &Account) -> Vec<String> {
         Some(end) => Some(format!("child `{}` {}", life.pod.name, terminal_line(end))),
     });
     works.chain(lives).collect()
+}
+
+/// The same of those below the children: what a child makes of it may be well, and is still not all that was asked for. A work that
+/// whoever gave it has cancelled was not asked for any more.
+pub(crate) fn failures_below(rows: &[Row]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut dead = BTreeSet::new();
+    for row in rows.iter().filter(|row| row.child.contains(BELOW)) {
+        let name = &row.child;
+        if let Some(result) = row.outcome.filter(|result| !result.is_success() && *result != WorkResult::Cancelled) {
+            let end = row.terminal_event.as_ref().map(|end| format!(" ({end})")).unwrap_or_default();
+            failures.push(format!("the work of `{name}` ended as {result}{end}"));
+        } else if row.outcome.is_none() && row.work.is_some() {
+            failures.push(format!("the work of `{name}` is not settled: {}", row.input.as_deref().unwrap_or_default()));
+        }
+        if let Some(end) = row.life.as_ref().filter(|end| **end != Terminal::ShutDown)
+            && dead.insert(&row.pod)
+        {
+            failures.push(format!("child `{name}` {}", terminal_line(end)));
+        }
+    }
+    failures
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use pod::id::PodName;
 use pod::protocol::PodState;
 use pod::runtime_dir::Roots;
 use pod::scope::ScopeRule;
-use pod::{ChildStatus, Lifetime, PodHandle, SpawnPod, WorkerSpec};
+use pod::{ChildStatus, Lifetime, PodHandle, Restart, SpawnPod, WorkerSpec};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
@@ -35,6 +35,8 @@ pub(crate) struct PlannedChild {
     pub(crate) input: String,
     /// What it is given of its parent's scope.
     pub(crate) scope: Vec<ScopeRule>,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) restart: Restart,
 }
 
 /// Children that are being started.
@@ -88,6 +90,7 @@ async fn start_child(planned: &PlannedChild, handle: &PodHandle, ceased: &Atomic
         return Err(not_begun());
     }
     let spawn = SpawnPod::new(name.clone(), planned.worker.clone()).scope(planned.scope.clone());
+    let spawn = spawn.lifetime(planned.lifetime).restart(planned.restart);
     let child = handle.spawn_pod(spawn).await.map_err(|error| in_one_line(&error))?;
     // It may have something to be told from an earlier life, and takes no work while a turn runs.
     let _ = timeout(AT_REST_MAX, at_rest(handle.roots(), name)).await;

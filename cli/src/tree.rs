@@ -139,7 +139,8 @@ impl Watched {
         };
         if plan.keep {
             self.look(handle, output).await?;
-            results::show(&self.follower.account, &handle.children(), handle.roots(), output)?;
+            let rows = results::rows(&self.follower.account, &handle.children(), handle.roots());
+            results::show(&rows, output)?;
             output.line(format!("kept; `pod stop {}` or Ctrl-C ends it", plan.name))?;
             // CANCEL SAFETY: waiting changes nothing.
             tokio::select! {

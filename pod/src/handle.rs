@@ -5,6 +5,7 @@
 //!
 //! Above everything else in this crate; `start` brings a pod up.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::id::{NoteKey, PodId, PodName, TurnId, WorkId};
 use crate::manifest::{ManifestError, WorkerSpec};
 use crate::notify_buffer::{Facts, NotifyBuffer};
 use crate::protocol::{
-    self, Accepted, AdoptRejection, Method, NOTE_BYTES_MAX, Notify, NotifyRejection, PodState, PodStatus, Queued,
+    self, Accepted, AdoptRejection, Kept, Method, NOTE_BYTES_MAX, Notify, NotifyRejection, PodState, PodStatus, Queued,
     RUN_INPUT_BYTES_MAX, Run, RunRejection, ShutdownMode, Text, WorkResult,
 };
 use crate::registry::Member;
@@ -31,7 +32,7 @@ use crate::scope::{Confinement, Scope};
 use crate::spawn::parent::Parent;
 use crate::spawn::registry::{SpawnedPodRegistry, WorkProgress};
 use crate::spawn::{self, ChildStatus, WorkEnd};
-use crate::store::{Direction, Durability, Store, StoreError, Terminal, TurnFailure, Tx};
+use crate::store::{Direction, Durability, Lifetime, Store, StoreError, Terminal, TurnFailure, Tx};
 use crate::worker::live::Live;
 use crate::worker::{InFlight, LiveItems, Worker, Workers};
 
@@ -174,11 +175,20 @@ impl Shared {
         let paused = control.turn.filter(|_| state == PodState::Paused && control.state == PodState::Paused);
         let turn = turn.or(paused);
         let children = self.registry.children();
+        let mut restarts: HashMap<&PodName, u32> = HashMap::new();
+        for child in children.iter().filter(|child| child.restarted) {
+            *restarts.entry(&child.pod.name).or_default() += 1;
+        }
         let lines = children.iter().rev().take(protocol::STATUS_CHILDREN_MAX).map(|child| protocol::ChildStatus {
             pod: child.pod.clone(),
             pid: child.pid,
             state: Text::clipped(format!("{:?}", child.phase).to_lowercase()),
             socket: Text::clipped(self.roots.pod(&child.pod.name).socket().to_string_lossy()),
+            kept: Kept {
+                detached: child.lifetime == Lifetime::Detached,
+                restart: child.restart.when.into(),
+                restarts: restarts.get(&child.pod.name).copied().unwrap_or_default(),
+            },
         });
         Ok(PodStatus {
             pod: self.id.clone(),

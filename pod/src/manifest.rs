@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::PodName;
 use crate::registry::TreeLimits;
 use crate::scope::{Confinement, Permission, Rules, ScopeRule};
-use crate::store::Durability;
+use crate::store::{Durability, Lifetime, Restart, RestartWhen};
 
 /// LIMIT: the size of a manifest, in bytes. What is written by hand has a few hundred; one that is kept for a pod that follows a
 /// script holds all of that.
@@ -32,6 +32,9 @@ pub struct Manifest {
     /// What it may read and write; what its user may, if nothing is said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scope: Vec<ScopeEntry>,
+    /// What is to be done with children that `pod run` is told to start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub child: Vec<ChildEntry>,
 }
 
 /// The pod itself.
@@ -66,6 +69,68 @@ pub struct ScopeEntry {
     /// The child that is given it; the pod itself, if none is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<PodName>,
+}
+
+/// What `pod run` is to do with one of its children.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChildEntry {
+    /// Which.
+    pub name: PodName,
+    /// `tied`: it ends with its parent; so it is if nothing is said. `detached`: it goes on when its parent's process is gone.
+    #[serde(default = "tied", with = "words")]
+    pub lifetime: Lifetime,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartEntry,
+}
+
+/// Whether a child is started again when it has ended, as a manifest, a script and a tool say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestartEntry {
+    /// `temporary`: never. `transient`: if it did not say that it shuts down. `permanent`: always.
+    #[serde(with = "words")]
+    pub when: RestartWhen,
+    /// How many restarts there may be within `within_seconds`; with the next end it stays ended, and its parent is told.
+    pub max: u32,
+    /// The time in which restarts are counted, in seconds; a week at most.
+    pub within_seconds: u64,
+}
+
+/// LIMIT: a week. Whoever ends less often than so many times in one is not counted out.
+const WITHIN_SECONDS_MAX: u64 = 7 * 24 * 3600;
+/// LIMIT: as many restarts as lives of children that a store keeps.
+const RESTARTS_MAX: u32 = 1024;
+
+impl Default for RestartEntry {
+    fn default() -> Self {
+        let Restart { when, max, within_ms } = Restart::default();
+        Self { when, max, within_seconds: within_ms / 1000 }
+    }
+}
+
+impl RestartEntry {
+    /// The policy.
+    ///
+    /// # Errors
+    /// What is out of its bounds, and what they are.
+    pub fn policy(self) -> Result<Restart, String> {
+        let Self { when, max, within_seconds } = self;
+        if !(1..=RESTARTS_MAX).contains(&max) {
+            return Err(format!("{max} restarts are not possible; 1 to {RESTARTS_MAX} are, or `temporary` for none"));
+        }
+        if !(1..=WITHIN_SECONDS_MAX).contains(&within_seconds) {
+            return Err(format!(
+                "restarts cannot be counted within {within_seconds} s; 1 to {WITHIN_SECONDS_MAX} are possible"
+            ));
+        }
+        Ok(Restart { when, max, within_ms: within_seconds.saturating_mul(1000) })
+    }
+}
+
+pub(crate) fn tied() -> Lifetime {
+    Lifetime::Tied
 }
 
 impl From<&ScopeRule> for ScopeEntry {
@@ -193,6 +258,12 @@ impl Manifest {
     pub fn parse(text: &str, source: &str) -> Result<Self, ManifestError> {
         let manifest: Self = from_toml(text, source)?;
         manifest.limits.check(source)?;
+        for entry in &manifest.child {
+            entry.restart.policy().map_err(|reason| ManifestError::Invalid {
+                place: format!("{source}, [[child]] `{}`", entry.name),
+                reason,
+            })?;
+        }
         for entry in &manifest.scope {
             Rules::new(&[entry.rule()]).map_err(|error| ManifestError::Invalid {
                 place: format!("{source}, [[scope]]"),
@@ -283,13 +354,14 @@ fn yes() -> bool {
 }
 
 /// Values that stand in a manifest as words of their own.
-mod words {
+pub(crate) mod words {
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
     use crate::scope::{Confinement, Permission};
+    use crate::store::{Lifetime, RestartWhen};
 
-    pub(super) trait Word: Sized + Copy {
+    pub(crate) trait Word: Sized + Copy {
         const ALL: &'static [&'static str];
         fn from(word: &str) -> Option<Self>;
         fn word(self) -> &'static str;
@@ -319,11 +391,35 @@ mod words {
         }
     }
 
-    pub(super) fn serialize<S: Serializer, W: Word>(value: &W, serializer: S) -> Result<S::Ok, S::Error> {
+    impl Word for Lifetime {
+        const ALL: &'static [&'static str] = &["tied", "detached"];
+
+        fn from(word: &str) -> Option<Self> {
+            [Self::Tied, Self::Detached].into_iter().find(|lifetime| lifetime.word() == word)
+        }
+
+        fn word(self) -> &'static str {
+            self.word()
+        }
+    }
+
+    impl Word for RestartWhen {
+        const ALL: &'static [&'static str] = &["temporary", "transient", "permanent"];
+
+        fn from(word: &str) -> Option<Self> {
+            [Self::Never, Self::OnFailure, Self::Always].into_iter().find(|when| Word::word(*when) == word)
+        }
+
+        fn word(self) -> &'static str {
+            crate::protocol::RestartKind::from(self).word()
+        }
+    }
+
+    pub(crate) fn serialize<S: Serializer, W: Word>(value: &W, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(value.word())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>, W: Word>(deserializer: D) -> Result<W, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, W: Word>(deserializer: D) -> Result<W, D::Error> {
         let word = String::deserialize(deserializer)?;
         W::from(&word).ok_or_else(|| D::Error::unknown_variant(&word, W::ALL))
     }
@@ -441,6 +537,24 @@ turns = 50
         refused(&GOOD.replace("children", "childs"), &["pod.toml, line 11", "`childs`", "did you mean `children`?"]);
         refused(&GOOD.replace("name", "nane"), &["pod.toml, line 3", "`nane`", "did you mean `name`?"]);
         refused(&GOOD.replace("[limits]", "[limit]"), &["pod.toml, line 10", "`limit`", "did you mean `limits`?"]);
+    }
+
+    #[test]
+    fn child_is_kept_as_its_entry_says_and_what_is_wrong_in_it_is_named() {
+        let entry = "[[child]]\nname = \"a\"\nlifetime = \"detached\"\nrestart = { when = \"transient\", max = 5 }\n";
+        let text = format!("{GOOD}{entry}");
+        let manifest = Manifest::parse(&text, "pod.toml").unwrap();
+        let child = &manifest.child[0];
+        assert_eq!(child.lifetime, Lifetime::Detached);
+        let policy = Restart { when: RestartWhen::OnFailure, max: 5, within_ms: 60_000 };
+        assert_eq!(child.restart.policy(), Ok(policy));
+        assert_eq!(Manifest::parse(&manifest.to_toml().unwrap(), "again").unwrap(), manifest);
+        refused(&text.replace("lifetime", "lifetme"), &["line ", "`lifetme`", "did you mean `lifetime`?"]);
+        refused(&text.replace("detached", "detatched"), &["`detatched`", "did you mean `detached`?"]);
+        refused(&text.replace("transient", "transcient"), &["did you mean `transient`?"]);
+        refused(&text.replace("when", "wehn"), &["`wehn`", "did you mean `when`?"]);
+        refused(&text.replace("max = 5", "max = 0"), &["[[child]] `a`", "0 restarts", "temporary"]);
+        refused(&text.replace("max = 5", "within_seconds = 0"), &["within 0 s", "604800"]);
     }
 
     #[test]

@@ -344,7 +344,8 @@ impl PodController {
                 confinement: options.confinement,
             };
             let scope = options.scope.iter().map(ScopeEntry::from).collect();
-            let manifest = Manifest { pod, worker: options.worker.clone(), limits: options.limits, scope };
+            let manifest =
+                Manifest { pod, worker: options.worker.clone(), limits: options.limits, scope, child: Vec::new() };
             let path = paths.manifest();
             let kept = tokio::task::spawn_blocking(move || manifest.keep(&path)).await;
             kept.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(|source| {

@@ -10,7 +10,7 @@ use pod::protocol::{LostReason, TurnResult, WorkResult};
 use pod::runtime_dir::Roots;
 use pod::scope::Confinement;
 use pod::store::Terminal;
-use pod::{Durability, WorkerSpec};
+use pod::{Durability, Lifetime, Restart, WorkerSpec};
 
 use crate::account::{Account, End, Work};
 use crate::args::{DemoArgs, Global};
@@ -54,7 +54,8 @@ pub(crate) async fn demo(args: &DemoArgs, global: &Global, output: &mut Output) 
     output.line("")?;
     let finished = tree::run(&plan, &roots, output).await?;
     let account = &finished.follower.account;
-    let rows = results::show(account, &finished.seen, &roots, output)?;
+    let rows = results::rows(account, &finished.seen, &roots);
+    results::show(&rows, output)?;
     let mut missing = finished.troubles;
     missing.extend(results::defects(account, &finished.seen, true));
     missing.extend(expected().iter().filter_map(|expected| expected.missing(account, &rows)));
@@ -114,11 +115,20 @@ fn plan(args: &DemoArgs) -> Result<Plan, Failure> {
             worker: WorkerSpec::command(command),
             input: command.to_owned(),
             scope: Vec::new(),
+            lifetime: Lifetime::Tied,
+            restart: Restart::default(),
         })
     };
     let scripted = |child: &str, script: &str, input: &str| {
         let worker = WorkerSpec::scripted(script, child).map_err(|error| Failure::from_error(Exit::Internal, error))?;
-        Ok::<_, Failure>(PlannedChild { name: name(child)?, worker, input: input.to_owned(), scope: Vec::new() })
+        Ok::<_, Failure>(PlannedChild {
+            name: name(child)?,
+            worker,
+            input: input.to_owned(),
+            scope: Vec::new(),
+            lifetime: Lifetime::Tied,
+            restart: Restart::default(),
+        })
     };
     Ok(Plan {
         name: name("demo")?,

@@ -75,7 +75,7 @@ fn lines(report: &PodReport) -> Vec<(&'static str, String)> {
     say("children", format!("{} of {} live", report.children_live, report.children_total));
     for child in report.children.iter() {
         let process = child.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
-        say("", format!("`{}` {}{process}", child.pod.name, child.state));
+        say("", format!("`{}` {}{process}, {}", child.pod.name, child.state, child.kept));
     }
     let (received, delegated) = (report.works_received_open, report.works_delegated_open);
     say("open works", format!("{received} of its own, {delegated} delegated"));
@@ -125,11 +125,15 @@ fn life(report: &PodReport) -> String {
 fn parent(report: &PodReport) -> String {
     let Some(parent) = &report.parent else { return "none: it is a root".to_owned() };
     let alive = if parent.alive { "alive" } else { "ended" };
-    let detached = if parent.detached { ", and lives on without it" } else { "" };
+    let kept = if parent.kept.detached {
+        format!("; {}: it lives on without it", parent.kept)
+    } else {
+        format!("; {}: it ends with it", parent.kept)
+    };
     // Whoever has the lock may be another life than the parent knows of.
     let other = report.life.as_ref().and_then(|life| life.incarnation).is_some_and(|own| own != parent.knows);
     let known = if other { format!(", which knows another life of it, {}", parent.knows) } else { String::new() };
-    format!("`{}` ({alive}){detached}{known}", parent.name)
+    format!("`{}` ({alive}){kept}{known}", parent.name)
 }
 
 fn outbox(report: &PodReport) -> String {

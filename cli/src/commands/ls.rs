@@ -9,9 +9,9 @@ use futures::future::join_all;
 use pod::PodStatus;
 use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
-use pod::protocol::{FailureKind, TurnCap};
+use pod::protocol::{FailureKind, Kept, TurnCap};
 use pod::scope::Confined;
-use pod::store::{StatusCounts, TurnFailure};
+use pod::store::{StatusCounts, TurnFailure, UnixMillis};
 use serde::Serialize;
 
 use crate::args::Global;
@@ -37,6 +37,8 @@ pub(super) struct Line {
     /// What it does, if it lives; none, if it lives and does not answer, or has ended.
     pub(super) state: Option<String>,
     pub(super) parent: Option<PodName>,
+    /// Whether it ends with its parent, and whether that starts it again.
+    pub(super) kept: Option<Kept>,
     pub(super) children_live: u64,
     pub(super) children: u64,
     pub(super) inbox: u64,
@@ -62,7 +64,8 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
     if lines.is_empty() {
         output.line("no pods")?;
     }
-    let mut table = Table::new(&["name", "life", "state", "parent", "children", "inbox", "outbox", "undeliverable"]);
+    let mut table =
+        Table::new(&["name", "life", "state", "parent", "kept", "children", "inbox", "outbox", "undeliverable"]);
     for line in &lines {
         output.record(line)?;
         table.row(cells(line));
@@ -112,6 +115,7 @@ struct Parent {
     name: PodName,
     /// It has ended that life, with everything that the pod had committed for it.
     has_all: bool,
+    kept: Kept,
 }
 
 /// Whose child each pod is, or was last.
@@ -119,10 +123,11 @@ fn parents(pods: &[PodSummary]) -> BTreeMap<PodName, Parent> {
     let mut newest = BTreeMap::new();
     for pod in pods {
         for child in pod.store.iter().flat_map(|record| &record.children) {
-            let parent = Parent { name: pod.name.clone(), has_all: child.terminal.is_some() };
-            let known = newest.entry(child.pod.name.clone()).or_insert((child.at, parent.clone()));
-            if known.0 <= child.at {
-                *known = (child.at, parent);
+            let known = newest.get(&child.pod.name).map(|(at, _): &(UnixMillis, Parent)| *at);
+            if known.is_none_or(|at| at <= child.at) {
+                let kept = child.kept(pod.store.as_ref().map_or(&[], |record| &record.children));
+                let parent = Parent { name: pod.name.clone(), has_all: child.terminal.is_some(), kept };
+                newest.insert(child.pod.name.clone(), (child.at, parent));
             }
         }
     }
@@ -137,6 +142,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
     // What a dead pod has not heard to be acked may have been read by its parent from its store.
     let unheard = pod.holder.is_some() || !parent.as_ref().is_some_and(|parent| parent.has_all);
     let pid = pod.holder.as_ref().and_then(|holder| holder.pid);
+    let kept = parent.as_ref().map(|parent| parent.kept);
     Line {
         r#type: "pod",
         name: pod.name,
@@ -145,6 +151,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         state: status.as_ref().map(|status| status.state.to_string()),
         confined: status.as_ref().map(|status| status.confined),
         parent: status.and_then(|status| status.parent).map(|parent| parent.name).or(parent.map(|parent| parent.name)),
+        kept,
         // Children of a pod that has ended have ended with it, or are ended by its next life.
         children_live: if pod.holder.is_some() { counts.children_live } else { 0 },
         children: counts.children_total,
@@ -176,6 +183,7 @@ fn cells(line: &Line) -> Vec<(String, Tone)> {
         life,
         state,
         plain(line.parent.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)),
+        plain(line.kept.map_or_else(|| "-".to_owned(), |kept| kept.to_string())),
         plain(format!("{} of {}", line.children_live, line.children)),
         plain(line.inbox.to_string()),
         plain(line.outbox.to_string()),

@@ -23,6 +23,7 @@ mod serve;
 mod spawn;
 mod steer;
 mod stop;
+mod stop_all;
 pub(crate) mod tree;
 
 use std::path::PathBuf;

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use pod::id::PodName;
 use pod::life_lock::Life;
-use pod::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry};
+use pod::manifest::{ChildEntry, Limits, Manifest, ManifestError, PodSection, ScopeEntry};
 use pod::protocol::RUN_INPUT_BYTES_MAX;
 use pod::runtime_dir::Roots;
 use pod::scope::{Confinement, ScopeRule};
-use pod::{Durability, StoreReader, WorkerSpec, Workers};
+use pod::{Durability, Lifetime, Restart, StoreReader, WorkerSpec, Workers};
 
 use crate::args::{Global, NamedChild, RunArgs};
 use crate::commands::{life_of, roots};
@@ -34,12 +34,14 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, output: &mut Output) ->
     check_names(&plan, &roots)?;
     let finished = tree::run(&plan, &roots, output).await?;
     let account = &finished.follower.account;
+    let rows = results::rows(account, &finished.seen, &roots);
     if !plan.keep {
-        results::show(account, &finished.seen, &roots, output)?;
+        results::show(&rows, output)?;
     }
     let mut problems = finished.troubles;
     problems.extend(results::defects(account, &finished.seen, true));
     problems.extend(results::failures(account));
+    problems.extend(results::failures_below(&rows));
     let exit = if problems.is_empty() { Exit::Ok } else { Exit::WorkFailed };
     output.line("")?;
     for problem in &problems {
@@ -61,7 +63,7 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, output: &mut Output) ->
 
 /// What is to be run, checked as far as that is possible without making anything.
 fn plan(args: &RunArgs) -> Result<Plan, Failure> {
-    let Manifest { pod, worker, limits, scope } = parent(args)?;
+    let Manifest { pod, worker, limits, scope, child } = parent(args)?;
     let PodSection { name, durability, confinement, .. } = pod;
     let mut children = Vec::new();
     for NamedChild { name, what } in &args.child {
@@ -71,22 +73,27 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
                 "the command of child `{name}` has {bytes} bytes, at most {RUN_INPUT_BYTES_MAX} are allowed; put it in a file"
             )));
         }
-        let worker = WorkerSpec::command(what);
+        let (worker, kept) = (WorkerSpec::command(what), kept_as(&child, name)?);
         children.push(PlannedChild {
             name: name.clone(),
             worker,
             input: what.clone(),
             scope: rules_of(&scope, Some(name)),
+            lifetime: kept.0,
+            restart: kept.1,
         });
     }
     for NamedChild { name, what } in &args.child_script {
         let text = read_script(name, Path::new(what))?;
         let worker = WorkerSpec::scripted(&text, what).map_err(|error| bad_child(name, error))?;
+        let kept = kept_as(&child, name)?;
         children.push(PlannedChild {
             name: name.clone(),
             worker,
             input: what.clone(),
             scope: rules_of(&scope, Some(name)),
+            lifetime: kept.0,
+            restart: kept.1,
         });
     }
     let mut names = BTreeSet::new();
@@ -107,9 +114,25 @@ fn plan(args: &RunArgs) -> Result<Plan, Failure> {
              correct the entry"
         )));
     }
+    if let Some(nobody) = child.iter().map(|entry| &entry.name).find(|child| !names.contains(child)) {
+        return Err(Failure::usage(format!(
+            "the manifest says how child `{nobody}` is kept, and there is none; name it with --child or --child-script, or \
+             correct the entry"
+        )));
+    }
     let scope = rules_of(&scope, None);
     let (victim, timeout, keep) = (None, args.timeout, args.keep);
     Ok(Plan { name, worker, durability, limits, scope, confinement, children, victim, timeout, keep })
+}
+
+/// How the manifest says that `child` is kept.
+fn kept_as(entries: &[ChildEntry], child: &PodName) -> Result<(Lifetime, Restart), Failure> {
+    let Some(entry) = entries.iter().find(|entry| entry.name == *child) else {
+        return Ok((Lifetime::Tied, Restart::default()));
+    };
+    let policy =
+        entry.restart.policy().map_err(|why| Failure::usage(format!("child `{child}` cannot be kept: {why}")))?;
+    Ok((entry.lifetime, policy))
 }
 
 /// What the manifest gives to `child`, or to the pod itself.
@@ -131,7 +154,7 @@ fn parent(args: &RunArgs) -> Result<Manifest, Failure> {
     };
     let pod =
         PodSection { name, durability: Durability::default(), directory: None, confinement: Confinement::default() };
-    Ok(Manifest { pod, worker: WorkerSpec::ledger(), limits: Limits::default(), scope: Vec::new() })
+    Ok(Manifest { pod, worker: WorkerSpec::ledger(), limits: Limits::default(), scope: Vec::new(), child: Vec::new() })
 }
 
 pub(crate) fn read_script(child: &PodName, path: &Path) -> Result<String, Failure> {

@@ -92,7 +92,7 @@ fn manifest(args: &ServeArgs) -> Result<Manifest, Failure> {
     let Hosted { worker, .. } = hosted(&name, &args.hosted, WORKER)?;
     let pod =
         PodSection { name, durability: Durability::default(), directory: None, confinement: Confinement::default() };
-    Ok(Manifest { pod, worker, limits: Limits::default(), scope: Vec::new() })
+    Ok(Manifest { pod, worker, limits: Limits::default(), scope: Vec::new(), child: Vec::new() })
 }
 
 /// The same once more, for the process in the background.

@@ -1,9 +1,9 @@
 //! `pod spawn`: lets a pod that runs start a child, and waits until it is ready.
 //!
-//! The child is its parent's: it ends with it, and reports to it.
+//! The child is its parent's: it reports to it, and ends with it unless it is detached.
 
 use pod::id::PodName;
-use pod::protocol::{RUN_INPUT_BYTES_MAX, SpawnPod, SpawnRejection, Spawned, WORKER_BYTES_MAX};
+use pod::protocol::{Kept, RUN_INPUT_BYTES_MAX, SpawnPod, SpawnRejection, Spawned, WORKER_BYTES_MAX};
 use pod::scope::{Permission, ScopeRule};
 
 use crate::args::{Global, ScopeArgs, SpawnArgs};
@@ -20,12 +20,14 @@ const WORKER: &str = "ledger";
 pub(crate) async fn spawn(args: &SpawnArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
     let (parent, name) = (&args.parent, &args.name);
     let request = request(args)?;
+    let kept = Kept { detached: request.detached, restart: request.restart.kind, restarts: 0 };
     let client = running_client(global, parent)?;
     let unsure = format!("`pod inspect {name}` shows whether it was started");
     let said = |rejection: &SpawnRejection| in_words(parent, rejection);
     let Spawned { pod, pid, work, not_given } = ask(&client, request, args.timeout, &unsure, said).await?;
     let process = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
-    output.line(format!("spawned: `{name}` is ready{process}, a child of `{parent}`"))?;
+    let how = if kept == Kept::default() { String::new() } else { format!(" ({kept})") };
+    output.line(format!("spawned: `{name}` is ready{process}, a child of `{parent}`{how}"))?;
     if let Some(work) = work {
         output.line(format!("it has its work, {work}; `pod log {name}` shows what it does"))?;
     }
@@ -35,6 +37,8 @@ pub(crate) async fn spawn(args: &SpawnArgs, global: &Global, output: &mut Output
         "incarnation": pod.incarnation,
         "parent": parent,
         "pid": pid,
+        "detached": kept.detached,
+        "restart": kept.restart,
         "work": work,
         "not_given": not_given.as_ref().map(|why| why.as_str()),
     }))?;
@@ -62,7 +66,8 @@ fn request(args: &SpawnArgs) -> Result<SpawnPod, Failure> {
         .flat_map(|(paths, permission)| paths.iter().map(move |path| ScopeRule::below(path.as_str(), permission)));
     let scope = rpc::List::try_from(scope.collect::<Vec<_>>())
         .map_err(|error| Failure::usage(format!("the scope of `{name}` is not valid: {error}")))?;
-    Ok(SpawnPod { name: name.clone(), worker: worker.into(), input: input.map(Into::into), scope })
+    let (input, detached, restart) = (input.map(Into::into), args.kept.detached, args.kept.policy());
+    Ok(SpawnPod { name: name.clone(), worker: worker.into(), input, scope, detached, restart })
 }
 
 /// What does not fit is refused, not cut.

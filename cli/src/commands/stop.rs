@@ -1,15 +1,21 @@
 //! `pod stop`: asks a pod to end, and waits until its life lock is free, which is the proof that its process is gone.
+//!
+//! A child that its parent would start again is stopped by its parent.
 
 use std::time::Duration;
 
 use pod::Method;
+use pod::discovery;
+use pod::id::PodName;
 use pod::life_lock::{Holder, Life};
-use pod::protocol::{Shutdown, ShutdownMode};
-use pod::runtime_dir::PodPaths;
+use pod::protocol::{RestartKind, Shutdown, ShutdownMode, StopOutcome, StopPod};
+use pod::runtime_dir::{PodPaths, Roots};
 use rpc::{CallError, Client, NotDelivered};
 use tokio::time::{interval, timeout};
 
 use crate::args::{Global, StopArgs};
+use crate::ask::ask;
+use crate::commands::stop_all::stop_all;
 use crate::commands::{existing_pod, life_of, running, seconds};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -17,29 +23,25 @@ use crate::output::Output;
 
 /// How often the lock is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// LIMIT: how much longer than a parent waits for its child's end its answer may take: SIGTERM, SIGKILL and what the child has left.
+const AFTER_LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn stop(args: &StopArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
-    let name = &args.name;
-    let (_, paths) = existing_pod(global, name)?;
+    let name = match &args.name {
+        Some(name) if !args.all => name,
+        _ => return stop_all(args, global, output).await,
+    };
+    let (roots, paths) = existing_pod(global, name)?;
     let holder = running(&paths)?;
-    let client = Client::<Method>::new(&rpc::Address::unix(paths.socket()));
-    let mode = if args.now { ShutdownMode::Now } else { ShutdownMode::Graceful };
-    let told = client.call(Shutdown { mode }).deadline(args.timeout).await;
-    match told {
-        // In doubt, the lock tells.
-        Ok(_) | Err(CallError::Unknown(_)) => {}
-        Err(CallError::Rejected(never)) => match never {},
-        // It may have ended by itself in the meantime.
-        Err(CallError::NotDelivered(why)) if life_of(&paths)? != Life::Free => {
-            let refused = matches!(why, NotDelivered::Unauthorized(_));
-            return Err(Failure::new(
-                if refused { Exit::Rejected } else { Exit::NotDelivered },
-                format!("pod `{name}` was not told to stop, it still runs as {holder}: {why}"),
-            ));
-        }
-        Err(CallError::NotDelivered(_)) => {}
+    match supervisor(&roots, name) {
+        // It would be started again, or its end be taken for a failure: its parent is to know that it is wanted.
+        Some(parent) => match by_parent(&roots, &parent, name, args.now, args.timeout).await? {
+            StopOutcome::Ended(_) => {}
+            StopOutcome::StillRunning { .. } => return Err(still_there(name, args, &holder)),
+        },
+        None => shut_down(&paths, &holder, args.now, args.timeout).await?,
     }
-    if timeout(args.timeout, gone(&paths, &holder)).await.map_err(|_| still_there(args, &holder))?.is_err() {
+    if timeout(args.timeout, gone(&paths, &holder)).await.map_err(|_| still_there(name, args, &holder))?.is_err() {
         return Err(Failure::internal(format!("the life lock of `{name}` cannot be looked at")));
     }
     output.line(format!("stopped: {holder} is gone"))?;
@@ -47,8 +49,49 @@ pub(crate) async fn stop(args: &StopArgs, global: &Global, output: &mut Output) 
     Ok(Exit::Ok)
 }
 
+/// The living parent that would start `name` again.
+fn supervisor(roots: &Roots, name: &PodName) -> Option<PodName> {
+    let parent = discovery::inspect(roots, name).ok()?.parent?;
+    (parent.alive && parent.kept.restart != RestartKind::Temporary).then_some(parent.name)
+}
+
+/// Lets the living pod `parent` stop its child `name`.
+pub(crate) async fn by_parent(
+    roots: &Roots,
+    parent: &PodName,
+    name: &PodName,
+    now: bool,
+    limit: Duration,
+) -> Result<StopOutcome, Failure> {
+    let client = Client::<Method>::new(&rpc::Address::unix(roots.pod(parent).socket()));
+    let grace_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let unsure = format!("`pod inspect {name}` shows whether it lives");
+    // Longer than the parent waits, so that one hears what it says.
+    let answer = limit + AFTER_LIMIT;
+    ask(&client, StopPod { pod: name.clone(), now, grace_ms }, answer, &unsure, |rejection| rejection.to_string()).await
+}
+
+/// Tells the pod itself. In doubt its life lock tells.
+pub(crate) async fn shut_down(paths: &PodPaths, holder: &Holder, now: bool, limit: Duration) -> Result<(), Failure> {
+    let client = Client::<Method>::new(&rpc::Address::unix(paths.socket()));
+    let mode = if now { ShutdownMode::Now } else { ShutdownMode::Graceful };
+    match client.call(Shutdown { mode }).deadline(limit).await {
+        Ok(_) | Err(CallError::Unknown(_)) => Ok(()),
+        Err(CallError::Rejected(never)) => match never {},
+        // It may have ended by itself in the meantime.
+        Err(CallError::NotDelivered(why)) if life_of(paths)? != Life::Free => {
+            let refused = matches!(why, NotDelivered::Unauthorized(_));
+            Err(Failure::new(
+                if refused { Exit::Rejected } else { Exit::NotDelivered },
+                format!("pod `{}` was not told to stop, it still runs as {holder}: {why}", paths.name()),
+            ))
+        }
+        Err(CallError::NotDelivered(_)) => Ok(()),
+    }
+}
+
 /// Waits until the life that `holder` is has ended.
-async fn gone(paths: &PodPaths, holder: &Holder) -> Result<(), Failure> {
+pub(crate) async fn gone(paths: &PodPaths, holder: &Holder) -> Result<(), Failure> {
     let mut ticks = interval(LOOK_EVERY);
     loop {
         ticks.tick().await;
@@ -61,8 +104,7 @@ async fn gone(paths: &PodPaths, holder: &Holder) -> Result<(), Failure> {
     }
 }
 
-fn still_there(args: &StopArgs, holder: &Holder) -> Failure {
-    let name = &args.name;
+fn still_there(name: &PodName, args: &StopArgs, holder: &Holder) -> Failure {
     let remedy = if args.now {
         "wait, or end its process yourself".to_owned()
     } else {

@@ -11,6 +11,7 @@ use futures::future::join_all;
 use pod::PodStatus;
 use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
+use pod::protocol::Kept;
 use pod::runtime_dir::Roots;
 use pod::store::Terminal;
 use serde::Serialize;
@@ -55,6 +56,8 @@ struct Node {
     turn: Option<u64>,
     /// How its parent saw its last life end.
     end: Option<String>,
+    /// Whether it ends with its parent, and whether that starts it again.
+    kept: Option<Kept>,
     worker: Option<String>,
     works_received_open: u64,
     works_delegated_open: u64,
@@ -76,6 +79,7 @@ struct Edge {
     parent: PodName,
     at: u64,
     end: Option<Terminal>,
+    kept: Kept,
 }
 
 pub(crate) async fn tree(args: &TreeArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
@@ -136,7 +140,8 @@ fn edges(pods: &[PodSummary]) -> BTreeMap<PodName, Edge> {
         for child in pod.store.iter().flat_map(|record| &record.children) {
             let known = newest.get(&child.pod.name).map_or(0, |edge| edge.at);
             if known <= child.at.0 {
-                let edge = Edge { parent: pod.name.clone(), at: child.at.0, end: child.terminal.clone() };
+                let kept = child.kept(pod.store.as_ref().map_or(&[], |record| &record.children));
+                let edge = Edge { parent: pod.name.clone(), at: child.at.0, end: child.terminal.clone(), kept };
                 newest.insert(child.pod.name.clone(), edge);
             }
         }
@@ -167,6 +172,7 @@ fn node(pod: PodSummary, status: Option<PodStatus>, edge: Option<&Edge>) -> Node
         turn: status.as_ref().and_then(|status| status.turn).map(|turn| turn.0),
         lost: end.is_some_and(|end| *end != Terminal::ShutDown),
         end: end.map(terminal_line),
+        kept: edge.map(|edge| edge.kept),
         worker: status.map(|status| status.worker.as_str().to_owned()),
         works_received_open: counts.works_received_open,
         works_delegated_open: counts.works_delegated_open,
@@ -270,8 +276,10 @@ fn cells(node: &Node) -> Vec<(String, Tone)> {
         0 => plain(node.outbox.to_string()),
         undeliverable => (format!("{} + {undeliverable} undeliverable", node.outbox), Tone::Bad),
     };
+    // Most are tied and never restarted: that is not said of each.
+    let kept = node.kept.filter(|kept| *kept != Kept::default()).map(|kept| format!(" ({kept})")).unwrap_or_default();
     vec![
-        (format!("{}{}", node.branch, node.name), Tone::Strong),
+        (format!("{}{}{kept}", node.branch, node.name), Tone::Strong),
         life,
         state,
         plain(format!("{} in, {} out", node.works_received_open, node.works_delegated_open)),
@@ -349,6 +357,7 @@ mod tests {
             state: None,
             turn: None,
             end: None,
+            kept: None,
             worker: None,
             works_received_open: 0,
             works_delegated_open: 0,

@@ -7,6 +7,7 @@ mod bad_input;
 mod demo;
 mod frames;
 mod help;
+mod keeping;
 mod looking;
 mod operations;
 mod running;

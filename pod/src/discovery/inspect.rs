@@ -11,8 +11,8 @@ use crate::id::PodName;
 use crate::life_lock::{self, Life};
 use crate::manifest::{Manifest, WorkerSpec};
 use crate::protocol::{
-    ChildOf, FindRejection, LAST_ENTRIES_MAX, LastEntry, LifeHolder, NAMES_BESIDE_MAX, OpenWork, ParentOf, PodReport,
-    PodState, REPORT_LINES_MAX, StoreFacts, TargetFault, Text,
+    ChildOf, FindRejection, Kept, LAST_ENTRIES_MAX, LastEntry, LifeHolder, NAMES_BESIDE_MAX, OpenWork, ParentOf,
+    PodReport, PodState, REPORT_LINES_MAX, StoreFacts, TargetFault, Text,
 };
 use crate::registry::{Registered, Registry};
 use crate::runtime_dir::{PodPaths, Roots};
@@ -159,7 +159,7 @@ fn as_parent(parent: &Parent) -> ParentOf {
         name: parent.name.clone(),
         alive: parent.alive,
         knows: parent.row.pod.incarnation,
-        detached: parent.row.lifetime == crate::store::Lifetime::Detached,
+        kept: Kept { restarts: parent.restarts, ..parent.row.kept(&[]) },
     }
 }
 
@@ -181,12 +181,14 @@ fn registered(roots: &Roots, name: &PodName) -> Option<(Registered, Vec<ScopeRul
 
 /// Of each name the newest life; those that live first.
 fn newest(children: Vec<ChildRow>) -> Vec<ChildOf> {
+    let known = children.clone();
     let newest: BTreeMap<PodName, ChildRow> = children.into_iter().map(|row| (row.pod.name.clone(), row)).collect();
     let mut rows: Vec<ChildRow> = newest.into_values().collect();
     rows.sort_by_key(|row| row.state == ChildState::Ended);
     let lines = rows.into_iter().map(|row| ChildOf {
         pid: row.pid.filter(|_| row.state != ChildState::Ended),
         state: Text::clipped(row.state.word()),
+        kept: row.kept(&known),
         pod: row.pod,
     });
     lines.collect()

@@ -11,7 +11,7 @@ use crate::life_lock::{self, Holder, Life};
 use crate::manifest::Manifest;
 use crate::protocol::{Restore, RestoreRejection, Text};
 use crate::runtime_dir::{DirError, PodPaths, Roots};
-use crate::store::{ChildRow, Owner, StoreError, StoreReader};
+use crate::store::{ChildRow, Owner, StoreError, StoreReader, UnixMillis};
 
 /// How a pod is reached.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Parent {
     pub(crate) name: PodName,
     /// The newest life of the child that it knows.
     pub(crate) row: ChildRow,
+    /// How often it has started it again.
+    pub(crate) restarts: u32,
     pub(crate) alive: bool,
 }
 
@@ -70,11 +72,14 @@ fn look_through(roots: &Roots, name: &PodName, others: Vec<PodName>, search: &mu
         if !paths.store().exists() {
             continue;
         }
-        let looked = StoreReader::open(paths.store()).and_then(|reader| reader.look(|reads| reads.child_by_name(name)));
+        let looked = StoreReader::open(paths.store()).and_then(|reader| {
+            reader.look(|reads| Ok(reads.child_by_name(name)?.zip(reads.restarts_since(name, UnixMillis(0)).ok())))
+        });
         match looked {
-            Ok(Some(row)) if row.moved_to.is_some() => {}
-            Ok(Some(row)) if search.found.as_ref().is_none_or(|known| known.row.at <= row.at) => {
-                search.found = Some(Parent { alive: lives(&paths), name: other, row });
+            Ok(Some((row, _))) if row.moved_to.is_some() => {}
+            Ok(Some((row, restarts))) if search.found.as_ref().is_none_or(|known| known.row.at <= row.at) => {
+                let restarts = u32::try_from(restarts).unwrap_or(u32::MAX);
+                search.found = Some(Parent { alive: lives(&paths), name: other, row, restarts });
             }
             // Whoever made it died before it wrote: it never had a child.
             Ok(_) | Err(StoreError::Empty { .. }) => {}

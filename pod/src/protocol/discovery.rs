@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, PodId, PodName, Seq, TurnId, WorkId};
-use crate::protocol::tools::{PODS_PAGE_MAX, QUOTE_BYTES_MAX, TargetFault};
+use crate::protocol::tools::{Kept, PODS_PAGE_MAX, QUOTE_BYTES_MAX, TargetFault};
 use crate::protocol::{PodState, SCOPE_RULES_MAX, Text, TurnCap};
 use crate::scope::{Confined, ScopeRule};
 
@@ -134,8 +134,8 @@ pub struct ParentOf {
     pub alive: bool,
     /// The life of the child that it knows as the newest.
     pub knows: Incarnation,
-    /// Whether it lives on without it.
-    pub detached: bool,
+    /// Whether the pod ends with it, and whether it starts the pod again.
+    pub kept: Kept,
 }
 
 /// A child in a report.
@@ -147,6 +147,8 @@ pub struct ChildOf {
     pub state: Text<16>,
     /// Its process, once it was started.
     pub pid: Option<u32>,
+    /// Whether it ends with this pod, and whether it is started again.
+    pub kept: Kept,
 }
 
 /// A work in a report.

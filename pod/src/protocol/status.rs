@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, Seq, TurnId};
-use crate::protocol::{FailureKind, Text, TurnCap};
+use crate::protocol::{FailureKind, Kept, Text, TurnCap};
 use crate::scope::Confined;
 
 /// LIMIT: children named in one status. The counts beside them cover all.
@@ -107,6 +107,8 @@ pub struct ChildStatus {
     pub state: Text<16>,
     /// Where it listens.
     pub socket: Text<256>,
+    /// Whether it ends with this pod, and whether it is started again.
+    pub kept: Kept,
 }
 
 impl fmt::Display for PodState {

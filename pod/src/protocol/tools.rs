@@ -40,6 +40,46 @@ pub struct SpawnPod {
     pub input: Option<Text<RUN_INPUT_BYTES_MAX>>,
     /// What it is given of its parent's scope.
     pub scope: rpc::List<ScopeRule, SCOPE_RULES_MAX>,
+    /// Whether it goes on when its parent's process is gone.
+    pub detached: bool,
+    /// Whether it is started again when it has ended.
+    pub restart: RestartPolicy,
+}
+
+/// Whether, and how often, a child is started again when it has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub struct RestartPolicy {
+    /// After which ends.
+    pub kind: RestartKind,
+    /// How many restarts there may be within `within_ms`; with the next end it stays ended, and its parent is told.
+    pub max: u32,
+    /// The time in which restarts are counted, in milliseconds.
+    pub within_ms: u64,
+}
+
+/// After which ends a child is started again, in the words of those who supervise processes. Never after one that its parent
+/// wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartKind {
+    /// After none.
+    #[default]
+    Temporary,
+    /// If it did not say that it shuts down.
+    Transient,
+    /// Also if it shut down.
+    Permanent,
+}
+
+/// How a child is kept: whether it ends with its parent, and whether it is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, rpc::Wire)]
+pub struct Kept {
+    /// Whether it goes on when its parent's process is gone.
+    pub detached: bool,
+    /// After which ends it is started again.
+    pub restart: RestartKind,
+    /// How often it was, as far as its parent still knows its lives.
+    pub restarts: u32,
 }
 
 /// A child is ready.
@@ -503,6 +543,8 @@ pub struct PodLine {
     pub last_event: Option<Text<256>>,
     /// How that life ended.
     pub end: Option<LifeEnd>,
+    /// Whether it ends with this pod, and whether it is started again.
+    pub kept: Kept,
 }
 
 /// Why there is no list.
@@ -579,6 +621,32 @@ impl std::str::FromStr for OutputCursor {
                 "`{}` is no cursor; give back the one that the last page ended with",
                 super::clip(text, 40)
             )),
+        }
+    }
+}
+
+impl RestartKind {
+    /// The word for it in scripts, manifests and commands.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Temporary => "temporary",
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
+/// `tied` or `detached`, and what there is to say of restarts.
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.detached { "detached" } else { "tied" })?;
+        if self.restart != RestartKind::Temporary {
+            write!(f, ", {}", self.restart.word())?;
+        }
+        match self.restarts {
+            0 => Ok(()),
+            1 => f.write_str(", 1 restart"),
+            restarts => write!(f, ", {restarts} restarts"),
         }
     }
 }

@@ -67,9 +67,15 @@ fn requests_have_stable_bytes_and_survive_whatever_arrives() {
     check(&Subscribe { from: 251 }, "fbfb00");
     check(&Shutdown { mode: ShutdownMode::Graceful }, "01");
     check(&RewindTo { target: TurnId(3), expected_head: 251, children: RewindChildren::Stop }, "03fbfb0001");
-    let spawn =
-        SpawnPod { name: pod("b").name, worker: "{}".into(), input: Some("go".into()), scope: rpc::List::new() };
-    check(&spawn, "0162027b7d0102676f00");
+    let spawn = SpawnPod {
+        name: pod("b").name,
+        worker: "{}".into(),
+        input: Some("go".into()),
+        scope: rpc::List::new(),
+        detached: true,
+        restart: RestartPolicy { kind: RestartKind::Transient, max: 3, within_ms: 60_000 },
+    };
+    check(&spawn, "0162027b7d0102676f00010103fb60ea");
     check(&SendToPod { key: WorkId(7), how: SendKind::FollowUp, text: "x".into() }, "07010178");
     let from = OutputCursor { entry: 3, byte: 4 };
     check(&ReadPodOutput { pod: pod("b").name, from, turn: Some(TurnId(2)), bytes_max: 300 }, "016203040102fb2c01");
@@ -154,8 +160,9 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
         work: Some("x".into()),
         last_event: None,
         end: None,
+        kept: kept(),
     };
-    check(&PodPage { pods: [line].into(), more: false }, "010162fb2c0105726561647901070401010178000000");
+    check(&PodPage { pods: [line].into(), more: false }, "010162fb2c0105726561647901070401010178000001020500");
     check(&SpawnRejection::Stopping, "05");
     check(&TargetFault::NotVisible { name: pod("b").name }, "010162");
     check(&Observed::Entries { first: 1, last: 2, lines: "{}\n{}\n".into() }, "000102067b7d0a7b7d0a");
@@ -186,7 +193,7 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     let word = Completion { kind: CompletionKind::Tool, word: "S".into(), about: "x".into() };
     check(&Completions { found: [word].into(), more: true }, "01020153017801");
     check(&report(), REPORT);
-    let child = ChildStatus { pod: pod("b"), pid: Some(7), state: "ready".into(), socket: "/s".into() };
+    let child = ChildStatus { pod: pod("b"), pid: Some(7), state: "ready".into(), socket: "/s".into(), kept: kept() };
     let status = PodStatus {
         pod: pod("a"),
         pid: 1,
@@ -213,11 +220,15 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     };
     check(
         &status,
-        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010303026e6f01000501020106",
+        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010205010303026e6f01000501020106",
     );
 }
 
-const REPORT: &str = "016101010700000001030001066c6564676572000101020106010162fb2c01057265616479010701020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
+fn kept() -> Kept {
+    Kept { detached: true, restart: RestartKind::Permanent, restarts: 5 }
+}
+
+const REPORT: &str = "016101010700000001030001066c6564676572000101020106010162fb2c01057265616479010701020501020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
 
 const CONFINED: Confined =
     Confined { asked: Confinement::BestEffort, in_force: Confinement::Required, scoped: true, landlock_abi: 6 };
@@ -233,7 +244,7 @@ fn report() -> PodReport {
         worker: Some("ledger".into()),
         scope: rpc::List::new(),
         confined: Some(CONFINED),
-        children: [ChildOf { pod: pod("b"), state: "ready".into(), pid: Some(7) }].into(),
+        children: [ChildOf { pod: pod("b"), state: "ready".into(), pid: Some(7), kept: kept() }].into(),
         children_live: 1,
         children_total: 2,
         works: [OpenWork { work: WorkId(7), child: None, since_ms: 3, turn: None, input: "x".into() }].into(),

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::id::{PodId, PodName, WorkId};
 use crate::protocol::{Disposition, LocalEvent, LostReason, PodEvent, TurnResult, WorkResult};
-use crate::store::{ChildRow, ChildState, Lifetime, Terminal, UnixMillis};
+use crate::store::{ChildRow, ChildState, Lifetime, Restart, Terminal, UnixMillis};
 
 /// LIMIT: lives that are over and still shown, the newest ones: half a MiB. What is older stands in the store.
 const ENDED_MAX: usize = 1024;
@@ -79,6 +79,10 @@ pub struct ChildStatus {
     pub terminal: Option<Terminal>,
     /// Whether it ends with us.
     pub lifetime: Lifetime,
+    /// Whether it is started again when it has ended.
+    pub restart: Restart,
+    /// Whether this life is such a restart.
+    pub restarted: bool,
     /// When its life was reserved.
     pub since: UnixMillis,
 }
@@ -241,6 +245,8 @@ impl SpawnedPodRegistry {
                     ack_time: None,
                     terminal: None,
                     lifetime: row.lifetime,
+                    restart: row.restart,
+                    restarted: row.restarted,
                     since: row.at,
                 },
                 unreaped: pid.is_some(),

@@ -11,7 +11,7 @@ use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, NoteKey, PodId, PodName, Seq, StreamId};
-use crate::protocol::{LostReason, WorkResult};
+use crate::protocol::{Kept, LostReason, RestartKind, RestartPolicy, WorkResult};
 use crate::runtime_dir::Roots;
 use crate::scope::ScopeRule;
 use crate::store::clock::UnixMillis;
@@ -124,6 +124,46 @@ pub enum RestartWhen {
     OnFailure,
     /// Also if it shut down.
     Always,
+}
+
+impl ChildRow {
+    /// How the child is kept, of whose lives, and of others, `known` are still recorded.
+    pub fn kept(&self, known: &[Self]) -> Kept {
+        let restarts = known.iter().filter(|row| row.pod.name == self.pod.name && row.restarted).count();
+        Kept {
+            detached: self.lifetime == Lifetime::Detached,
+            restart: self.restart.when.into(),
+            restarts: u32::try_from(restarts).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Lifetime {
+    /// Detached, if it is.
+    pub fn detached(is: bool) -> Self {
+        if is { Self::Detached } else { Self::Tied }
+    }
+}
+
+impl From<RestartPolicy> for Restart {
+    fn from(policy: RestartPolicy) -> Self {
+        let when = match policy.kind {
+            RestartKind::Temporary => RestartWhen::Never,
+            RestartKind::Transient => RestartWhen::OnFailure,
+            RestartKind::Permanent => RestartWhen::Always,
+        };
+        Self { when, max: policy.max, within_ms: policy.within_ms }
+    }
+}
+
+impl From<RestartWhen> for RestartKind {
+    fn from(when: RestartWhen) -> Self {
+        match when {
+            RestartWhen::Never => Self::Temporary,
+            RestartWhen::OnFailure => Self::Transient,
+            RestartWhen::Always => Self::Permanent,
+        }
+    }
 }
 
 impl Default for Restart {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Caller, Description};
 use crate::id::PodName;
-use crate::protocol::{LifeEnd, ListPods, ListRejection, PODS_PAGE_MAX, PodLine, PodPage, Text};
+use crate::protocol::{Kept, LifeEnd, ListPods, ListRejection, PODS_PAGE_MAX, PodLine, PodPage, Text};
 use crate::store::{ChildRow, ChildState, Direction, StoreError, WorkRow};
 
 pub(super) const DESCRIPTION: Description = Description {
@@ -50,20 +50,25 @@ impl From<ListPodsInput> for ListPods {
 pub async fn list_pods(caller: &Caller, request: ListPods) -> Result<PodPage, ListRejection> {
     let look = caller.pod.store().read(|reads| Ok((reads.children()?, reads.works(Direction::Delegated, false)?)));
     let (rows, works) = look.await.map_err(|error| unavailable(&error))?;
-    let mut newest: BTreeMap<PodName, ChildRow> = BTreeMap::new();
-    // Oldest first: the last of a name stays.
-    newest.extend(rows.into_iter().map(|row| (row.pod.name.clone(), row)));
+    let mut newest: BTreeMap<PodName, (Kept, ChildRow)> = BTreeMap::new();
+    for row in rows {
+        // Oldest first: the last of a name stays.
+        let before = newest.get(&row.pod.name).map_or(0, |(kept, _)| kept.restarts);
+        let mut kept = row.kept(std::slice::from_ref(&row));
+        kept.restarts = kept.restarts.saturating_add(before);
+        newest.insert(row.pod.name.clone(), (kept, row));
+    }
     let max = usize::try_from(request.max).unwrap_or(usize::MAX).clamp(1, PODS_PAGE_MAX);
     let mut wanted = newest
         .into_values()
-        .filter(|row| request.after.as_ref().is_none_or(|after| row.pod.name > *after))
-        .filter(|row| !request.live_only || row.state != ChildState::Ended);
-    let page: Vec<PodLine> = wanted.by_ref().take(max).map(|row| line(caller, row, &works)).collect();
+        .filter(|(_, row)| request.after.as_ref().is_none_or(|after| row.pod.name > *after))
+        .filter(|(_, row)| !request.live_only || row.state != ChildState::Ended);
+    let page: Vec<PodLine> = wanted.by_ref().take(max).map(|(kept, row)| line(caller, row, kept, &works)).collect();
     let more = wanted.next().is_some();
     Ok(PodPage { pods: rpc::List::try_from(page).unwrap_or_default(), more })
 }
 
-fn line(caller: &Caller, row: ChildRow, works: &[WorkRow]) -> PodLine {
+fn line(caller: &Caller, row: ChildRow, kept: Kept, works: &[WorkRow]) -> PodLine {
     let seen = caller.pod.children().into_iter().find(|line| line.pod == row.pod);
     let mut its = works.iter().filter(|work| work.child.as_ref() == Some(&row.pod));
     let works_open = its.clone().filter(|work| work.result.is_none()).count() as u64;
@@ -79,6 +84,7 @@ fn line(caller: &Caller, row: ChildRow, works: &[WorkRow]) -> PodLine {
         work: its.next_back().map(|work| Text::clipped(&work.input)),
         last_event: seen.and_then(|seen| seen.last_event).map(Text::clipped),
         end: row.terminal.as_ref().map(LifeEnd::from),
+        kept,
         pod: row.pod,
     }
 }

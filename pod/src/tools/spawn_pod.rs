@@ -6,10 +6,11 @@ use super::{Caller, Description};
 use crate::error::{SpawnError, in_one_line};
 use crate::handle;
 use crate::id::PodName;
-use crate::manifest::WorkerSpec;
-use crate::protocol::{RUN_INPUT_BYTES_MAX, SpawnPod, SpawnRejection, Spawned, Text, WORKER_BYTES_MAX};
+use crate::manifest::{RestartEntry, WorkerSpec};
+use crate::protocol::{RUN_INPUT_BYTES_MAX, RestartPolicy, SpawnPod, SpawnRejection, Spawned, Text, WORKER_BYTES_MAX};
 use crate::scope::{Permission, ScopeRule};
 use crate::spawn::READY_TIMEOUT;
+use crate::store::{Lifetime, Restart};
 
 pub(super) const DESCRIPTION: Description = Description {
     name: "SpawnPod",
@@ -26,7 +27,13 @@ pub(super) const DESCRIPTION: Description = Description {
             "scope": {"type": "array", "description": "what it may read and write, of what you may", "items": {
                 "type": "object",
                 "properties": {"path": {"type": "string"}, "write": {"type": "boolean"}, "recursive": {"type": "boolean"}},
-                "required": ["path"]}}
+                "required": ["path"]}},
+            "lifetime": {"enum": ["tied", "detached"], "description": "tied (the default): it ends with you; detached: it goes on when your process is gone, and reports when you are back"},
+            "restart": {"type": "object", "description": "whether it is started again when it has ended, at most max times within so many seconds", "properties": {
+                "when": {"enum": ["temporary", "transient", "permanent"], "description": "never (the default), if it failed, always"},
+                "max": {"type": "integer", "minimum": 1, "maximum": 1024},
+                "within_seconds": {"type": "integer", "minimum": 1, "maximum": 604800}},
+                "additionalProperties": false}
         },
         "required": ["name", "worker"],
         "additionalProperties": false
@@ -47,6 +54,12 @@ pub struct SpawnPodInput {
     /// What it is given of this pod's scope.
     #[serde(default)]
     pub scope: Vec<Right>,
+    /// Whether it ends with this pod.
+    #[serde(default = "crate::manifest::tied", with = "crate::manifest::words")]
+    pub lifetime: Lifetime,
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartEntry,
 }
 
 /// One right, as a model writes it.
@@ -74,7 +87,17 @@ impl TryFrom<SpawnPodInput> for SpawnPod {
         fits("input", input.input.as_deref().unwrap_or_default(), RUN_INPUT_BYTES_MAX)?;
         let rules: Vec<ScopeRule> = input.scope.into_iter().map(ScopeRule::from).collect();
         let scope = rpc::List::try_from(rules).map_err(|error| format!("the scope is not valid: {error}"))?;
-        Ok(Self { name: input.name, worker: worker.into(), input: input.input.map(Text::from), scope })
+        let Restart { when, max, within_ms } = input.restart.policy()?;
+        let restart = RestartPolicy { kind: when.into(), max, within_ms };
+        let detached = input.lifetime == Lifetime::Detached;
+        Ok(Self {
+            name: input.name,
+            worker: worker.into(),
+            input: input.input.map(Text::from),
+            scope,
+            detached,
+            restart,
+        })
     }
 }
 
@@ -105,6 +128,7 @@ async fn start(caller: &Caller, request: SpawnPod) -> Result<Spawned, SpawnRejec
         SpawnRejection::Worker { name: name.clone(), reason: Text::clipped(why.to_string()) }
     })?;
     let spawn = handle::SpawnPod::new(name.clone(), worker).scope(request.scope.into_vec());
+    let spawn = spawn.lifetime(Lifetime::detached(request.detached)).restart(request.restart.into());
     let child = caller.pod.spawn_pod_in(caller.turn, spawn).await.map_err(|error| rejection(&name, &error))?;
     let pid = caller.pod.children().into_iter().find(|line| line.pod == *child.id()).and_then(|line| line.pid);
     let mut spawned = Spawned { pod: child.id().clone(), pid, work: None, not_given: None };

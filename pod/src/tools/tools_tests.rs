@@ -328,6 +328,8 @@ async fn child_that_cannot_be_reached_or_restored_says_why_in_a_way_of_its_own()
             worker: r#"{"kind":"ledger"}"#.into(),
             input: None,
             scope: rpc::List::new(),
+            detached: false,
+            restart: Default::default(),
         },
     );
     failed.await.unwrap_err();
@@ -342,6 +344,8 @@ async fn ended_child(puppet: &Puppet) -> AttachOrRestorePod {
         worker: r#"{"kind":"ledger"}"#.into(),
         input: None,
         scope: rpc::List::new(),
+        detached: false,
+        restart: Default::default(),
     };
     let pod = spawn.name.clone();
     spawn_pod(&Caller::of_pod(&puppet.pod), spawn).await.unwrap_err();
@@ -510,6 +514,8 @@ async fn child_that_is_not_started_is_refused_with_a_reason_of_its_own_and_nothi
         worker: worker.into(),
         input: Some("work".into()),
         scope: rpc::List::new(),
+        detached: false,
+        restart: Default::default(),
     };
     let wrong = spawn_pod(&caller, spawn(r#"{"kind":"leger"}"#)).await.unwrap_err();
     assert!(
@@ -570,7 +576,10 @@ async fn use_of_a_tool_stands_in_history_with_its_one_result_also_if_it_is_refus
 #[test]
 fn parameters_are_a_schema_of_what_the_tool_is_told() {
     let samples = [
-        json!({ "name": "a", "worker": { "kind": "ledger" }, "input": "x", "scope": [{ "path": "/", "write": true, "recursive": true }] }),
+        json!({
+            "name": "a", "worker": { "kind": "ledger" }, "input": "x", "scope": [{ "path": "/", "write": true, "recursive": true }],
+            "lifetime": "detached", "restart": { "when": "transient", "max": 3, "within_seconds": 60 },
+        }),
         json!({ "pod": "a", "how": "follow_up", "text": "x" }),
         json!({ "pod": "a", "cursor": "1", "turn": 1, "max_bytes": 256 }),
         json!({ "pod": "a", "now": true, "grace_seconds": 1 }),

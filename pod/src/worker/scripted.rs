@@ -14,8 +14,8 @@ use super::{Compaction, FailureKind, RewoundTo, Signal, ToolCall, TurnContext, T
 use crate::error::in_one_line;
 use crate::handle::SpawnPod;
 use crate::id::{PodName, TurnId};
-use crate::manifest::{ManifestError, ScopeEntry, WorkerSpec};
-use crate::store::{OutputKind, TurnCause};
+use crate::manifest::{ManifestError, RestartEntry, ScopeEntry, WorkerSpec};
+use crate::store::{Lifetime, OutputKind, TurnCause};
 
 /// LIMIT: how long a script waits for a child or a report.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -47,6 +47,7 @@ const REPORTS_EVERY: Duration = Duration::from_millis(10);
 ///     ],
 ///     [{ continue = "cut at a limit" }, { compact = "asked once" }, "recall", { sleep_ms = 5 }, "pause"],
 ///     [{ spawn = { name = "b", worker = { kind = "ledger" }, scope = [{ target = "/work/b", permission = "write" }] } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
+///     [{ spawn = { name = "c", worker = { kind = "ledger" }, lifetime = "detached", restart = { when = "transient", max = 3, within_seconds = 60 } } }],
 ///     [{ read_reports = 1 }, "peek_reports", { fail = "why" }],
 ///     [{ fail_as = { kind = "auth", message = "the key is not known" } }],
 /// ]
@@ -147,6 +148,10 @@ struct SpawnStep {
     /// What it is given of this pod's scope.
     #[serde(default)]
     scope: Vec<ScopeEntry>,
+    #[serde(default = "crate::manifest::tied", with = "crate::manifest::words")]
+    lifetime: Lifetime,
+    #[serde(default)]
+    restart: RestartEntry,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -210,13 +215,15 @@ impl Script {
             let reason = "it is empty; say what a compaction is to leave, or leave it out".to_owned();
             return Err(ManifestError::Invalid { place: "worker `scripted`, `summary`".into(), reason });
         }
-        let steps = script.runs.iter().chain([&script.on_reports, &script.on_compact]).flatten();
-        for step in steps {
-            if let Step::Spawn(SpawnStep { name, scope, .. }) = step
-                && scope.iter().any(|entry| entry.child.is_some())
-            {
+        for step in script.runs.iter().chain([&script.on_reports, &script.on_compact]).flatten() {
+            let Step::Spawn(SpawnStep { name, scope, restart, .. }) = step else { continue };
+            if scope.iter().any(|entry| entry.child.is_some()) {
                 let reason = format!("a right of `{name}` names a child; leave `child` out, it is `{name}`'s own");
                 return Err(ManifestError::Invalid { place: "worker `scripted`, `spawn.scope`".into(), reason });
+            }
+            if let Err(reason) = restart.policy() {
+                let place = format!("worker `scripted`, spawn of `{name}`");
+                return Err(ManifestError::Invalid { place, reason });
             }
         }
         Ok(script)
@@ -310,9 +317,11 @@ async fn perform(step: Step, cx: &TurnContext) -> Result<Option<TurnEnd>, Worker
             cx.output(&format!("recalled: {summary}, and {entries} entries")).await?;
         }
         Step::SleepMs(ms) => return Ok(cx.rest(Duration::from_millis(ms)).await.map(told)),
-        Step::Spawn(SpawnStep { name, worker, scope }) => {
+        Step::Spawn(SpawnStep { name, worker, scope, lifetime, restart }) => {
             let scope = scope.iter().map(ScopeEntry::rule).collect();
-            cx.spawn_pod(SpawnPod::new(name, worker).scope(scope)).await.map_err(in_words)?;
+            let restart = restart.policy().map_err(WorkerError::new)?;
+            let spawn = SpawnPod::new(name, worker).scope(scope).lifetime(lifetime).restart(restart);
+            cx.spawn_pod(spawn).await.map_err(in_words)?;
         }
         Step::Run(RunStep { child, input }) => {
             cx.delegate(&child, input).await.map_err(in_words)?;

@@ -39,6 +39,13 @@ fn script_with_a_wrong_key_is_refused_with_a_suggestion() {
     refused(&spawn("{ target = '/w', permission = 'wirte' }"), &["wirte"]);
     refused(&spawn("{ target = '/w', permission = 'read', child = 'b' }"), &["`a`", "leave `child` out"]);
     script(&spawn("{ target = '/w', permission = 'write' }, { target = '/w/x', permission = 'deny' }")).unwrap();
+    let spawn =
+        |rest: &str| format!("runs = [[{{ spawn = {{ name = 'a', worker = {{ kind = 'ledger' }}, {rest} }} }}]]");
+    script(&spawn("lifetime = 'detached', restart = { when = 'permanent' }")).unwrap();
+    refused(&spawn("lifetiem = 'tied'"), &["`lifetiem`", "did you mean `lifetime`?"]);
+    refused(&spawn("lifetime = 'tide'"), &["`tide`", "did you mean `tied`?"]);
+    refused(&spawn("restart = { when = 'permament' }"), &["did you mean `permanent`?"]);
+    refused(&spawn("restart = { when = 'permanent', max = 0 }"), &["spawn of `a`", "0 restarts"]);
     refused("on_compact = [{ compcat = 'x' }]", &["did you mean `compact`?"]);
 }
 
