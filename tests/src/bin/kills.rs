@@ -173,24 +173,27 @@ impl Sums {
 }
 
 fn column(cell: Cell) -> &'static str {
-    match (cell.how, cell.who) {
-        (How::Kill, Who::Child) => "kill child",
-        (How::Kill, Who::Parent) => "kill parent",
-        (How::Kill, Who::Both) => "kill both",
-        (How::Halt, Who::Child) => "halt child",
-        (How::Halt, _) => "halt parent",
+    match (cell.how, cell.who, cell.detached) {
+        (How::Kill, Who::Child, _) => "kill child",
+        (How::Kill, Who::Parent, false) => "kill parent",
+        (How::Kill, Who::Both, false) => "kill both",
+        (How::Kill, Who::Parent, true) => "parent, det.",
+        (How::Kill, Who::Both, true) => "both, det.",
+        (How::Halt, Who::Child, _) => "halt child",
+        (How::Halt, ..) => "halt parent",
     }
 }
 
 fn report(sums: &Sums, arguments: &Arguments, took: Duration) -> bool {
-    const COLUMNS: [&str; 5] = ["kill child", "kill parent", "kill both", "halt child", "halt parent"];
-    println!("{:<42} {}", "hit/runs at", COLUMNS.map(|column| format!("{column:>12}")).join(""));
+    const COLUMNS: [&str; 7] =
+        ["kill child", "kill parent", "kill both", "parent, det.", "both, det.", "halt child", "halt parent"];
+    println!("{:<42} {}", "hit/runs at", COLUMNS.map(|column| format!("{column:>13}")).join(""));
     let mut places: Vec<&String> = sums.fields.keys().map(|(place, _)| place).collect();
     places.dedup();
     for place in places {
         let hits = COLUMNS.map(|column| match sums.fields.get(&(place.clone(), column)) {
-            Some((runs, hits)) => format!("{:>12}", format!("{hits}/{runs}")),
-            None => format!("{:>12}", "-"),
+            Some((runs, hits)) => format!("{:>13}", format!("{hits}/{runs}")),
+            None => format!("{:>13}", "-"),
         });
         println!("{place:<42} {}", hits.join(""));
     }

@@ -4,10 +4,13 @@
 //! is aimed at, and a run that never reached its place says so. After the fault everything that died is started again
 //! and given more work; then the tree is ended and judged.
 //!
-//! A child and its parent, in every second run with a grandparent above them that stays. Used by `kills` and `it`.
+//! A child and its parent, in every second run with a grandparent above them that stays. The child ends with its parent, or is
+//! detached: then it lives on when its parent is killed, and that, when it is back, takes it up again. Used by `kills` and `it`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use pod::{Lifetime, Restart};
 
 use super::{Armed, ROOT, Rest, Tree};
 use crate::checker::{Recording, Verdict, judge};
@@ -65,6 +68,8 @@ pub struct Cell {
     pub who: Who,
     /// How.
     pub how: How,
+    /// Whether the child lives on when its parent is killed.
+    pub detached: bool,
 }
 
 /// What became of a run.
@@ -126,12 +131,16 @@ pub fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for place in &PLACES {
         for who in [Who::Child, Who::Parent, Who::Both] {
-            cells.push(Cell { place, who, how: How::Kill });
+            cells.push(Cell { place, who, how: How::Kill, detached: false });
+        }
+        // For a child that dies alone it is all the same.
+        for who in [Who::Parent, Who::Both] {
+            cells.push(Cell { place, who, how: How::Kill, detached: true });
         }
         for who in [Who::Child, Who::Parent] {
             // Nobody halts what is dead.
             if !(place.burial && who == Who::Child) {
-                cells.push(Cell { place, who, how: How::Halt });
+                cells.push(Cell { place, who, how: How::Halt, detached: false });
             }
         }
     }
@@ -196,7 +205,7 @@ impl OneRun {
             last.push(Step::Die);
         }
         let steps = vec![
-            Step::Grow(leaf()),
+            self.grow_leaf(),
             Step::GiveAndWait(leaf(), vec![Step::Say("the first".to_owned())]),
             Step::GiveAndWait(leaf(), last),
             Step::Stop(leaf()),
@@ -208,11 +217,17 @@ impl OneRun {
     fn again(&self) -> Vec<Step> {
         let leaf = || self.child.parse().expect("a name");
         let steps = vec![
-            Step::Grow(leaf()),
+            // One that lives on has its name already.
+            self.grow_leaf(),
             Step::GiveAndWait(leaf(), vec![Step::Say("once more".to_owned())]),
             Step::Stop(leaf()),
         ];
         self.below_root(steps, true)
+    }
+
+    fn grow_leaf(&self) -> Step {
+        let leaf = self.child.parse().expect("a name");
+        if self.cell.detached { Step::GrowKept(leaf, Lifetime::Detached, Restart::default()) } else { Step::Grow(leaf) }
     }
 
     fn below_root(&self, steps: Vec<Step>, stop: bool) -> Vec<Step> {

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use pod::PodName;
+use pod::{Lifetime, PodName, Restart, RestartWhen};
 
 use super::ROOT;
 use crate::sim::Random;
@@ -56,6 +56,8 @@ pub struct Plan {
     pub names: Vec<PodName>,
     /// The parent of each; the root's own is the root.
     pub parents: Vec<usize>,
+    /// How each is kept: whether it lives on without its parent, and whether that starts it again.
+    pub kept: Vec<(Lifetime, Restart)>,
     /// What is done when, in this order.
     pub actions: Vec<(Duration, Action)>,
 }
@@ -68,12 +70,14 @@ impl Plan {
     pub fn new(shape: Shape) -> Self {
         assert!(shape.pods > 0, "a tree has a root");
         let mut random = Random::new(shape.seed);
-        let mut plan = Self { names: vec![named(ROOT)], parents: vec![0], actions: Vec::new() };
+        let tied = (Lifetime::Tied, Restart::default());
+        let mut plan = Self { names: vec![named(ROOT)], parents: vec![0], kept: vec![tied], actions: Vec::new() };
         while plan.names.len() < shape.pods {
             let parent = random.index(plan.names.len());
             if plan.way(parent).len() < DEPTH_MAX {
                 plan.names.push(named(&format!("p{:03}", plan.names.len())));
                 plan.parents.push(parent);
+                plan.kept.push(kept(&mut random));
             }
         }
         let pause = PAUSE_MS * 100 / (shape.pods as u64).clamp(20, 200);
@@ -86,6 +90,17 @@ impl Plan {
             let action = plan.action(&mut random);
             plan.actions.push((at, action));
         }
+    }
+
+    /// The step that starts it.
+    pub fn grow(&self, pod: usize) -> Step {
+        let (lifetime, restart) = self.kept[pod];
+        Step::GrowKept(self.names[pod].clone(), lifetime, restart)
+    }
+
+    /// Whether it lives on without its parent.
+    pub fn is_detached(&self, pod: usize) -> bool {
+        self.kept[pod].0 == Lifetime::Detached
     }
 
     fn action(&self, random: &mut Random) -> Action {
@@ -156,6 +171,17 @@ impl Plan {
     }
 }
 
+/// One in six lives on without its parent, and one in four is started again, a few times in a short time.
+fn kept(random: &mut Random) -> (Lifetime, Restart) {
+    let lifetime = if random.per_mille(170) { Lifetime::Detached } else { Lifetime::Tied };
+    let when = match random.choose(&[(750, 'n'), (150, 'f'), (100, 'a')]) {
+        'f' => RestartWhen::OnFailure,
+        'a' => RestartWhen::Always,
+        _ => RestartWhen::Never,
+    };
+    (lifetime, Restart { when, max: 3, within_ms: 20_000 })
+}
+
 fn named(text: &str) -> PodName {
     text.parse().expect("planned names are names of pods")
 }
@@ -184,6 +210,9 @@ mod tests {
         let kinds = plan.actions.iter().map(|(_, action)| std::mem::discriminant(action));
         assert_eq!(kinds.collect::<std::collections::HashSet<_>>().len(), 6);
         assert!(plan.actions.is_sorted_by_key(|(at, _)| *at));
+        let restarted = |when| plan.kept.iter().filter(|(_, restart)| restart.when == when).count();
+        assert!((1..200).filter(|pod| plan.is_detached(*pod)).count() > 10 && !plan.is_detached(0));
+        assert!(restarted(RestartWhen::OnFailure) > 10 && restarted(RestartWhen::Always) > 5);
         assert!(plan.actions.iter().any(|(_, action)| matches!(action, Action::Away(0, _))));
     }
 }

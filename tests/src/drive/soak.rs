@@ -125,6 +125,7 @@ impl Running<'_> {
         }
         self.come_to_rest(last_fault).await?;
         self.measure();
+        self.end_detached().await?;
         let recording = self.tree.end().await?;
         self.done.verdict = judge(&recording);
         Ok(())
@@ -174,9 +175,7 @@ impl Running<'_> {
         let way = self.plan.way(pod);
         let dead = way.iter().find(|pod| !self.tree.lives(self.plan.names[**pod].as_str())).copied();
         // Without its root there is no tree to grow.
-        dead.is_some_and(|dead| {
-            dead != 0 && self.ask(self.plan.parents[dead], vec![Step::Grow(self.plan.names[dead].clone())])
-        })
+        dead.is_some_and(|dead| dead != 0 && self.ask(self.plan.parents[dead], vec![self.plan.grow(dead)]))
     }
 
     fn ask(&mut self, pod: usize, steps: Vec<Step>) -> bool {
@@ -225,7 +224,7 @@ impl Running<'_> {
             }
             let why = self.tree.unrest(Rest::Whole);
             if !calm && (why.is_none() || self.tree.unrest(Rest::Calm).is_none()) {
-                (calm, self.done.settled) = (true, last_fault.elapsed());
+                (calm, self.done.settled) = (true, self.done.settled.max(last_fault.elapsed()));
             }
             let Some(why) = why else { return Ok(()) };
             if last_fault.elapsed() > REST_MAX {
@@ -242,6 +241,48 @@ impl Running<'_> {
             // LIMIT: a round is a look at every store, which is not to be what the machine is busy with.
             tokio::time::sleep_until(until.into()).await;
         }
+    }
+
+    /// Has every detached pod ended by its parent, the deepest first, for those do not end with the tree.
+    async fn end_detached(&mut self) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let left = (1..self.plan.names.len()).filter(|pod| self.plan.is_detached(*pod) && self.lives(*pod));
+            let left: Vec<usize> = left.collect();
+            let Some(deepest) = left.iter().copied().max_by_key(|pod| self.plan.way(*pod).len()) else {
+                while let Some(asked) = self.asks.join_next().await {
+                    self.take(asked);
+                }
+                self.come_to_rest(Instant::now()).await?;
+                // Whoever had something left to do was brought back for it.
+                if (1..self.plan.names.len()).any(|pod| self.plan.is_detached(pod) && self.lives(pod)) {
+                    continue;
+                }
+                return Ok(());
+            };
+            if began.elapsed() > REST_MAX {
+                return Err(format!("detached pods do not end: {}", self.plan.names[deepest]));
+            }
+            let depth = self.plan.way(deepest).len();
+            for pod in left.into_iter().filter(|pod| self.plan.way(*pod).len() == depth) {
+                let parent = self.plan.parents[pod];
+                if self.tree.lives(self.plan.names[parent].as_str()) {
+                    self.ask(parent, vec![Step::Stop(self.plan.names[pod].clone())]);
+                } else {
+                    // Whoever is to be told how it ends comes back first.
+                    self.grow(parent);
+                }
+            }
+            let until = Instant::now() + REVIVE_EVERY;
+            while let Ok(Some(asked)) = tokio::time::timeout_at(until.into(), self.asks.join_next()).await {
+                self.take(asked);
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    fn lives(&self, pod: usize) -> bool {
+        self.tree.lives(self.plan.names[pod].as_str())
     }
 
     fn measure(&mut self) {

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use pod::protocol::RunRejection;
 use pod::store::TurnCause;
 use pod::worker::Signal;
-use pod::{PodName, RunError, SpawnPod, TurnContext, TurnEnd, Worker, WorkerError, WorkerSpec};
+use pod::{Lifetime, PodName, Restart, RunError, SpawnPod, TurnContext, TurnEnd, Worker, WorkerError, WorkerSpec};
 use serde::{Deserialize, Serialize};
 
 /// The kind of this worker.
@@ -36,6 +36,8 @@ pub enum Step {
     SleepMs(u64),
     /// Start this child, which does the same.
     Grow(PodName),
+    /// Start this child, which does the same, with this lifetime, to be started again as the policy says.
+    GrowKept(PodName, Lifetime, Restart),
     /// Give this child these steps, and go on.
     Give(PodName, Vec<Self>),
     /// Give this child these steps, and wait until their turn has ended.
@@ -88,10 +90,8 @@ async fn perform(cx: &TurnContext, step: Step) -> Result<(), Failed> {
             tokio::time::sleep(Duration::from_millis(ms)).await;
             Ok(())
         }
-        Step::Grow(name) => {
-            let grown = cx.spawn_pod(SpawnPod::new(name, WorkerSpec::of_kind(GROVE))).await;
-            grown.map(|_| ()).map_err(|error| error.to_string())
-        }
+        Step::Grow(name) => grow(cx, name, Lifetime::Tied, Restart::default()).await,
+        Step::GrowKept(name, lifetime, restart) => grow(cx, name, lifetime, restart).await,
         Step::Give(child, steps) => give(cx, &child, &steps).await.map(|_| ()),
         Step::GiveAndWait(child, steps) => match give(cx, &child, &steps).await {
             Ok(work) => tokio::time::timeout(WAIT_MAX, work.ended()).await.map(|_| ()).map_err(|late| late.to_string()),
@@ -114,6 +114,11 @@ async fn perform(cx: &TurnContext, step: Step) -> Result<(), Failed> {
         let _ = cx.output(&format!("not done: {why}")).await;
     }
     Ok(())
+}
+
+async fn grow(cx: &TurnContext, name: PodName, lifetime: Lifetime, restart: Restart) -> Result<(), String> {
+    let spawn = SpawnPod::new(name, WorkerSpec::of_kind(GROVE)).lifetime(lifetime).restart(restart);
+    cx.spawn_pod(spawn).await.map(|_| ()).map_err(|error| error.to_string())
 }
 
 async fn give(cx: &TurnContext, child: &PodName, steps: &[Step]) -> Result<pod::Work, String> {
