@@ -17,6 +17,7 @@ use pod::PodStatus;
 use pod::discovery;
 use pod::id::PodName;
 use pod::runtime_dir::Roots;
+use rpc::{CallError, NotDelivered};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval};
 
@@ -84,9 +85,13 @@ async fn ready(
             return Err(Failure::new(Exit::TimedOut, message));
         }
         // Its own answer, and not that of another life.
-        let answer = discovery::status(roots, name, ANSWER_MAX).await.ok();
-        if let Some(status) = answer.filter(|status| Some(status.pid) == child.id()) {
-            return Ok(status);
+        match discovery::status(roots, name, ANSWER_MAX).await {
+            Ok(status) if Some(status.pid) == child.id() => return Ok(status),
+            Err(CallError::NotDelivered(NotDelivered::Unauthorized(why))) => {
+                let _ = child.kill().await;
+                return Err(Failure::new(Exit::Rejected, format!("pod `{name}` was ended again: {why}")));
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -96,6 +101,7 @@ fn exited(name: &PodName, status: std::process::ExitStatus, said: &str) -> Failu
     let exit = match status.code() {
         Some(code) if code == i32::from(Exit::Usage.code()) => Exit::Usage,
         Some(code) if code == i32::from(Exit::Held.code()) => Exit::Held,
+        Some(code) if code == i32::from(Exit::Rejected.code()) => Exit::Rejected,
         _ => Exit::DiedEarly,
     };
     Failure::new(exit, format!("pod `{name}` exited while it was starting ({status}){}", quoted(said)))

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, bound_by};
 use crate::attach::Tail;
 use crate::controller::actor::Actor;
 use crate::event::{Edge, Reporter};
@@ -139,6 +139,16 @@ pub enum StartError {
         name: PodName,
         /// What is missing, and what to do.
         reason: String,
+    },
+    /// This process is a program of a pod with a scope, which binds all that it starts.
+    #[error(
+        "pod `{name}` is not started: this is a program of pod `{by}`, which has a scope, and what it starts is to be below that; use `pod spawn {by} {name}`"
+    )]
+    Bound {
+        /// The pod.
+        name: PodName,
+        /// Whose program this is.
+        by: PodName,
     },
     /// The program that children are started from is not known.
     #[error("the program that children are started from cannot be found; name it with `PodOptions::program`")]
@@ -280,6 +290,14 @@ impl PodController {
         // Before anything is made. A child's parent has seen to it.
         effective(options.confinement, scope.is_some() && child.is_none(), options.kernel)
             .map_err(|reason| StartError::Confinement { name: name.clone(), reason })?;
+        if child.is_none() {
+            let (registry, roots, own) =
+                (registry.clone(), roots.clone(), PodId::new(name.clone(), Incarnation::random()));
+            let bound = tokio::task::spawn_blocking(move || bound_by(&registry, &roots, &own)).await.ok().flatten();
+            if let Some(by) = bound.filter(|by| by.name != name) {
+                return Err(StartError::Bound { name, by: by.name });
+            }
+        }
         if let (Some(scope), None) = (scope.clone(), &child) {
             // Before anything is made; decided below.
             let (registry, name) = (registry.clone(), name.clone());

@@ -103,10 +103,14 @@ async fn program_of_a_pod_with_a_scope_asks_its_own_pod_and_those_below_it_and_n
          {pod} output sibling; echo to-read-sibling $?
          {pod} spawn c below --command 'sh {below}'; echo to-own $?
          {pod} send below again; echo to-below $?
+         {pod} serve --name free --detach; echo to-be-free $?
+         {pod} serve --name free; echo to-be-free-in-front $?
          echo c-done"
     );
-    let (scope, command) = (["--read", "/"], ["--command", &command]);
-    ok(&world, &spawn("r", "c", &[scope, command].concat())).await;
+    // The kernel would let it make the files of a root.
+    let files = root.to_str().unwrap();
+    let (scope, command) = (["--read", "/", "--write", files], ["--command", command.as_str()]);
+    ok(&world, &spawn("r", "c", &[&scope[..], &command[..]].concat())).await;
     let said = printed(&world, "c", "c-done").await.concat();
     for line in [
         "to-parent 4",
@@ -114,6 +118,9 @@ async fn program_of_a_pod_with_a_scope_asks_its_own_pod_and_those_below_it_and_n
         "to-parent-unmarked 4",
         "to-sibling 4",
         "to-own 0",
+        "to-be-free 4",
+        "to-be-free-in-front 4",
+        "use `pod spawn c free`",
         "belongs to pod `c`, which has a scope",
     ] {
         assert!(said.contains(line), "`{line}` is not in: {said}");
@@ -124,6 +131,7 @@ async fn program_of_a_pod_with_a_scope_asks_its_own_pod_and_those_below_it_and_n
         logged(&world, "r", &["WARN", "is refused", &format!("method=\"{method}\""), "pod=r", "peer=process"]).await;
     }
     logged(&world, "sibling", &["WARN", "refused", "method=\"run\"", "`below`"]).await;
+    assert!(!world.root().join("state/free/store.db").exists(), "a root was made");
     // A person may do all of that.
     ok(&world, &spawn("r", "x1", &["--command", "true"])).await;
     ok(&world, &["send", "sibling", "hello"]).await;

@@ -119,7 +119,7 @@ fn pod_that_has_not_said_which_process_it_is_is_known_by_its_life_lock_and_a_dea
     world.is_process("bound", own);
     world.locks.retain(|lock| !lock.path().to_string_lossy().contains("/b"));
     let kin = world.kin("free", &program, &[]);
-    assert_eq!((kin.pods.len(), kin.any_scoped, decide(&kin)), (2, true, Reach::All));
+    assert_eq!((kin.pods.len(), decide(&kin)), (2, Reach::All));
 }
 
 #[test]
@@ -159,4 +159,59 @@ fn denial_says_who_is_bound_by_what_and_fits_whatever_the_names_are() {
     assert!(said.len() <= 256 && said.ends_with("none of them"), "{} bytes: {said}", said.len());
     let said = Reach::Unplaced("it has ended".into()).denial(1, who_in_words(None), "a").unwrap();
     assert!(said.contains("may only look") && said.ends_with("it has ended"), "{said}");
+}
+
+/// A look from the outside, as at the first stranger who connects.
+fn sight(world: &World) -> Arc<Sight> {
+    let any_scoped = AtomicBool::new(world.registry.any_scoped().unwrap());
+    let registry = world.registry.clone();
+    Arc::new(Sight { own: pod("root"), registry, roots: world.roots.clone(), any_scoped, looking: AtomicUsize::new(0) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_kept_from_anything_by_what_cannot_be_known_unless_a_pod_has_a_scope() {
+    let world = World::new();
+    let outside_of_the_namespace = sight(&world).look(None);
+    assert!(outside_of_the_namespace.unwrap_err().contains("namespace"));
+    for name in ["below", "bound"] {
+        world.registry.give_back(&pod(name)).unwrap();
+    }
+    let sight = sight(&world);
+    assert_eq!((sight.look(None), sight.any_scoped.load(Ordering::SeqCst)), (Ok(Reach::All), false));
+    // A newer program has changed the file since: this connection is not asked its version again.
+    rusqlite::Connection::open(world.registry.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert_eq!(sight.look(None), Ok(Reach::All));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn look_that_takes_for_ever_holds_up_nobody_else_and_takes_no_more_threads_than_its_own() {
+    let world = World::new();
+    let sight = sight(&world);
+    sight.looking.store(LOOKS_MAX, Ordering::SeqCst);
+    assert!(sight.look(Some(1)).unwrap_err().contains("still being looked at"));
+    sight.looking.store(0, Ordering::SeqCst);
+    // A registry that does not answer: its one connection is taken.
+    let (taken, release) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+    let registry = sight.registry.clone();
+    let (says_taken, held) = (taken.0, release.1);
+    let holder = std::thread::spawn(move || {
+        registry.held_while(|| {
+            says_taken.send(()).unwrap();
+            let _ = held.recv();
+        })
+    });
+    taken.1.recv().unwrap();
+    let (looking, others) = (Arc::clone(&sight), tokio::spawn(async { tokio::task::yield_now().await }));
+    let late = tokio::spawn(async move { looking.look(Some(1)) }).await.unwrap();
+    assert!(late.unwrap_err().contains("takes longer"));
+    others.await.unwrap();
+    assert_eq!(sight.looking.load(Ordering::SeqCst), 1);
+    drop(release.0);
+    holder.join().unwrap();
+    let over = async {
+        while sight.looking.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    crate::fixture::within("the look is over", over).await;
 }

@@ -11,8 +11,12 @@
 mod ancestry;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rpc::{Denial, MethodInfo, Newcomer, Request};
+use tokio::runtime::RuntimeFlavor;
 
 pub(crate) use self::ancestry::{Process, own};
 use crate::id::{Incarnation, PodId};
@@ -45,15 +49,31 @@ const LOOKS: [u16; 8] = [
     ListRewindTargets::ID,
 ];
 
+/// LIMIT: how long a look at whoever connects may take; it takes a millisecond, unless a process is such that the kernel waits
+/// for its memory, or the registry's disk is away.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// LIMIT: looks that have taken longer and are not over: each has a thread. Whoever comes then is not looked at.
+const LOOKS_MAX: usize = 8;
+
 /// What a pod knows of those who may connect to it.
 pub(crate) struct Admission {
     own: PodId,
-    /// A connection of its own: what this process does in the registry may take seconds.
-    registry: Registry,
-    roots: Roots,
     parent: Option<Parent>,
     children: SpawnedPodRegistry,
     scope: Scope,
+    sight: Arc<Sight>,
+}
+
+/// What a look needs. Each has a thread, and may outlive whoever was to be looked at.
+struct Sight {
+    own: PodId,
+    /// A connection of its own, from the beginning: what this process does in the registry may take seconds, and a newer
+    /// program may have changed the file by the time when somebody connects.
+    registry: Registry,
+    roots: Roots,
+    /// Whether any pod had a scope when that was last known.
+    any_scoped: AtomicBool,
+    looking: AtomicUsize,
 }
 
 /// What whoever connects may ask.
@@ -68,6 +88,7 @@ enum Reach {
 }
 
 impl Admission {
+    /// Blocks for a look into the registry.
     pub(crate) fn new(
         own: PodId,
         roots: &Roots,
@@ -75,7 +96,11 @@ impl Admission {
         children: SpawnedPodRegistry,
         scope: Scope,
     ) -> Self {
-        Self { own, registry: Registry::at(roots), roots: roots.clone(), parent, children, scope }
+        let (registry, looking) = (Registry::at(roots), AtomicUsize::new(0));
+        // What cannot be known counts as so.
+        let any_scoped = AtomicBool::new(registry.any_scoped().unwrap_or(true));
+        let sight = Sight { own: own.clone(), registry, roots: roots.clone(), any_scoped, looking };
+        Self { own, parent, children, scope, sight: Arc::new(sight) }
     }
 
     /// What `who` may call on this connection; anything, if nothing is said.
@@ -97,19 +122,26 @@ impl Admission {
 
     /// A few reads of small files, for most who connect none.
     fn reach(&self, who: &Newcomer<'_>) -> Reach {
-        let Some(pid) = who.peer.pid() else {
-            return Reach::Unplaced("it is outside of this pod's process namespace".to_owned());
-        };
-        if pid == rustix::process::getpid().as_raw_nonzero().get() {
+        let pid = who.peer.pid();
+        if pid == Some(rustix::process::getpid().as_raw_nonzero().get()) {
             return Reach::All;
         }
-        if let Some(child) = u32::try_from(pid).ok().and_then(|pid| self.children.sender(pid)) {
+        let child = pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| self.children.sender(pid));
+        if let Some(child) = child {
             return if self.scope.is_lent_to(&child) { Reach::Outside(child) } else { Reach::All };
         }
-        if self.is_parent(pid) {
+        if pid.is_some_and(|pid| self.is_parent(pid)) {
             return Reach::All;
         }
-        self.look(who, pid).unwrap_or_else(Reach::Unplaced)
+        let found = match self.sight.look(pid) {
+            Ok(Reach::All) if self.sight.any_scoped.load(Ordering::SeqCst) => is_still(who).map(|()| Reach::All),
+            found => found,
+        };
+        found.unwrap_or_else(|why| match self.sight.any_scoped.load(Ordering::SeqCst) || self.scope.rules().is_some() {
+            true => Reach::Unplaced(why),
+            // Nobody here is bound to anything.
+            false => Reach::All,
+        })
     }
 
     /// Whether that is the process of our parent, which may ask its children whatever it is bound to.
@@ -118,25 +150,64 @@ impl Admission {
         else {
             return false;
         };
-        let lock = self.roots.pod(&link.pod.name).life_lock();
+        let lock = self.sight.roots.pod(&link.pod.name).life_lock();
         matches!(life_lock::probe(&lock), Ok(Life::Held(holder)) if holder.pid == link.pid && holder.pod == Some(link.pod))
     }
+}
 
-    fn look(&self, who: &Newcomer<'_>, pid: i32) -> Result<Reach, String> {
-        let line = ancestry::line(Path::new(ancestry::PROC), pid);
-        let lives: Vec<Incarnation> = match &line {
-            Ok(line) => line.iter().filter_map(|process| life_of(process.pid, &self.roots)).collect(),
-            Err(_) => Vec::new(),
+impl Sight {
+    /// The same on a thread of its own, which is not waited for without an end: neither the registry's disk nor the memory of
+    /// a strange process is to hold up what else this thread does.
+    fn look(self: &Arc<Self>, pid: Option<i32>) -> Result<Reach, String> {
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        // Where nothing else could go on meanwhile, nothing is gained by another thread.
+        let Some(runtime) = runtime.filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread) else {
+            return self.look_here(pid);
         };
-        let kin = self.registry.kin(&self.own, line.as_deref().unwrap_or_default(), &lives);
-        let kin = kin.map_err(|error| error.to_string())?;
-        let known = line.map_err(|error| error.to_string()).and_then(|_| is_still(who));
-        Ok(match known {
-            Ok(()) => decide(&kin),
-            // Nobody here is bound to anything.
-            Err(_) if !kin.any_scoped => Reach::All,
-            Err(why) => Reach::Unplaced(why),
-        })
+        if self.looking.fetch_add(1, Ordering::SeqCst) >= LOOKS_MAX {
+            self.looking.fetch_sub(1, Ordering::SeqCst);
+            return Err(format!("{LOOKS_MAX} others are still being looked at"));
+        }
+        let (sight, (tell, told)) = (Arc::clone(self), std::sync::mpsc::sync_channel(1));
+        runtime.spawn_blocking(move || {
+            let found = sight.look_here(pid);
+            sight.looking.fetch_sub(1, Ordering::SeqCst);
+            // Nobody waits for it any more if it has taken too long.
+            let _ = tell.send(found);
+        });
+        let found = tokio::task::block_in_place(|| told.recv_timeout(LOOK_MAX));
+        found.unwrap_or_else(|_| Err(format!("looking at it takes longer than {} s", LOOK_MAX.as_secs())))
+    }
+
+    fn look_here(&self, pid: Option<i32>) -> Result<Reach, String> {
+        let any_scoped = self.registry.any_scoped().map_err(|error| error.to_string())?;
+        self.any_scoped.store(any_scoped, Ordering::SeqCst);
+        if !any_scoped {
+            return Ok(Reach::All);
+        }
+        let pid = pid.ok_or("it is outside of this pod's process namespace")?;
+        let kin = kin_of(&self.registry, &self.roots, &self.own, pid)?;
+        Ok(decide(&kin))
+    }
+}
+
+/// What the registry knows of the line of `pid`, and of the marks in it, when it asks `own`.
+fn kin_of(registry: &Registry, roots: &Roots, own: &PodId, pid: i32) -> Result<Kin, String> {
+    let line = ancestry::line(Path::new(ancestry::PROC), pid).map_err(|error| error.to_string())?;
+    let lives: Vec<Incarnation> = line.iter().filter_map(|process| life_of(process.pid, roots)).collect();
+    registry.kin(own, &line, &lives).map_err(|error| error.to_string())
+}
+
+/// The pod with a scope whose program this process is, if there is one below `roots`: what it starts is to be below that. What
+/// cannot be looked at is no such pod. Blocks.
+pub(crate) fn bound_by(registry: &Registry, roots: &Roots, own: &PodId) -> Option<PodId> {
+    if !registry.path().exists() || !registry.any_scoped().ok()? {
+        return None;
+    }
+    let kin = kin_of(registry, roots, own, rustix::process::getpid().as_raw_nonzero().get()).ok()?;
+    match decide(&kin) {
+        Reach::Outside(by) => Some(by),
+        Reach::All | Reach::Unplaced(_) => None,
     }
 }
 

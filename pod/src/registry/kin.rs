@@ -21,8 +21,6 @@ pub(crate) struct Kin {
     pub(crate) marked: Vec<Registered>,
     /// The pod that is asked, its parent, and all above it.
     pub(crate) asked: Vec<Incarnation>,
-    /// Whether any life here has a scope.
-    pub(crate) any_scoped: bool,
 }
 
 impl Registry {
@@ -38,6 +36,26 @@ impl Registry {
         })
     }
 
+    /// Runs `work` while nobody else uses this connection.
+    #[cfg(test)]
+    pub(crate) fn held_while(&self, work: impl FnOnce()) {
+        let _ = self.look(|_| {
+            work();
+            Ok(())
+        });
+    }
+
+    /// Whether any life here has a scope.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub(crate) fn any_scoped(&self) -> Result<bool, RegistryError> {
+        self.look(|tx| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM pods WHERE scoped)";
+            tx.query_row(sql, [], |row| row.get(0)).map_err(|error| in_file(tx, error))
+        })
+    }
+
     /// What is known of the processes `line`, of which some bear the marks of `lives`, and of the pod `asked`.
     ///
     /// # Errors
@@ -45,8 +63,6 @@ impl Registry {
     pub(crate) fn kin(&self, asked: &PodId, line: &[Process], lives: &[Incarnation]) -> Result<Kin, RegistryError> {
         let mut kin = self.look(|tx| {
             let mut kin = Kin { asked: line_of(tx, asked.incarnation)?, ..Kin::default() };
-            let sql = "SELECT EXISTS (SELECT 1 FROM pods WHERE scoped)";
-            kin.any_scoped = tx.query_row(sql, [], |row| row.get(0)).map_err(|error| in_file(tx, error))?;
             for (at, process) in line.iter().enumerate() {
                 let sql = "SELECT {} FROM pods WHERE process = ?1 AND began = ?2";
                 kin.pods.extend(all(tx, sql, (process.pid, ticks(*process)))?.into_iter().map(|row| (at, row)));

@@ -5,8 +5,8 @@
 //!
 //! Asked by the facade in `handle`, by `tools`, and by `supervisor` for the next life; `supervisor` follows what was begun.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::registry::Stop;
@@ -32,15 +32,34 @@ pub struct SpawnPod {
     lifetime: Lifetime,
     restart: Restart,
     restarted: bool,
-    /// Whoever wants it wants it no more. Clones are about the same.
-    given_up: Arc<AtomicBool>,
+    /// Whether it is still wanted, and what was begun. Clones are about the same.
+    wish: Arc<Wish>,
+}
+
+/// What becomes of a life that somebody wants, and may give up.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    given_up: AtomicBool,
+    begun: OnceLock<PodId>,
+}
+
+impl Wish {
+    /// A life that is not reserved yet never is. Returns the one that is, which is then the caller's to end.
+    pub(crate) fn give_up(&self) -> Option<&PodId> {
+        self.given_up.store(true, Ordering::SeqCst);
+        self.begun.get()
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst)
+    }
 }
 
 impl SpawnPod {
     /// A child called `name` that hosts `worker`.
     pub fn new(name: PodName, worker: WorkerSpec) -> Self {
         let (lifetime, restart) = (Lifetime::Tied, Restart::default());
-        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false, given_up: Arc::default() }
+        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false, wish: Arc::default() }
     }
 
     /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
@@ -70,9 +89,9 @@ impl SpawnPod {
         self
     }
 
-    /// Set, a life that is not reserved yet never is, and one that is just being started is ended.
-    pub(crate) fn given_up(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.given_up)
+    /// By which it can be given up.
+    pub(crate) fn wish(&self) -> Arc<Wish> {
+        Arc::clone(&self.wish)
     }
 
     /// The next life of a child that has ended.
@@ -80,8 +99,8 @@ impl SpawnPod {
         // What was written by us can be read; if not, the start says what is wrong.
         let worker = serde_json::from_str(&row.worker).unwrap_or_else(|_| WorkerSpec::of_kind("unreadable"));
         let (name, scope) = (row.pod.name.clone(), row.scope.clone());
-        let given_up = Arc::default();
-        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true, given_up }
+        let wish = Arc::default();
+        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true, wish }
     }
 }
 
@@ -158,9 +177,9 @@ async fn reserve_and_start(
         runtime_dir: paths.runtime_dir().to_owned(),
         scope: claimed.rules().to_vec(),
     };
-    let (reserved, max, given_up) = (pod.clone(), shared.children_max, spawn.given_up());
+    let (reserved, max, wish) = (pod.clone(), shared.children_max, spawn.wish());
     let reserve = move |tx: &Tx<'_>| {
-        if given_up.load(Ordering::SeqCst) {
+        if wish.is_given_up() {
             return Ok((None, None));
         }
         // Whoever ended the turn, or was told of its end, reckons with nothing more from it.
@@ -170,10 +189,12 @@ async fn reserve_and_start(
         if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
     };
     let row = match shared.commit(reserve).await? {
-        (None, _) if spawn.given_up.load(Ordering::SeqCst) => return Err(SpawnError::GivenUp { name }),
+        (None, _) if spawn.wish.is_given_up() => return Err(SpawnError::GivenUp { name }),
         (None, _) => return Err(SpawnError::TooMany { name, max }),
         (Some(Reservation::Reserved), Some(row)) => {
             claimed.keep();
+            // Before the second look at whether it is given up, below.
+            let _ = spawn.wish.begun.set(pod.clone());
             row
         }
         (Some(Reservation::NameTaken { by }), _) => {
@@ -205,8 +226,8 @@ async fn reserve_and_start(
     tokio::spawn(supervisor::supervise(shared.clone(), row, leader, stop));
     let recorded = shared.commit(move |tx| tx.child_started(&started, pid)).await;
     // Whoever stops all children does so after the phase is set: it sees this one, or this sees the phase.
-    // The same holds for whoever gives it up, and looks then which life there is.
-    let unwanted = *shared.phase.borrow() == PodState::Stopping || spawn.given_up.load(Ordering::SeqCst);
+    // The same holds for whoever gives it up, and looks then which life was begun.
+    let unwanted = *shared.phase.borrow() == PodState::Stopping || spawn.wish.is_given_up();
     if recorded.is_err() || unwanted {
         shared.registry.stop(&pod, Stop { now: true, grace: Duration::from_secs(5) });
     }

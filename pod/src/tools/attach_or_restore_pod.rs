@@ -1,6 +1,5 @@
 //! AttachOrRestorePod: reach a child that lives, or start one that has ended again.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -144,7 +143,7 @@ async fn restore(
     }
     let spawn = SpawnPod::new(name.clone(), worker).scope(row.scope.clone());
     let spawn = spawn.lifetime(row.lifetime).restart(row.restart);
-    let given_up = spawn.given_up();
+    let wish = spawn.wish();
     match tokio::time::timeout_at(until.into(), begin(pod, caller.turn, spawn)).await {
         Ok(Ok(child)) => {
             let line = pod.children().into_iter().find(|line| line.pod == *child.id());
@@ -163,12 +162,12 @@ async fn restore(
         },
         Ok(Err(error)) => Err(rejection(&name, limit, &error)),
         Err(_) => {
-            // What was begun and is not waited for is ended, and what was not begun yet is not any more.
-            given_up.store(true, Ordering::SeqCst);
-            let begun = pod.child(&name).map(|child| child.id().clone()).filter(|begun| *begun != row.pod);
-            let rejection = timed_out(caller, begun.as_ref().unwrap_or(&row.pod), limit);
+            // What was begun for this and is not waited for is ended, and what was not begun yet is not any more. What others
+            // have begun meanwhile is theirs.
+            let begun = wish.give_up();
+            let rejection = timed_out(caller, begun.unwrap_or(&row.pod), limit);
             if let Some(begun) = begun {
-                pod.shared().registry.stop(&begun, Stop { now: true, grace: Duration::ZERO });
+                pod.shared().registry.stop(begun, Stop { now: true, grace: Duration::ZERO });
             }
             Err(rejection)
         }

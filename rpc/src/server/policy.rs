@@ -144,7 +144,11 @@ impl PeerPidfd {
     pub(crate) fn of(socket: BorrowedFd<'_>, peer: Peer) -> Option<Self> {
         match nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerPidfd) {
             Ok(descriptor) => return Some(Self { descriptor, exact: true }),
-            Err(errno) => tracing::debug!(%errno, "the kernel gives no SO_PEERPIDFD"),
+            Err(errno) if is_not_known(errno) => tracing::debug!("the kernel has no SO_PEERPIDFD"),
+            Err(errno) => {
+                tracing::debug!(%errno, "the kernel gives no descriptor of a peer");
+                return None;
+            }
         }
         let pid = rustix::process::Pid::from_raw(peer.pid()?)?;
         let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
@@ -174,6 +178,12 @@ impl PeerPidfd {
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { descriptor: self.descriptor.try_clone()?, exact: self.exact })
     }
+}
+
+/// Whether the kernel does not know the option at all. Another error is about the peer: of one that has ended and is reaped,
+/// kernels before Linux 6.16 have no descriptor any more (EINVAL), and whoever has its number now is somebody else.
+fn is_not_known(errno: nix::errno::Errno) -> bool {
+    errno == nix::errno::Errno::ENOPROTOOPT
 }
 
 impl AsFd for PeerPidfd {
@@ -220,5 +230,84 @@ impl fmt::Debug for Policy {
             .field("any_user", &self.any_user)
             .field("pidfds", &self.pidfds)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::process::Command;
+
+    use super::*;
+
+    /// What another process of this binary is to connect to, before it ends.
+    const DEAD_PEER: &str = "RPC_TEST_DEAD_PEER";
+
+    #[test]
+    fn peer_is_looked_for_by_its_number_only_where_the_kernel_has_nothing_better() {
+        use nix::errno::Errno;
+        assert!(is_not_known(Errno::ENOPROTOOPT));
+        for about_the_peer in [Errno::EINVAL, Errno::ESRCH, Errno::ENODATA, Errno::EMFILE] {
+            assert!(!is_not_known(about_the_peer), "{about_the_peer}");
+        }
+    }
+
+    /// Killed when it is dropped.
+    struct Stranger(std::process::Child);
+
+    impl Drop for Stranger {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// A process that has been given the number of one that has ended, if that can be arranged.
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    fn process_of_number(number: u32) -> Option<Stranger> {
+        // Others take numbers, too.
+        (0..100).find_map(|_| {
+            std::fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).ok()?;
+            let stranger = Stranger(Command::new("sleep").arg("30").spawn().unwrap());
+            (stranger.0.id() == number).then_some(stranger)
+        })
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        clippy::zombie_processes,
+        reason = "a peer that has ended is a process, and what it has started outlives it"
+    )]
+    fn descriptor_of_a_peer_that_has_ended_is_nobody_elses() {
+        // This test's own binary, started again, is the peer: what it leaves behind holds its connection.
+        if let Some(socket) = std::env::var_os(DEAD_PEER) {
+            let connection = UnixStream::connect(socket).unwrap();
+            Command::new("sleep").arg("5").stdin(OwnedFd::from(connection)).spawn().unwrap();
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(scratch.path().join("s")).unwrap();
+        let mut peer = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "server::policy::tests::descriptor_of_a_peer_that_has_ended_is_nobody_elses"])
+            .env(DEAD_PEER, scratch.path().join("s"))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(peer.wait().unwrap().success());
+        let (connection, _) = listener.accept().unwrap();
+        let known = Process::at_other_end_of(connection.as_fd()).unwrap();
+        assert_eq!(known.pid, i32::try_from(peer.id()).ok());
+        let Some(_stranger) = process_of_number(peer.id()) else {
+            eprintln!("NOT CHECKED: only root can have a number given again");
+            return;
+        };
+        let asked = nix::sys::socket::getsockopt(&connection, nix::sys::socket::sockopt::PeerPidfd);
+        if asked.is_err_and(|errno| errno == nix::errno::Errno::ENOPROTOOPT) {
+            eprintln!("NOT CHECKED: this kernel has no SO_PEERPIDFD, and a peer is known by its number");
+            return;
+        }
+        let found = PeerPidfd::of(connection.as_fd(), Peer::Process(known));
+        assert!(found.is_none_or(|pidfd| pidfd.has_ended().unwrap()), "somebody else was taken for the peer");
     }
 }
