@@ -40,6 +40,28 @@ async fn logged(world: &World, pod: &str, words: &[&str]) {
     assert!(found, "no line of `{pod}` has {words:?}: {log}");
 }
 
+/// Files that anybody may use, until it is dropped.
+struct Doors(Vec<(std::path::PathBuf, std::fs::Permissions)>);
+
+impl Doors {
+    fn open<'p>(paths: impl Iterator<Item = &'p Path>) -> Self {
+        let open = |path: &Path| {
+            let before = std::fs::metadata(path).unwrap().permissions();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+            (path.to_owned(), before)
+        };
+        Self(paths.map(open).collect())
+    }
+}
+
+impl Drop for Doors {
+    fn drop(&mut self) {
+        for (path, before) in self.0.drain(..) {
+            let _ = std::fs::set_permissions(path, before);
+        }
+    }
+}
+
 /// Does nothing unless the test below has started it.
 #[test]
 fn other_user() {
@@ -60,14 +82,14 @@ async fn process_of_another_user_is_refused_and_logged_also_where_every_door_is_
     let world = World::new();
     ok(&world, &["serve", "--name", "r", "--detach"]).await;
     let _stop = crate::serving::Background::of(&world, "r");
-    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
     let paths = pod::runtime_dir::Roots::at(&world.root()).unwrap().pod(&"r".parse().unwrap());
     let binary = world.path("binary");
     std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
     let socket = paths.socket();
     let outermost = world.root().parent().unwrap().to_owned();
     let doors = socket.ancestors().take_while(|door| door.starts_with(&outermost));
-    doors.chain([binary.as_path()]).for_each(open);
+    // Closed again before the pod is stopped: a command refuses to go through them.
+    let _doors = Doors::open(doors.chain([binary.as_path()]));
     let mut command = std::process::Command::new(&binary);
     command.args(["--exact", "asking::other_user"]).env(SOCKET, &socket).uid(NOBODY).gid(NOBODY).current_dir("/");
     let other = tokio::task::spawn_blocking(move || {
