@@ -367,7 +367,7 @@ pub(crate) enum Children {
     Refuse,
     /// They are stopped first
     Stop,
-    /// They go on alone; no pod can do this yet, and says so
+    /// They go on, also when the pod ends
     Detach,
 }
 

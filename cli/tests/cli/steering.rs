@@ -174,8 +174,6 @@ async fn rewind_with_live_children_does_what_was_chosen_and_nothing_silently() {
     assert_eq!(targets[0]["children"], 1);
     let live = ["rewind", "a", "--to", "2"];
     world.pod(&live).await.refused(4, &["1 of its children live", "`b`", "--children stop"]);
-    let detach = [&live[..], &["--children", "detach"]].concat();
-    world.pod(&detach).await.refused(4, &["end with it", "cannot be detached", "--children stop"]);
     assert!(alive().await);
     assert!(of_kind(&world.history("a").await, "rewound").is_empty());
     let stop = world.pod(&[&live[..], &["--children", "stop"]].concat()).await;
@@ -192,6 +190,23 @@ async fn rewind_with_live_children_does_what_was_chosen_and_nothing_silently() {
         .await;
     state(&world, "a", "idle").await;
     stopped(&world, run).await;
+}
+
+#[tokio::test]
+async fn rewind_that_detaches_says_so_and_the_child_goes_on_when_its_parent_ends() {
+    let world = World::new();
+    let script = "runs = [[{ say = 'one' }], [{ spawn = { name = 'b', worker = { kind = 'ledger' } } }]]";
+    let run = kept(&world, script).await;
+    work(&world, "a", "start a child").await;
+    let back = world.pod(&["rewind", "a", "--to", "2", "--children", "detach"]).await;
+    assert!(back.code == 0 && back.stdout.contains("detached: 1 of its children, which go on"), "{back:?}");
+    for pod in ["a", "b"] {
+        assert_eq!(of_kind(&world.history(pod).await, "child_detached").len(), 1, "{pod}");
+        assert!(world.pod(&["log", pod]).await.stdout.contains("`b` goes on when its parent ends"), "{pod}");
+    }
+    stopped(&world, run).await;
+    assert!(world.list().await.iter().any(|pod| pod["name"] == "b" && pod["alive"] == true));
+    assert_eq!(world.pod(&["stop", "b"]).await.code, 0);
 }
 
 #[tokio::test]
