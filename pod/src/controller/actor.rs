@@ -22,7 +22,7 @@ use super::state::{Abilities, Effect, Input, Signal, Start, State, Step, TurnVer
 use super::turn::{self, TurnInFlight, TurnOver};
 use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
-use crate::id::TurnId;
+use crate::id::{TurnId, WorkId};
 use crate::notify_buffer::Facts;
 use crate::protocol::{
     Compact, Compacting, ControlRejection, Method, PodEvent, PodState, ShutdownMode, Text, TurnCap, TurnResult,
@@ -66,6 +66,9 @@ pub(super) type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
 /// Tells whoever asked for a pause, a cancel or a resume what became of it.
 pub(super) type Answer = Box<dyn FnOnce(Reply) + Send>;
 
+/// What is done about a request that came once more, when it is known what became of the first one.
+pub(super) type Repeat = Box<dyn FnOnce(&mut Actor) + Send>;
+
 /// Why a turn is not counted, and so not started.
 pub(super) enum NotCounted {
     /// There is none left.
@@ -100,9 +103,12 @@ pub(crate) struct Actor {
     finish: bool,
     /// It was said that no turn is started because the parent has left too much unacknowledged.
     said_full: bool,
-    /// A turn was counted for this pod that has not begun: the next one is not counted again. Should the pod die, one was
+    /// Turns that were counted for this pod and have not begun: as many are not counted again. Should the pod die, these were
     /// counted too many.
-    pub(super) counted: bool,
+    pub(super) spare: u32,
+    /// Works whose turns are being counted, and who asks for one of them once more.
+    pub(super) counting: Vec<WorkId>,
+    pub(super) repeats: Vec<(WorkId, Repeat)>,
     /// Kept for a commit that has to be tried again.
     verdict: Option<(TurnVerdict, Said)>,
     /// Whoever wanted the compaction that is about to start.
@@ -140,7 +146,9 @@ impl Actor {
             stopping_children: false,
             finish: false,
             said_full: false,
-            counted: false,
+            spare: 0,
+            counting: Vec::new(),
+            repeats: Vec::new(),
             verdict: None,
             compacting: None,
             rewound: None,
@@ -447,7 +455,9 @@ impl Actor {
 
     /// Has a turn counted, unless one is that has not begun.
     pub(super) fn count_turn(&mut self) -> impl Future<Output = Result<(), NotCounted>> + Send + use<> {
-        let (counted, member) = (std::mem::take(&mut self.counted), self.shared.member.clone());
+        let (left, member) = (self.spare.checked_sub(1), self.shared.member.clone());
+        let counted = left.is_some();
+        self.spare = left.unwrap_or(0);
         async move {
             if counted {
                 return Ok(());
@@ -469,17 +479,17 @@ impl Actor {
                     actor.facts(ordered);
                     actor.said_full = false;
                     // One that came with a run was counted with it.
-                    actor.counted |= counted && started.cause == TurnCause::Run;
+                    actor.spare += u32::from(counted && started.cause == TurnCause::Run);
                     actor.launch(started);
                 }
                 Ok((TurnStart::Nothing, ordered)) => {
-                    actor.counted |= counted;
+                    actor.spare += u32::from(counted);
                     let facts = actor.facts(ordered);
                     actor.step(Input::TurnDeclined(facts));
                     actor.not_started();
                 }
                 Ok((TurnStart::Failed(FailedStart { message, works, ended }), ordered)) => {
-                    actor.counted |= counted;
+                    actor.spare += u32::from(counted);
                     for work in works {
                         actor.shared.registry.own_turn_ended(work, WorkEnd::Errored { message: message.clone() });
                     }
@@ -489,7 +499,7 @@ impl Actor {
                     actor.not_started();
                 }
                 Ok((TurnStart::OutboxFull, ordered)) => {
-                    actor.counted |= counted;
+                    actor.spare += u32::from(counted);
                     actor.facts(ordered);
                     if !std::mem::replace(&mut actor.said_full, true) {
                         tracing::warn!(pod = %actor.shared.id, "no turn is started until the parent acknowledges some of the many events that it was offered");
@@ -497,7 +507,7 @@ impl Actor {
                     actor.put_off();
                 }
                 Err(error) => {
-                    actor.counted |= counted;
+                    actor.spare += u32::from(counted);
                     actor.complain("start a turn", &error);
                     actor.put_off();
                 }

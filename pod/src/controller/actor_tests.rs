@@ -557,3 +557,45 @@ async fn registry_that_another_process_holds_stops_no_call_and_no_turn_for_longe
     client.call(run(1)).await.unwrap();
     puppet.expect(Said::Started(TurnCause::Run)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_is_repeated_while_it_is_counted_is_told_its_turn_and_what_is_not_taken_costs_no_turn() {
+    let mut puppet = Puppet::bounded(Limits { turns: 2, ..Limits::default() }).await;
+    let client = client(&puppet);
+    // What the store refuses is not counted for the next one.
+    let refuse = "CREATE TRIGGER held BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'held by a test'); END";
+    puppet.pod.store().write(move |tx| tx.run(refuse, [])).await.unwrap();
+    for work in 10..15 {
+        assert!(matches!(refused_run(&puppet, work).await, RunRejection::Unavailable { .. }));
+    }
+    release(&puppet).await;
+    client.call(run(1)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    let accepted = client.call(run(2)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert_eq!(client.call(run(2)).await.unwrap(), accepted);
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    assert!(matches!(refused_run(&puppet, 3).await, RunRejection::Cap { .. }));
+
+    let mut puppet = Puppet::bounded(Limits { turns: 9, ..Limits::default() }).await;
+    let held = rusqlite::Connection::open(puppet.pod.roots().registry()).unwrap();
+    held.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (one, other) = (self::client(&puppet), self::client(&puppet));
+    let mut first = std::pin::pin!(one.call(run(7)));
+    assert!(futures::poll!(&mut first).is_pending());
+    assert_eq!(one.call(Status).await.unwrap().state, PodState::Idle);
+    let mut second = std::pin::pin!(other.call(run(7)));
+    assert!(futures::poll!(&mut second).is_pending());
+    assert_eq!(other.call(Status).await.unwrap().state, PodState::Idle);
+    held.execute_batch("ROLLBACK").unwrap();
+    // Told the same, whatever the first is told.
+    let first = within("the answer", first).await.map_err(|error| matches!(error, CallError::Rejected(_)));
+    let second = within("the answer", second).await.map_err(|error| matches!(error, CallError::Rejected(_)));
+    assert_eq!(first, second);
+    if first.is_ok() {
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+    }
+}

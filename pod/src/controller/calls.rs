@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rpc::{CallContext, Responder};
 
-use super::actor::{Actor, Answer, Completion, NotCounted, give};
+use super::actor::{Actor, Answer, Completion, NotCounted, Repeat, give};
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::admission::REFUSED;
 use crate::event::{Offer, apply_event_side_effects};
@@ -101,19 +101,20 @@ impl Actor {
             };
             // It may be the very run that is running: sent again, it is told the same. Asked behind all that is submitted:
             // what was admitted before and is being committed is known by then.
-            let store = self.shared.store.clone();
-            tokio::spawn(async move {
-                match store.write(move |tx| tx.accepted_run(work)).await {
-                    Ok(Some(accepted)) => responder.ack(accepted),
-                    Ok(None) => responder.reject(rejection),
-                    Err(error) => responder.reject(RunRejection::Unavailable { reason: reason(&error) }),
-                }
+            return self.behind_the_first(work, move |actor| {
+                let store = actor.shared.store.clone();
+                tokio::spawn(async move {
+                    match store.write(move |tx| tx.accepted_run(work)).await {
+                        Ok(Some(accepted)) => responder.ack(accepted),
+                        Ok(None) => responder.reject(rejection),
+                        Err(error) => responder.reject(RunRejection::Unavailable { reason: reason(&error) }),
+                    }
+                });
             });
-            return;
         }
         let run = NewRun { work, origin, input: request.input.as_str().to_owned() };
         self.counted(work, move |actor, counted| match counted {
-            Ok(()) => actor.take_run(run, responder),
+            Ok(counted) => actor.take_run(run, counted, responder),
             Err(why) => {
                 actor.step(Input::RunAborted);
                 responder.reject(match why {
@@ -124,33 +125,56 @@ impl Actor {
         });
     }
 
-    /// Has the turn counted that `work` will be, then goes on; at once, if the tree counts none. Work that is known already
-    /// was counted then.
+    /// Has the turn counted that `work` will be, then goes on; at once, if the tree counts none. `then` learns whether one was
+    /// counted, which is to be given to `uncounted` if it is not needed. Work that is known already was counted then.
     pub(super) fn counted(
         &mut self,
         work: WorkId,
-        then: impl FnOnce(&mut Self, Result<(), NotCounted>) + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<bool, NotCounted>) + Send + 'static,
     ) {
         if !self.shared.member.counts_turns() {
-            return then(self, Ok(()));
+            return then(self, Ok(false));
         }
-        let (store, used) = (self.shared.store.clone(), self.counted);
+        let (store, used) = (self.shared.store.clone(), u32::from(self.spare > 0));
         let count = self.count_turn();
+        self.counting.push(work);
         self.later(Box::pin(async move {
             // Behind all that is submitted: what was admitted before is known by then.
             let (counted, spare) = match store.write(move |tx| tx.accepted_run(work)).await {
-                Ok(Some(_)) => (Ok(()), used),
-                Ok(None) => (count.await, false),
+                Ok(Some(_)) => (Ok(false), used),
+                Ok(None) => (count.await.map(|()| true), 0),
                 Err(error) => (Err(NotCounted::Unavailable(reason(&error))), used),
             };
             Box::new(move |actor: &mut Self| {
-                actor.counted |= spare;
+                actor.spare += spare;
+                if let Some(at) = actor.counting.iter().position(|counting| *counting == work) {
+                    actor.counting.swap_remove(at);
+                }
                 then(actor, counted);
+                // What was submitted for the first one is before what is asked now.
+                let (repeats, others) = std::mem::take(&mut actor.repeats).into_iter().partition(|(of, _)| *of == work);
+                actor.repeats = others;
+                let repeats: Vec<(WorkId, Repeat)> = repeats;
+                repeats.into_iter().for_each(|(_, repeat)| repeat(actor));
             }) as Completion
         }));
     }
 
-    fn take_run(&mut self, run: NewRun, responder: Responder<Run>) {
+    /// A turn that was counted is not needed.
+    pub(super) fn uncounted(&mut self, counted: bool) {
+        self.spare += u32::from(counted);
+    }
+
+    /// Does `then` when what was admitted for `work` before is submitted: at once, unless its turn is being counted.
+    pub(super) fn behind_the_first(&mut self, work: WorkId, then: impl FnOnce(&mut Self) + Send + 'static) {
+        if self.counting.contains(&work) {
+            self.repeats.push((work, Box::new(then)));
+        } else {
+            then(self);
+        }
+    }
+
+    fn take_run(&mut self, run: NewRun, counted: bool, responder: Responder<Run>) {
         self.submit(
             move |tx| {
                 let staged = tx.stage_run(&run)?;
@@ -159,10 +183,11 @@ impl Actor {
                 }
                 Ok(staged)
             },
-            |actor, staged| match staged {
+            move |actor, staged| match staged {
                 Ok((StagedRun { accepted, duplicate }, ordered)) => {
                     let facts = actor.facts(ordered);
                     if duplicate {
+                        actor.uncounted(counted);
                         // Nothing was staged: what is paused stays paused, and what is blocked, blocked.
                         actor.step(Input::RunAborted);
                         actor.step(Input::Committed(facts));
@@ -172,6 +197,7 @@ impl Actor {
                     responder.ack(Accepted { turn: accepted.turn, work: accepted.work });
                 }
                 Err(error) => {
+                    actor.uncounted(counted);
                     actor.step(Input::RunAborted);
                     responder.reject(RunRejection::Unavailable { reason: reason(&error) });
                 }

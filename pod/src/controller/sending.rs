@@ -20,6 +20,16 @@ use crate::store::{Direction, NewRun, NoteOutcome, StagedRun, StoreError, Tx};
 /// LIMIT: work that waits behind a turn. Whoever sends more wants a queue of his own.
 const STAGED_MAX: u64 = 64;
 
+/// How work is to be staged.
+struct Wish {
+    interrupt: bool,
+    /// No admission was needed.
+    behind: bool,
+    /// The turn that ran when it was asked for.
+    meant: Option<TurnId>,
+    counted: bool,
+}
+
 /// What became of work that was to be staged.
 enum Staging {
     Staged {
@@ -118,8 +128,10 @@ impl Actor {
         }
         let origin = self.origin(responder.context());
         let run = NewRun { work: request.key, origin, input: request.text.as_str().to_owned() };
+        // Until it is committed another turn may have begun: that one nobody has interrupted.
+        let meant = self.turn();
         self.counted(request.key, move |actor, counted| match counted {
-            Ok(()) => actor.stage_run(run, interrupt, behind, responder),
+            Ok(counted) => actor.stage_run(run, Wish { interrupt, behind, meant, counted }, responder),
             Err(why) => {
                 if !behind {
                     actor.step(Input::RunAborted);
@@ -132,7 +144,8 @@ impl Actor {
         });
     }
 
-    fn stage_run(&mut self, run: NewRun, interrupt: bool, behind: bool, responder: Responder<SendToPod>) {
+    fn stage_run(&mut self, run: NewRun, wish: Wish, responder: Responder<SendToPod>) {
+        let Wish { interrupt, behind, meant, counted } = wish;
         self.submit(
             move |tx| stage(tx, &run),
             move |actor, staged| match staged {
@@ -140,7 +153,7 @@ impl Actor {
                     let running = actor.turn().filter(|_| actor.phase() == PodState::Running);
                     // The turn that ran when it was committed: no other can have begun behind that.
                     let ended = match running {
-                        Some(_) if interrupt && !run.duplicate => {
+                        Some(_) if interrupt && !run.duplicate && (meant.is_none() || running == meant) => {
                             let told = actor.step(Input::Method(MethodKind::Cancel)).verdict;
                             // One whose end is being committed was not told: it has ended by itself.
                             running.filter(|_| !matches!(told, Some(Verdict::Refuse(_))))
@@ -148,6 +161,7 @@ impl Actor {
                         _ => None,
                     };
                     let gives_way = interrupt || actor.phase() != PodState::Paused;
+                    actor.uncounted(counted && run.duplicate);
                     actor.staged(ordered, behind, gives_way && !run.duplicate, interrupt);
                     let (turn, work) = (run.accepted.turn, run.accepted.work);
                     responder.ack(if interrupt {
@@ -158,10 +172,12 @@ impl Actor {
                     });
                 }
                 Ok((Staging::Full, ordered)) => {
+                    actor.uncounted(counted);
                     actor.staged(ordered, behind, false, interrupt);
                     responder.reject(SendRejection::Full { max: u32::try_from(STAGED_MAX).unwrap_or(u32::MAX) });
                 }
                 Err(error) => {
+                    actor.uncounted(counted);
                     if !behind {
                         actor.step(Input::RunAborted);
                     }
@@ -192,19 +208,21 @@ impl Actor {
     }
 
     /// A wish that comes too late may be the very one that was taken: sent again, it is told the same.
-    fn unless_known(&self, work: WorkId, interrupt: bool, refused: SendRejection, responder: Responder<SendToPod>) {
-        let store = self.shared.store.clone();
-        tokio::spawn(async move {
-            // Behind all that is submitted: what is being committed is known by then.
-            match store.write(move |tx| tx.accepted_run(work)).await {
-                Ok(Some(known)) if interrupt => {
-                    let next = Some(Next { turn: known.turn, work, ahead: 0 });
-                    responder.ack(Sent::Interrupted { turn: None, next });
+    fn unless_known(&mut self, work: WorkId, interrupt: bool, refused: SendRejection, responder: Responder<SendToPod>) {
+        self.behind_the_first(work, move |actor| {
+            let store = actor.shared.store.clone();
+            tokio::spawn(async move {
+                // Behind all that is submitted: what is being committed is known by then.
+                match store.write(move |tx| tx.accepted_run(work)).await {
+                    Ok(Some(known)) if interrupt => {
+                        let next = Some(Next { turn: known.turn, work, ahead: 0 });
+                        responder.ack(Sent::Interrupted { turn: None, next });
+                    }
+                    Ok(Some(known)) => responder.ack(Sent::Staged { turn: known.turn, work, behind: None, ahead: 0 }),
+                    Ok(None) => responder.reject(refused),
+                    Err(error) => responder.reject(SendRejection::Unavailable { reason: reason(&error) }),
                 }
-                Ok(Some(known)) => responder.ack(Sent::Staged { turn: known.turn, work, behind: None, ahead: 0 }),
-                Ok(None) => responder.reject(refused),
-                Err(error) => responder.reject(SendRejection::Unavailable { reason: reason(&error) }),
-            }
+            });
         });
     }
 }
