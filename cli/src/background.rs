@@ -13,10 +13,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use pod::PodStatus;
 use pod::discovery;
 use pod::id::PodName;
 use pod::runtime_dir::Roots;
+use pod::{PodController, PodStatus};
 use rpc::{CallError, NotDelivered};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval};
@@ -24,6 +24,7 @@ use tokio::time::{Instant, interval};
 use crate::commands::seconds;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::tree::not_started;
 
 /// How often the pod is asked whether it is there.
 const ASK_EVERY: Duration = Duration::from_millis(25);
@@ -40,6 +41,7 @@ pub(crate) async fn start<A: AsRef<OsStr>>(
     args: &[A],
     limit: Duration,
 ) -> Result<PodStatus, Failure> {
+    PodController::may_start(name, roots).await.map_err(not_started)?;
     let paths = roots.pod(name);
     paths.make_state_dir().map_err(|error| Failure::from_error(Exit::Usage, error))?;
     let log = paths.stderr();

@@ -285,19 +285,15 @@ impl PodController {
         }
         let registry_error = |source| StartError::Registry { name: name.clone(), source };
         let registry = Registry::at(&roots);
+        if child.is_none() {
+            // Before anything is made.
+            Self::may_start(&name, &roots).await?;
+        }
         let scope = Rules::new(&options.scope).map_err(|error| registry_error(error.into()))?;
         let scope = (!options.scope.is_empty()).then_some(scope);
         // Before anything is made. A child's parent has seen to it.
         effective(options.confinement, scope.is_some() && child.is_none(), options.kernel)
             .map_err(|reason| StartError::Confinement { name: name.clone(), reason })?;
-        if child.is_none() {
-            let (registry, roots, own) =
-                (registry.clone(), roots.clone(), PodId::new(name.clone(), Incarnation::random()));
-            let bound = tokio::task::spawn_blocking(move || bound_by(&registry, &roots, &own)).await.ok().flatten();
-            if let Some(by) = bound.filter(|by| by.name != name) {
-                return Err(StartError::Bound { name, by: by.name });
-            }
-        }
         if let (Some(scope), None) = (scope.clone(), &child) {
             // Before anything is made; decided below.
             let (registry, name) = (registry.clone(), name.clone());
@@ -443,15 +439,31 @@ impl PodController {
             .read(|reads| reads.control())
             .await
             .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
+        let starts_processes = worker.starts_processes();
         let actor = Actor::new(handle.clone(), worker, found, facts);
         crate::delegation::send_what_was_left(&shared)
             .await
             .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
         if owns_process {
-            tokio::spawn(reaper::reap(shared.clone()));
+            tokio::spawn(reaper::reap(shared.clone(), starts_processes));
         }
         tokio::spawn(live(shared, owns_process, actor, server, calls, heard, lock));
         Ok(handle)
+    }
+
+    /// Whether this process may start the root `name` below `roots`: a program of a pod with a scope may not, for what it starts
+    /// would have none. Looks, and makes nothing.
+    ///
+    /// # Errors
+    /// [`StartError::Bound`].
+    pub async fn may_start(name: &PodName, roots: &Roots) -> Result<(), StartError> {
+        let (registry, below, own) =
+            (Registry::at(roots), roots.clone(), PodId::new(name.clone(), Incarnation::random()));
+        let bound = tokio::task::spawn_blocking(move || bound_by(&registry, &below, &own)).await.ok().flatten();
+        if let Some(by) = bound.filter(|by| by.name != *name) {
+            return Err(StartError::Bound { name: name.clone(), by: by.name });
+        }
+        Ok(())
     }
 }
 
@@ -499,8 +511,8 @@ async fn live(
     actor.run(calls, heard).await;
     let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
     if owns_process {
-        let own = shared.id.clone();
-        if let Ok(ended @ 1..) = tokio::task::spawn_blocking(move || reaper::end_strays(&own)).await {
+        let (own, registry) = (shared.id.clone(), Registry::at(&shared.roots));
+        if let Ok(ended @ 1..) = tokio::task::spawn_blocking(move || reaper::end_strays(&own, &registry)).await {
             tracing::info!(pod = %shared.id, ended, "programs that had left their groups were ended");
         }
     }

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use pod::protocol::SCOPE_RULES_MAX;
 use pod::scope::{Confinement, Permission, ScopeRule, kernel_confinement};
 use pod::store::HistoryItem;
 use pod::{SpawnError, SpawnPod, TurnResult, WorkEnd, WorkerSpec};
@@ -137,5 +138,25 @@ async fn way_that_a_program_has_turned_into_a_link_leads_its_next_turn_nowhere()
     let work = child.run("third").await.unwrap();
     assert_eq!(work.ended().in_time().await, WorkEnd::TurnEnded(TurnResult::Finished));
     assert_eq!(std::fs::read_to_string(outside.join("y/f")).unwrap(), "untouched");
+    boss.shutdown().in_time().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scope_of_many_long_paths_is_told_to_its_programs_whole() {
+    let world = world();
+    let boss = world.boss().await;
+    let (inside, _) = places(&world);
+    // Each quotation mark takes two bytes on its way.
+    let long = format!("/{}", "\"".repeat(250)).repeat(14);
+    let at = |number: usize| PathBuf::from(format!("{}/{number}{long}", inside.display()));
+    let mut rules = vec![rule(&inside, Permission::Write)];
+    rules.extend((0..SCOPE_RULES_MAX - 1).map(|number| rule(&at(number), Permission::Deny)));
+    let spawn = SpawnPod::new("a".parse().unwrap(), WorkerSpec::command("echo told; cat; exit 0"));
+    let child = boss.spawn_pod(spawn.scope(rules)).await.unwrap();
+    let work = child.run("go").await.unwrap();
+    let end = work.ended().in_time().await;
+    // More than one argument or variable of a program may have; and nothing of it is left on its input.
+    assert_eq!(end, WorkEnd::TurnEnded(TurnResult::Finished), "{:?}", world.history("a").outputs());
+    assert_eq!(world.history("a").outputs().concat(), "told\n");
     boss.shutdown().in_time().await;
 }

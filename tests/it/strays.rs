@@ -77,6 +77,48 @@ async fn program_without_a_group_a_parent_and_a_mark_is_below_its_pod_and_ends_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn program_that_says_that_it_is_a_pod_ends_with_its_pod_all_the_same() {
+    for says in ["POD_BACKGROUND=1", "POD_CHILD='{}'"] {
+        let world = world();
+        let boss = world.boss().await;
+        let (child, _, stray) = child_with_a_stray(&world, &boss, &format!("env -u POD_LIFE {says}")).await;
+        child.stop(std::time::Duration::from_secs(600)).in_time().await.unwrap();
+        assert!(!stray.lives(), "{says}");
+        boss.shutdown().in_time().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn program_that_is_another_process_at_every_moment_ends_with_its_pod() {
+    let world = world();
+    let boss = world.boss().await;
+    let place = world.root().join("hops");
+    let place = place.display();
+    // It forks, and its parent exits, every 10 ms; for a minute at most.
+    let hopper = format!(
+        "(setsid env -i /bin/sh -c 'f() {{ echo $1 >{place}; sleep 0.01; [ -e {place}-gate ] || [ $1 -gt 3000 ] || f $(($1+1)) & }}; f 0' \
+          </dev/null >/dev/null 2>&1 &)
+         until [ -s {place} ]; do sleep 0.02; done; exit 0"
+    );
+    let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command(hopper))).await.unwrap();
+    assert_eq!(child.run("go").await.unwrap().settled().in_time().await, WorkResult::Finished);
+    let hops = || {
+        let told = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
+        let lines = std::fs::read_dir("/proc").unwrap().filter_map(|entry| told(entry.ok()?));
+        lines.filter(|line| String::from_utf8_lossy(line).contains(&format!("{place}-gate"))).count()
+    };
+    until("it hops", || {
+        (std::fs::read_to_string(world.root().join("hops")).ok()?.trim().parse::<u32>().ok()? > 2).then_some(())
+    })
+    .await;
+    child.stop(std::time::Duration::from_secs(600)).in_time().await.unwrap();
+    let left = hops();
+    std::fs::write(format!("{place}-gate"), "").unwrap();
+    assert_eq!(left, 0, "it has got away");
+    boss.shutdown().in_time().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn program_that_is_deaf_to_signals_ends_with_its_pod_too() {
     let world = world();
     let boss = world.boss().await;

@@ -394,3 +394,20 @@ async fn pod_that_a_program_of_another_one_has_started_in_the_background_is_none
     assert!(!String::from_utf8_lossy(&environment).contains("POD_LIFE="));
     ok(&world, &["stop", "root"]).await;
 }
+
+#[tokio::test]
+async fn what_was_below_a_process_before_it_became_a_pod_is_left_alone_when_that_ends() {
+    let world = World::new();
+    let file = world.path("before");
+    // As a container's entry point does it.
+    let line = format!("sleep 60 >/dev/null 2>&1 & echo $! >'{}'; exec \"$POD\" serve --name r", file.display());
+    let (served, before) = tokio::join!(world.shell("sh", &line), async {
+        world.until("the pod answers", async || world.list().await.iter().any(|pod| pod["state"] == "idle")).await;
+        let before: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        assert_eq!(world.pod(&["stop", "r"]).await.code, 0);
+        rustix::process::Pid::from_raw(before).unwrap()
+    });
+    assert_eq!(served.code, 0, "{served:?}");
+    // It is there, and ours to end.
+    rustix::process::kill_process(before, rustix::process::Signal::KILL).unwrap();
+}

@@ -91,6 +91,14 @@ pub(crate) fn own() -> io::Result<Process> {
     Ok(Process { pid: Pid::as_raw(Some(pid)), began })
 }
 
+/// The process that has that number now; none if there is none, or none that is shown.
+///
+/// # Errors
+/// What is shown of it cannot be read.
+pub(crate) fn process(proc: &Path, pid: i32) -> io::Result<Option<Process>> {
+    Ok(stat(proc, pid)?.map(|found| Process { pid, began: found.began }))
+}
+
 /// None if there is no such process, or none that is shown.
 fn stat(proc: &Path, pid: i32) -> io::Result<Option<Stat>> {
     let text = match std::fs::read_to_string(proc.join(pid.to_string()).join("stat")) {

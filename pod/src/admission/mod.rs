@@ -18,7 +18,7 @@ use std::time::Duration;
 use rpc::{Denial, MethodInfo, Newcomer, Request};
 use tokio::runtime::RuntimeFlavor;
 
-pub(crate) use self::ancestry::{Process, own};
+pub(crate) use self::ancestry::{Process, own, process};
 use crate::id::{Incarnation, PodId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{

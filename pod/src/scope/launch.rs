@@ -8,6 +8,8 @@
 //!
 //! Asked for by `worker::command`, done in `worker::host` before anything else.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -26,8 +28,13 @@ use super::rules::Rule;
 use super::{Confined, Confinement, Permission, Rules, Scope, ScopeRule};
 use crate::id::PodId;
 
-/// The variable by which a start in between learns what to allow. The program does not see it.
+/// The variable by which a process learns that it is a start in between, and from where it gets its orders. The program
+/// does not see it.
 pub(crate) const CONFINE_VARIABLE: &str = "POD_CONFINE";
+/// The only place from where: standard input, which has no bound as arguments and variables have.
+pub(crate) const FROM_STDIN: &str = "stdin";
+/// LIMIT: what a start in between is told, in bytes: a right that is lent for each of 4 096 children, with long paths.
+const ORDERS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What every program may read and run.
 const SYSTEM: [&str; 9] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/proc"];
@@ -121,9 +128,11 @@ pub(crate) fn orders(scope: &Scope, level: Confinement) -> Option<String> {
 /// If this process is a start in between: ties it down and becomes the program that its arguments name, or ends.
 #[expect(clippy::disallowed_methods, reason = "this process becomes the program: it starts none")]
 pub(crate) fn become_program_if_told() {
-    let Some(orders) = std::env::var_os(CONFINE_VARIABLE) else { return };
+    if std::env::var_os(CONFINE_VARIABLE).is_none() {
+        return;
+    }
     let mut arguments = std::env::args_os().skip(1);
-    let why = match (tie_down(&orders.to_string_lossy()), arguments.next()) {
+    let why = match (told().and_then(|orders| tie_down(&orders)), arguments.next()) {
         (Ok(()), Some(program)) => {
             let error = Command::new(&program).args(arguments).env_remove(CONFINE_VARIABLE).exec();
             format!(
@@ -138,9 +147,17 @@ pub(crate) fn become_program_if_told() {
     std::process::exit(NOT_RUN);
 }
 
-fn tie_down(orders: &str) -> Result<(), String> {
-    let orders: Orders =
-        serde_json::from_str(orders).map_err(|error| format!("{CONFINE_VARIABLE} cannot be read: {error}"))?;
+/// Reads the orders, whole, and gives standard input up: the program gets none.
+fn told() -> Result<Orders, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("what the program may do was not told: {error}");
+    let mut orders = Vec::new();
+    io::stdin().lock().take(ORDERS_BYTES_MAX).read_to_end(&mut orders).map_err(|error| failed(&error))?;
+    let nothing = File::open("/dev/null").map_err(|error| failed(&error))?;
+    nix::unistd::dup2_stdin(nothing).map_err(|error| failed(&error))?;
+    serde_json::from_slice(&orders).map_err(|error| failed(&error))
+}
+
+fn tie_down(orders: &Orders) -> Result<(), String> {
     let rules = |rules: &[ScopeRule]| Rules::new(rules).map_err(|error| error.to_string());
     let mut lent = Vec::new();
     for (child, held) in &orders.lent {
@@ -169,7 +186,8 @@ fn tie_down(orders: &str) -> Result<(), String> {
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|error| failed(&error))?;
     }
     let status = ruleset.restrict_self().map_err(|error| failed(&error))?;
-    if orders.level == Confinement::Required && status.ruleset == RulesetStatus::NotEnforced {
+    let is_enforced = status.ruleset != RulesetStatus::NotEnforced && status.no_new_privs;
+    if orders.level == Confinement::Required && !is_enforced {
         return Err(failed(&"the kernel enforces nothing"));
     }
     Ok(())

@@ -19,7 +19,7 @@ use tokio::process::Child;
 
 use super::reaper::Ours;
 use super::supervisor::{CHILD_VARIABLE, ChildConfig};
-use crate::id::{Incarnation, PodId};
+use crate::id::Incarnation;
 use crate::runtime_dir::Roots;
 use crate::store::UnixMillis;
 
@@ -288,11 +288,10 @@ fn began_ms(booted: &str, stat: &str) -> Option<u64> {
     booted_s.checked_mul(1000)?.checked_add(ticks.checked_mul(1000 / TICKS_PER_SECOND)?)
 }
 
-/// Whether a process is a pod, and another one than `own`: it sees to itself and to what is below it. One whose environment
-/// cannot be looked at is none.
-pub(super) fn is_pod(proc: &Path, pid: Pid, own: &PodId) -> bool {
-    let Ok(environment) = Environment::of(proc, pid) else { return false };
-    environment.child().is_some_and(|child| child.pod != *own) || environment.is_background()
+/// The life whose mark the process `pid` bears, wherever its pods are.
+pub(super) fn life_marked(pid: Pid) -> Option<Incarnation> {
+    let environment = Environment::of(Path::new(PROC), pid).ok()?;
+    environment.variable(LIFE_VARIABLE)?.parse().ok()
 }
 
 /// The processes whose parent is `parent` now.

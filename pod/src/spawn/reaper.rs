@@ -3,15 +3,20 @@
 //! A program that leaves its group and its parent (`setsid`, a fork and a fork more) would be init's, and nobody's; here it
 //! stays below the pod that ran it. So a pod finds it and ends it with itself, mark or no mark, and whoever asks whose
 //! program a process is need only walk up to the nearest pod. What was so inherited is reaped when it is dead: each
-//! process by its number, and only what nobody here has started, so that no exit code is taken from anybody. Pods below this
-//! one are nobody's programs: they see to themselves.
+//! process by its number. Pods below this one are nobody's programs: they see to themselves; and what was below this process
+//! before it became a pod is none of its own.
+//!
+//! A process that a worker has started by itself looks like one that was inherited, but for the mark that programs bear: where a
+//! worker may do so, only those that were seen with it are reaped soon, all others are left to it for minutes.
+//!
+//! Who is a pod says the registry and nobody's environment: what a program says of itself exempts it from nothing.
 //!
 //! For processes that are a pod's alone, that is children and those of the command line; begun and used by `start`.
 //! `process` and `supervisor` tell what they start.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,13 +27,19 @@ use rustix::process::{
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::process::{PROC, children_of, is_pod, state_of};
+use super::process::{PROC, children_of, life_marked, state_of};
+use crate::admission::{self, Process};
 use crate::handle::Shared;
 use crate::id::PodId;
+use crate::registry::Registry;
 
-/// How long a dead process that nobody here is known to have started is left alone. LIMIT: a worker that starts one by itself
-/// waits for it in far less; a dead process costs its number and a page.
+/// How long a dead process that was inherited is left alone. LIMIT: whoever looks at it sees it; it costs its number and a page.
 const LEFT_ALONE: Duration = Duration::from_secs(2);
+/// The same for one that a worker may have started by itself and not looked at yet. LIMIT: longer than a tool runs on after
+/// its program; then nobody is taken to wait.
+const LEFT_TO_ITS_WORKER: Duration = Duration::from_secs(600);
+/// LIMIT: dead processes that are left to whoever may wait for them. Of more the oldest are reaped: numbers are not for ever.
+const DEAD_MAX: usize = 256;
 /// Between two looks at the children. LIMIT: a look reads a file for each thread; nobody waits for what is dead.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
@@ -43,6 +54,9 @@ const WHILE_ENDING: Duration = Duration::from_millis(5);
 /// Processes that this one has started and not reaped, by number: of the process, as its children are, and not of one pod. Held
 /// while one is started, so that none is seen before it is known.
 static OURS: Mutex<Option<HashMap<Pid, usize>>> = Mutex::new(None);
+
+/// What was below this process before it became a pod.
+static BEFORE: Mutex<Vec<Process>> = Mutex::new(Vec::new());
 
 /// A process of ours, until it is reaped.
 #[derive(Debug)]
@@ -80,93 +94,188 @@ fn lock() -> MutexGuard<'static, Option<HashMap<Pid, usize>>> {
     OURS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From here on, whatever is left by its parent below this process is this process's.
+/// From here on, whatever is left by its parent below this process is this process's; what is there already is not.
 pub(crate) fn inherit() {
+    let children = children_of(Path::new(PROC), getpid()).unwrap_or_default();
+    let before = children.into_iter().filter_map(process).collect();
+    *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = before;
     if let Err(error) = set_child_subreaper(Some(getpid())) {
         tracing::warn!(%error, "programs that leave their parents cannot be kept below this pod");
     }
 }
 
-/// Reaps what was inherited, until the pod has ended.
-pub(crate) async fn reap(shared: Shared) {
+/// The process that has that number now.
+fn process(pid: Pid) -> Option<Process> {
+    admission::process(Path::new(PROC), pid.as_raw_nonzero().get()).ok().flatten()
+}
+
+/// What is known of children that nobody here has started.
+#[derive(Debug, Default)]
+struct Others {
+    /// Nobody here starts a process but by [`start`].
+    all_inherited: bool,
+    /// Seen with the mark of a pod: they were left by a program.
+    inherited: HashSet<Pid>,
+    /// Dead, and since when.
+    dead: HashMap<Pid, Instant>,
+}
+
+/// Reaps what was inherited, until the pod has ended. `starts_processes` says whether the pod's worker may wait for some.
+pub(crate) async fn reap(shared: Shared, starts_processes: bool) {
     let mut deaths = match signal(SignalKind::child()) {
         Ok(deaths) => deaths,
         Err(error) => return tracing::warn!(%error, "dead processes of others cannot be reaped"),
     };
-    let mut dead = HashMap::new();
+    let mut others = Others { all_inherited: !starts_processes, ..Others::default() };
     let done = shared.stopped();
     let mut done = std::pin::pin!(done);
     loop {
-        reap_once(&mut dead);
+        others.look();
         tokio::time::sleep(BETWEEN_LOOKS).await;
         // CANCEL SAFETY: a signal that comes in between is kept; the others may be dropped and called again.
         tokio::select! {
             _ = deaths.recv() => {}
-            () = tokio::time::sleep(LEFT_ALONE), if !dead.is_empty() => {}
+            () = tokio::time::sleep(LEFT_ALONE), if !others.dead.is_empty() => {}
             () = &mut done => return,
         }
     }
 }
 
-/// Looks at each child that is not ours; reaps what has been dead for long enough. `dead` is since when each is.
-fn reap_once(dead: &mut HashMap<Pid, Instant>) {
-    // Nothing is started meanwhile.
-    let ours = lock();
-    let is_ours = |pid: &Pid| ours.as_ref().is_some_and(|ours| ours.contains_key(pid));
-    let Ok(children) = children_of(Path::new(PROC), getpid()) else { return };
-    let others: HashSet<Pid> = children.into_iter().filter(|pid| !is_ours(pid)).collect();
-    dead.retain(|pid, _| others.contains(pid));
-    for pid in others {
+impl Others {
+    /// Looks at each child that is not ours; reaps what has been dead for long enough.
+    fn look(&mut self) {
+        // Nothing is started meanwhile.
+        let ours = lock();
+        let is_ours = |pid: &Pid| ours.as_ref().is_some_and(|ours| ours.contains_key(pid));
+        let Ok(children) = children_of(Path::new(PROC), getpid()) else { return };
+        let found: HashSet<Pid> = children.into_iter().filter(|pid| !is_ours(pid)).collect();
+        // A number that has gone from among the children may come back as anybody's.
+        self.dead.retain(|pid, _| found.contains(pid));
+        self.inherited.retain(|pid| found.contains(pid));
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        // Never any child: only this one, which is of nobody here.
-        if !matches!(waitid(WaitId::Pid(pid), look | WaitIdOptions::NOWAIT), Ok(Some(_))) {
-            continue;
-        }
-        if dead.entry(pid).or_insert_with(Instant::now).elapsed() >= LEFT_ALONE {
-            dead.remove(&pid);
-            if matches!(waitid(WaitId::Pid(pid), look), Ok(Some(_))) {
-                tracing::debug!(pid = pid.as_raw_nonzero(), "a process that was left to this pod is reaped");
+        for pid in found {
+            // Never any child: only this one.
+            if !matches!(waitid(WaitId::Pid(pid), look | WaitIdOptions::NOWAIT), Ok(Some(_))) {
+                // It can still be asked: what is dead has no environment any more.
+                if life_marked(pid).is_some() {
+                    self.inherited.insert(pid);
+                }
+                continue;
             }
+            let since = *self.dead.entry(pid).or_insert_with(Instant::now);
+            let alone =
+                if self.all_inherited || self.inherited.contains(&pid) { LEFT_ALONE } else { LEFT_TO_ITS_WORKER };
+            if since.elapsed() >= alone {
+                self.reap(pid);
+            }
+        }
+        while self.dead.len() > DEAD_MAX {
+            let Some(oldest) = self.dead.iter().min_by_key(|(_, since)| **since).map(|(pid, _)| *pid) else { break };
+            self.reap(oldest);
+        }
+    }
+
+    fn reap(&mut self, pid: Pid) {
+        self.dead.remove(&pid);
+        self.inherited.remove(&pid);
+        if matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG), Ok(Some(_))) {
+            tracing::debug!(pid = pid.as_raw_nonzero(), "a process that was left to this pod is reaped");
         }
     }
 }
 
-/// Ends what the programs of `pod`, which is this process, have left behind: SIGTERM, and after a moment SIGKILL. Children that are
-/// pods, and all below them, are not touched. Returns how many there were. Blocks for a few seconds at most.
+/// Ends what the programs of `own`, which is this process, have left behind: SIGTERM, and after a moment SIGKILL, until two looks
+/// in a row find nobody. Living pods, and all below them, are not touched. Returns how many there were. Blocks for a few
+/// seconds at most; whoever is left then is said.
 #[expect(clippy::disallowed_methods, reason = "a process that is dying does not say so")]
-pub(crate) fn end_strays(pod: &PodId) -> usize {
-    let look = || strays(Path::new(PROC), getpid(), pod);
-    let mut told = HashSet::new();
+pub(crate) fn end_strays(own: &PodId, registry: &Registry) -> usize {
+    let known = Exempt::new(own, registry);
+    let look = || strays(Path::new(PROC), getpid(), &|process| known.is(process));
+    let (mut told, mut asked, mut in_vain) = (HashSet::new(), HashSet::new(), 0);
     let began = Instant::now();
     loop {
         let found = look();
-        if found.is_empty() || began.elapsed() > GRACE + DYING_MAX {
+        in_vain = if found.is_empty() { in_vain + 1 } else { 0 };
+        if in_vain == 2 {
             return told.len();
         }
-        let signal = if began.elapsed() > GRACE { Signal::KILL } else { Signal::TERM };
-        let open = |pid: &Pid| Some((*pid, pidfd_open(*pid, PidfdFlags::empty()).ok()?));
-        let opened: Vec<(Pid, OwnedFd)> = found.iter().filter_map(open).collect();
-        // Looked at again, now that the descriptors say whom a signal reaches: a number may be another's by now.
-        let still = look();
-        for (pid, pidfd) in opened {
-            let again = signal == Signal::KILL || !told.contains(&pid);
-            if again && still.contains(&pid) && pidfd_send_signal(&pidfd, signal).is_ok() {
-                told.insert(pid);
+        if began.elapsed() > GRACE + DYING_MAX {
+            let left: Vec<i32> = found.iter().map(|process| process.pid).collect();
+            tracing::error!(pod = %own, ?left, "programs that this pod has started are not to be ended, and live on");
+            return told.len();
+        }
+        let is_late = began.elapsed() > GRACE;
+        for stray in found {
+            if !is_late && asked.contains(&stray.pid) {
+                continue;
+            }
+            let signal = if is_late { Signal::KILL } else { Signal::TERM };
+            let Some(pid) = Pid::from_raw(stray.pid) else { continue };
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // Looked at again, now that the descriptor says whom a signal reaches: the number may be another's by now.
+            if process(pid) == Some(stray) && pidfd_send_signal(&pidfd, signal).is_ok() {
+                told.insert(stray.pid);
+                asked.insert(stray.pid);
             }
         }
         std::thread::sleep(WHILE_ENDING);
     }
 }
 
-/// The living processes below `top` that are programs of `pod`, or were started by one, as `proc` shows them.
-fn strays(proc: &Path, top: Pid, pod: &PodId) -> HashSet<Pid> {
-    let mut found = HashSet::new();
+/// Who is none of a pod's programs, though below it.
+struct Exempt<'r> {
+    own: &'r PodId,
+    registry: &'r Registry,
+    before: Vec<Process>,
+    /// What the registry has said.
+    pods: RefCell<HashMap<(i32, u64), bool>>,
+}
+
+impl<'r> Exempt<'r> {
+    fn new(own: &'r PodId, registry: &'r Registry) -> Self {
+        let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { own, registry, before, pods: RefCell::default() }
+    }
+
+    fn is(&self, process: Process) -> bool {
+        // What this pod has started and waits for, and that is there when all its turns are over, is a detached child.
+        let is_ours = Pid::from_raw(process.pid).is_some_and(|pid| {
+            let ours = lock();
+            ours.as_ref().is_some_and(|ours| ours.contains_key(&pid))
+        });
+        is_ours || self.before.contains(&process) || self.is_pod(process)
+    }
+
+    fn is_pod(&self, process: Process) -> bool {
+        let key = (process.pid, process.began);
+        if let Some(known) = self.pods.borrow().get(&key) {
+            return *known;
+        }
+        let found = match self.registry.kin(self.own, &[process], &[]) {
+            // Our own row is of this process.
+            Ok(kin) => !kin.pods.is_empty(),
+            Err(error) => {
+                tracing::error!(pod = %self.own, %error, pid = process.pid, "who is a pod cannot be told: it is left alone");
+                true
+            }
+        };
+        self.pods.borrow_mut().insert(key, found);
+        found
+    }
+}
+
+/// The living processes below `top`, but for those that are `exempt` and what is below them, as `proc` shows them.
+fn strays(proc: &Path, top: Pid, exempt: &dyn Fn(Process) -> bool) -> Vec<Process> {
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
     let mut parents = vec![top];
     while let Some(parent) = parents.pop() {
         for child in children_of(proc, parent).unwrap_or_default() {
             // What is dead has no children any more, and its number is not asked for again.
             let lives = state_of(proc, child).is_some_and(|state| !matches!(state, 'Z' | 'X'));
-            if lives && !is_pod(proc, child, pod) && found.insert(child) {
+            let process = admission::process(proc, child.as_raw_nonzero().get()).ok().flatten();
+            let Some(process) = process.filter(|_| lives) else { continue };
+            if !exempt(process) && seen.insert(child) {
+                found.push(process);
                 parents.push(child);
             }
         }
@@ -177,18 +286,17 @@ fn strays(proc: &Path, top: Pid, pod: &PodId) -> HashSet<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spawn::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE};
-    use crate::store::fixture;
+    use crate::spawn::process::LIFE_VARIABLE;
 
-    /// A process table: number, parent, state, environment.
-    fn table(processes: &[(i32, i32, char, &str)], with_children: bool) -> tempfile::TempDir {
+    /// A process table: number, parent, state.
+    fn table(processes: &[(i32, i32, char)], with_children: bool) -> tempfile::TempDir {
         let proc = tempfile::tempdir().unwrap();
-        for (pid, parent, state, environment) in processes {
+        for (pid, parent, state) in processes {
             let dir = proc.path().join(pid.to_string());
             std::fs::create_dir_all(dir.join("task").join(pid.to_string())).unwrap();
-            std::fs::write(dir.join("stat"), format!("{pid} (a) b) {state} {parent} 1 1\n")).unwrap();
-            std::fs::write(dir.join("environ"), environment).unwrap();
-            let below = processes.iter().filter(|(_, parent, ..)| parent == pid);
+            let zeros = "0 ".repeat(22 - 5);
+            std::fs::write(dir.join("stat"), format!("{pid} (a) b) {state} {parent} {zeros}7 0\n")).unwrap();
+            let below = processes.iter().filter(|(_, parent, _)| parent == pid);
             let below: String = below.map(|(child, ..)| format!("{child} ")).collect();
             if with_children {
                 std::fs::write(dir.join("task").join(pid.to_string()).join("children"), below).unwrap();
@@ -199,41 +307,55 @@ mod tests {
 
     #[test]
     fn all_that_is_below_a_pod_is_its_own_but_pods_and_what_is_below_them() {
-        let (own, other) = (fixture::pod("own", 1), fixture::pod("other", 2));
-        let child = |pod: &PodId| {
-            let config = crate::spawn::supervisor::ChildConfig {
-                pod: pod.clone(),
-                parent: own.clone(),
-                parent_pid: 1,
-                parent_socket: "/nowhere".into(),
-                parent_store: "/nowhere".into(),
-                durability: crate::store::Durability::Process,
-            };
-            format!("{}={}\0", crate::spawn::supervisor::CHILD_VARIABLE, serde_json::to_string(&config).unwrap())
-        };
-        let background = format!("{BACKGROUND_VARIABLE}=1\0");
-        let marked = format!("{LIFE_VARIABLE}={}\0", own.incarnation);
         let processes = [
-            (10, 1, 'S', ""),
-            (11, 10, 'S', &*marked),
-            (12, 11, 'S', ""),
-            (13, 10, 'T', "A=1\0"),
-            (14, 10, 'Z', ""),
-            // A program that is not its own yet: it has what its pod has.
-            (15, 10, 'R', &child(&own)),
-            (20, 10, 'S', &child(&other)),
-            (21, 20, 'S', ""),
-            (30, 10, 'S', &background),
-            (31, 30, 'S', ""),
-            (40, 1, 'S', &marked),
+            (10, 1, 'S'),
+            (11, 10, 'S'),
+            (12, 11, 'S'),
+            (13, 10, 'T'),
+            (14, 10, 'Z'),
+            (20, 10, 'S'),
+            (21, 20, 'S'),
+            (30, 12, 'S'),
+            (31, 30, 'S'),
+            (40, 1, 'S'),
         ];
         for with_children in [true, false] {
             let proc = table(&processes, with_children);
-            let found = strays(proc.path(), Pid::from_raw(10).unwrap(), &own);
-            let mut found: Vec<i32> = found.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+            let is_pod = |process: Process| process.began == 7 && [20, 30].contains(&process.pid);
+            let found = strays(proc.path(), Pid::from_raw(10).unwrap(), &is_pod);
+            let mut found: Vec<i32> = found.into_iter().map(|process| process.pid).collect();
             found.sort_unstable();
-            assert_eq!(found, [11, 12, 13, 15], "children files: {with_children}");
+            assert_eq!(found, [11, 12, 13], "children files: {with_children}");
         }
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a test")]
+    async fn what_a_worker_has_started_by_itself_is_left_to_it_and_what_bore_a_mark_is_reaped() {
+        let gate = |mark: Option<&str>| {
+            let mut command = Command::new("cat");
+            command.stdin(std::process::Stdio::piped()).kill_on_drop(true);
+            mark.into_iter().for_each(|life| _ = command.env(LIFE_VARIABLE, life));
+            command.spawn().unwrap()
+        };
+        let (mut its, mut left) = (gate(None), gate(Some("00000000000000000000000000000007")));
+        let pid = |child: &Child| Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+        let (its_pid, left_pid) = (pid(&its), pid(&left));
+        let mut others = Others::default();
+        others.look();
+        assert!(others.inherited.contains(&left_pid) && !others.inherited.contains(&its_pid));
+        drop((its.stdin.take(), left.stdin.take()));
+        for pid in [its_pid, left_pid] {
+            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        }
+        others.look();
+        let long_ago = Instant::now().checked_sub(LEFT_ALONE * 2).unwrap();
+        others.dead.values_mut().for_each(|since| *since = long_ago);
+        others.look();
+        assert!(others.dead.contains_key(&its_pid), "whoever waits for it gets no exit code");
+        assert!(!others.dead.contains_key(&left_pid));
+        assert!(its.wait().await.unwrap().success());
+        assert!(left.wait().await.is_err(), "it stays a zombie");
     }
 
     #[tokio::test]
@@ -245,9 +367,10 @@ mod tests {
         assert!(is_known());
         // Dead and not waited for: left to whoever has started it, however long.
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
-        let mut dead = HashMap::from([(pid, Instant::now().checked_sub(LEFT_ALONE * 2).unwrap())]);
-        reap_once(&mut dead);
-        assert!(!dead.contains_key(&pid), "it is taken for somebody else's");
+        let mut others = Others::default();
+        others.dead.insert(pid, Instant::now().checked_sub(LEFT_TO_ITS_WORKER).unwrap());
+        others.look();
+        assert!(!others.dead.contains_key(&pid), "it is taken for somebody else's");
         assert!(child.wait().await.unwrap().success(), "its exit code was taken");
         drop(ours);
         assert!(!is_known());

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdout, Command};
 
 use super::{Signal, TurnContext, TurnEnd, Worker, WorkerError};
 use crate::manifest::{ManifestError, WorkerSpec};
-use crate::scope::launch::{self, CONFINE_VARIABLE};
+use crate::scope::launch::{self, CONFINE_VARIABLE, FROM_STDIN};
 use crate::scope::{Confinement, kernel_confinement};
 use crate::spawn::process::{LIFE_VARIABLE, Leader, WITHHELD};
 use crate::spawn::reaper;
@@ -114,16 +114,16 @@ impl CommandWorker {
         let (program, arguments) = self.argv.split_first().ok_or_else(|| WorkerError::new("there is no program"))?;
         let mut command = match &confined {
             // Our own program, which ties itself down and becomes this one.
-            Some(orders) => {
+            Some(_) => {
                 let mut host = Command::new(&cx.pod().shared().program);
-                host.arg(program).env(CONFINE_VARIABLE, orders);
+                host.arg(program).env(CONFINE_VARIABLE, FROM_STDIN);
                 host
             }
             None => Command::new(program),
         };
         command
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(if confined.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -138,6 +138,11 @@ impl CommandWorker {
             WorkerError::new(format!("failed to start `{program}`: {error}; check that it exists and may be executed"))
         };
         let (mut child, ours) = reaper::start(&mut command).map_err(failed)?;
+        if let (Some(mut stdin), Some(orders)) = (child.stdin.take(), confined) {
+            // Beside the turn: it is read before the program runs. Nobody reads it if the program is killed before, and a part
+            // of it is no order.
+            tokio::spawn(async move { stdin.write_all(orders.as_bytes()).await });
+        }
         let streams = (child.stdout.take(), child.stderr.take());
         Ok((Leader::new((child, ours)).map_err(failed)?.kill_on_drop(), streams))
     }
@@ -161,6 +166,11 @@ async fn confined(cx: &TurnContext) -> Result<Option<String>, WorkerError> {
 
 impl Worker for CommandWorker {
     fn reads_reports(&self) -> bool {
+        false
+    }
+
+    /// The one that it starts is known as its own.
+    fn starts_processes(&self) -> bool {
         false
     }
 

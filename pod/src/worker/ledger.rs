@@ -13,6 +13,10 @@ use super::{TurnContext, TurnEnd, Worker, WorkerError};
 pub struct Ledger;
 
 impl Worker for Ledger {
+    fn starts_processes(&self) -> bool {
+        false
+    }
+
     /// It knows nothing; what it is told again it writes down again.
     fn rewinds(&self) -> bool {
         true

@@ -41,6 +41,12 @@ pub trait Worker: Send + 'static {
         true
     }
 
+    /// Whether it may start processes by itself and wait for them. If so, a dead process that nobody has waited for is left
+    /// to it for ten minutes, in a process that is the pod's alone; if not, it is reaped within seconds.
+    fn starts_processes(&self) -> bool {
+        true
+    }
+
     /// Whether [`compact`](Self::compact) does something. If not, a request for it is refused.
     fn compacts(&self) -> bool {
         false

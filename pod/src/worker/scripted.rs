@@ -244,6 +244,10 @@ impl Script {
 }
 
 impl Worker for Script {
+    fn starts_processes(&self) -> bool {
+        false
+    }
+
     fn reads_reports(&self) -> bool {
         self.reads_reports
     }
