@@ -509,6 +509,7 @@ async fn live(
     // Also said if this task panics: whoever waits for the pod's end is not left waiting.
     let _done = Done(shared.clone());
     actor.run(calls, heard).await;
+    shared.tail.finish().await;
     let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
     if owns_process {
         let (own, registry) = (shared.id.clone(), Registry::at(&shared.roots));

@@ -2,7 +2,8 @@
 //!
 //! Decides nothing about what a line becomes that the pod does not confirm: a run is tried where the pod rests, and a note
 //! where it works; if it has begun to work meanwhile, it says so, nothing was applied, and the line becomes a note. Each
-//! line ends in one sentence that says what became of it, also when the pod dies.
+//! line ends in one sentence that says what became of it, also when the pod dies. That it has died is its life lock's word: a
+//! stream that breaks off is asked for again, from where it broke.
 //!
 //! `screen` prints; here is what is read, sent and waited for.
 
@@ -12,16 +13,20 @@ use std::time::Duration;
 
 use clap::Args;
 use pod::Method;
-use pod::attach::{Seen, Watch};
-use pod::id::{NoteKey, PodName, WorkId};
-use pod::protocol::{NOTE_BYTES_MAX, Notify, PodState, RUN_INPUT_BYTES_MAX, Run, RunRejection};
+use pod::attach::{Seen, Watch, WatchError};
+use pod::id::{PodId, PodName, WorkId};
+use pod::life_lock::Life;
+use pod::protocol::{
+    NOTE_BYTES_MAX, PodState, RUN_INPUT_BYTES_MAX, Run, RunRejection, SendKind, SendToPod, Sent, Told,
+};
+use pod::runtime_dir::PodPaths;
 use rpc::{CallError, Client};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use crate::args::Global;
-use crate::commands::{existing_pod, running};
+use crate::commands::{existing_pod, life_of, running};
 use crate::entry;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -34,6 +39,9 @@ use crate::stopping::Signals;
 const LINES_MAX: usize = 64;
 /// How long one line may take until it is said that its outcome is unknown.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a pod whose stream broke off lives, and lets itself be attached to. A person does not notice.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long it is looked, when the pod has died, for what stands in a pipe already: a copy from the kernel.
 const TYPED_MAX: Duration = Duration::from_millis(200);
@@ -59,8 +67,8 @@ type Line = Result<String, String>;
 enum Fate {
     /// The pod began a turn with it.
     Run { turn: pod::id::TurnId, work: WorkId },
-    /// The pod's agent is told of it.
-    Told { woke: bool },
+    /// The pod has it, and its agent is told so, or not.
+    Steered(Told),
     /// Nobody saw it.
     NotDelivered(String),
     /// The pod said no.
@@ -71,7 +79,7 @@ enum Fate {
 
 pub(crate) async fn attach(args: &AttachArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
     let (_, paths) = existing_pod(global, &args.name)?;
-    running(&paths)?;
+    let life = running(&paths)?.pod;
     let client = Client::new(&rpc::Address::unix(paths.socket()));
     let head = match paths.store().exists() {
         true => Follower::open(&paths)?.look(|reads| reads.history_head())?,
@@ -81,6 +89,8 @@ pub(crate) async fn attach(args: &AttachArgs, global: &Global, output: &mut Outp
     let watch = Watch::open(&client, from).await.map_err(|error| not_attached(&args.name, error))?;
     let attached = Attached {
         args,
+        paths,
+        life,
         client,
         watch,
         screen: Screen::default(),
@@ -94,6 +104,9 @@ pub(crate) async fn attach(args: &AttachArgs, global: &Global, output: &mut Outp
 
 struct Attached<'a> {
     args: &'a AttachArgs,
+    paths: PodPaths,
+    /// Which life it is attached to, if that has said so.
+    life: Option<PodId>,
     client: Client<Method>,
     watch: Watch,
     screen: Screen,
@@ -133,7 +146,19 @@ impl Attached<'_> {
                         self.greet(output)?;
                     }
                     Some(Ok(seen)) => self.see(&seen, caught_up, output)?,
-                    Some(Err(_)) | None => return self.over(output).await,
+                    // Its own word that this was all.
+                    None => return self.over(output).await,
+                    Some(Err(error)) => {
+                        self.screen.flush(output)?;
+                        // CANCEL SAFETY: a subscription that is not there yet is asked for in vain, and this process ends.
+                        let again = tokio::select! {
+                            again = self.again() => again?,
+                            () = signals.next() => return self.leave(output),
+                        };
+                        let Some(watch) = again else { return self.over(output).await };
+                        (self.watch, caught_up) = (watch, false);
+                        self.say_again(&error, output)?;
+                    }
                 },
                 line = next_line(&mut self.lines), if self.waiting.len() < LINES_MAX => match line {
                     Some(Ok(line)) => self.waiting.push_back(line),
@@ -144,14 +169,39 @@ impl Attached<'_> {
                     let line = self.sending.take().map(|(line, _)| line).unwrap_or_default();
                     self.fate(&line, fate, output)?;
                 }
-                () = signals.next() => {
-                    for line in std::mem::take(&mut self.waiting) {
-                        self.fate(&line, Fate::NotDelivered("it was still waiting when you left".into()), output)?;
-                    }
-                    return Ok(self.worst);
-                }
+                () = signals.next() => return self.leave(output),
             }
         }
+    }
+
+    fn leave(mut self, output: &mut Output) -> Result<Exit, Failure> {
+        for line in std::mem::take(&mut self.waiting) {
+            self.fate(&line, Fate::NotDelivered("it was still waiting when you left".into()), output)?;
+        }
+        Ok(self.worst)
+    }
+
+    /// The same life from where its stream broke off; none if that life is over.
+    async fn again(&self) -> Result<Option<Watch>, Failure> {
+        loop {
+            match life_of(&self.paths)? {
+                Life::Held(holder) if self.life.is_none() || holder.pod == self.life => {}
+                Life::Held(_) | Life::Free => return Ok(None),
+            }
+            match Watch::open(&self.client, self.watch.cursor()).await {
+                Ok(watch) => return Ok(Some(watch)),
+                // It is ending, or answers nobody: its lock tells.
+                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
+    fn say_again(&self, error: &WatchError, output: &mut Output) -> Result<(), Failure> {
+        let (name, cursor) = (&self.args.name, self.watch.cursor());
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        let said = format!("-- the connection to `{name}` broke ({cause}); attached again, behind entry {cursor}");
+        output.line(output.paint(Tone::Doubtful, &said))?;
+        output.record(&serde_json::json!({ "type": "attached_again", "pod": name, "cursor": cursor, "why": cause }))
     }
 
     fn greet(&self, output: &mut Output) -> Result<(), Failure> {
@@ -192,10 +242,23 @@ impl Attached<'_> {
             Fate::Run { turn, work } => {
                 (Exit::Ok, Tone::Good, "accepted", format!("`{name}` does it in turn {turn} (work {work})"))
             }
-            Fate::Told { woke: true } => (Exit::Ok, Tone::Good, "told", format!("`{name}` starts a turn to be told")),
-            Fate::Told { woke: false } => {
+            Fate::Steered(Told::NewTurn) => {
+                (Exit::Ok, Tone::Good, "told", format!("`{name}` starts a turn to be told"))
+            }
+            Fate::Steered(Told::NextRequest { .. }) => {
                 (Exit::Ok, Tone::Good, "told", format!("in the inbox of `{name}`, for its next request"))
             }
+            Fate::Steered(Told::Later { state }) => {
+                (Exit::Ok, Tone::Good, "told", format!("`{name}` is {state}, and is told when it starts turns again"))
+            }
+            Fate::Steered(Told::Recorded) => (
+                Exit::Ok,
+                Tone::Doubtful,
+                "recorded",
+                format!(
+                    "the worker of `{name}` reads nothing while it works and is not told; it stands in its history"
+                ),
+            ),
             Fate::NotDelivered(why) => (Exit::NotDelivered, Tone::Bad, "not delivered", why.clone()),
             Fate::Refused(why) => (Exit::Rejected, Tone::Bad, "rejected", why.clone()),
             Fate::Unknown(why) => (
@@ -215,7 +278,7 @@ impl Attached<'_> {
         output.record(&serde_json::json!({ "type": "sent", "outcome": kind, "line": line, "said": said }))
     }
 
-    /// The pod's life is over, or the connection to it: says what became of every line.
+    /// The pod's life is over: shows what it has committed and did not come to send, and says what became of every line.
     async fn over(mut self, output: &mut Output) -> Result<Exit, Failure> {
         self.screen.flush(output)?;
         if let Some((line, call)) = self.sending.take() {
@@ -230,6 +293,9 @@ impl Attached<'_> {
         for line in std::mem::take(&mut self.waiting) {
             self.fate(&line, Fate::NotDelivered("the pod is gone".into()), output)?;
         }
+        let mut left = Follower::open(&self.paths)?;
+        left.skip_to(self.watch.cursor());
+        left.catch_up(|row, _| entry::print(output, row))?;
         let name = &self.args.name;
         output.line(format!("-- `{name}` has ended; `pod log {name}` shows all that it has committed"))?;
         output.record(&serde_json::json!({ "type": "ended", "pod": name }))?;
@@ -261,13 +327,14 @@ async fn send(client: &Client<Method>, state: Option<PodState>, line: &str) -> F
     if line.len() > NOTE_BYTES_MAX {
         return too_long(line, NOTE_BYTES_MAX);
     }
-    let note = Notify { key: NoteKey::random(), message: line.into(), auto_run: true };
+    let note = SendToPod { key: WorkId::random(), how: SendKind::Steer, text: line.into() };
     let mut answer = client.call(note).deadline(ANSWER_MAX).await;
     if let Err(CallError::Unknown(doubt)) = answer {
         answer = doubt.resolve().await;
     }
     match answer {
-        Ok(queued) => Fate::Told { woke: queued.woke },
+        Ok(Sent::Steered { told }) => Fate::Steered(told),
+        Ok(other) => Fate::Unknown(format!("it answered something else: {other}")),
         Err(CallError::Rejected(why)) => Fate::Refused(why.to_string()),
         Err(CallError::NotDelivered(why)) => Fate::NotDelivered(why.to_string()),
         Err(CallError::Unknown(doubt)) => Fate::Unknown(doubt.to_string()),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use pod::attach::{Seen, Watch};
 use pod::id::PodName;
 use pod::life_lock::Life;
+use pod::protocol::SubscribeRejection;
 use pod::runtime_dir::PodPaths;
-use rpc::Client;
+use rpc::{CallError, Client};
 use tokio::time::sleep;
 
 use crate::args::{Global, LogArgs};
@@ -105,7 +106,18 @@ fn say(name: &PodName, alive: bool, output: &mut Output) -> Result<(), Failure> 
 async fn watched(paths: &PodPaths, mut cursor: u64, output: &mut Output) -> Result<u64, Failure> {
     let client = Client::new(&rpc::Address::unix(paths.socket()));
     // One that is just starting or stopping does not listen; it is looked at again.
-    let Ok(mut watch) = Watch::open(&client, cursor).await else { return Ok(cursor) };
+    let mut watch = match Watch::open(&client, cursor).await {
+        Ok(watch) => watch,
+        Err(CallError::Rejected(SubscribeRejection::BeyondHead { head })) => {
+            let message = format!(
+                "`{}` has entries up to {head}, and none behind {cursor}; was its store put back? Follow it with --from {}",
+                paths.name(),
+                head.saturating_add(1)
+            );
+            return Err(Failure::new(Exit::Rejected, message));
+        }
+        Err(_) => return Ok(cursor),
+    };
     while let Some(Ok(seen)) = watch.next().await {
         if let Seen::Entry { head, line } = seen {
             cursor = head.seq;

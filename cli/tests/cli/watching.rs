@@ -166,13 +166,72 @@ async fn line_is_work_where_the_pod_rests_and_a_note_where_it_works() {
     attach.says("begun").await;
     attach.says("\"attached\"").await;
     attach.types("know this\n").await;
-    attach.says("\"told\"").await;
+    // A command reads nothing while it runs, and nobody says that it will.
+    attach.says("\"recorded\"").await;
     assert_eq!(world.pod(&["stop", "run", "--now"]).await.code, 0);
     attach.says("\"ended\"").await;
     let done = attach.ended().await;
     assert_eq!(done.code, 0, "{done:?}");
-    assert_eq!(of_type(&done.records(), "sent")[0]["outcome"], "told");
+    let sent = done.records();
+    let sent = of_type(&sent, "sent")[0];
+    assert_eq!(sent["outcome"], "recorded");
+    assert!(sent["said"].as_str().unwrap().contains("is not told"), "{sent}");
     run.ended().await;
+}
+
+/// Carries bytes between a pod's socket and whoever connects to its name, until it is told to break all connections.
+async fn between(socket: std::path::PathBuf, mut breaks: tokio::sync::mpsc::Receiver<()>) {
+    let real = socket.with_extension("real");
+    std::fs::rename(&socket, &real).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test that stands between a pod and who talks to it")]
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let mut carried = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (mut theirs, real) = (accepted.unwrap().0, real.clone());
+                carried.spawn(async move {
+                    let mut ours = tokio::net::UnixStream::connect(real).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
+                });
+            }
+            told = breaks.recv() => match told {
+                Some(()) => carried.abort_all(),
+                None => return,
+            },
+        }
+    }
+}
+
+#[tokio::test]
+async fn connection_that_breaks_is_no_end_of_the_pod_and_is_made_again() {
+    let world = World::new();
+    let run = kept(&world).await;
+    let (breaks, told) = tokio::sync::mpsc::channel(1);
+    let between = tokio::spawn(between(world.root().join("run/a/pod.sock"), told));
+    let mut attach = world.start_typing(&["attach", "a"]);
+    attach.says("-- attached to `a`, idle").await;
+    breaks.send(()).await.unwrap();
+    attach.says("attached again, behind entry").await;
+    attach.types("and now?\n").await;
+    attach.says("-- accepted: `a` does it").await;
+    attach.says("turn ended: finished").await;
+    ended(&world, run).await;
+    let done = attach.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(done.stdout.matches("has ended").count(), 1, "{done:?}");
+    let shown = done.stdout.lines().filter(|line| line.contains("told by") && line.contains("and now?")).count();
+    assert_eq!(shown, 1, "{done:?}");
+    drop(breaks);
+    between.await.unwrap();
+}
+
+#[tokio::test]
+async fn log_that_is_followed_from_beyond_its_end_says_how_far_it_goes() {
+    let world = World::new();
+    let run = kept(&world).await;
+    world.pod(&["log", "a", "--follow", "--from", "5000"]).await.refused(4, &["has entries up to", "--from"]);
+    ended(&world, run).await;
 }
 
 #[tokio::test]

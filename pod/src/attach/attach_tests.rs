@@ -57,20 +57,116 @@ async fn observer_sees_every_entry_once_in_order_and_then_every_commit() {
     }
     let mut later = watch(&puppet.pod, committed).await;
     assert!(matches!(next(&mut later).await, Seen::Entry { head, .. } if head.seq == committed + 1), "goes on");
-    let mut beyond = watch(&puppet.pod, committed + 4).await;
-    while !matches!(next(&mut beyond).await, Seen::CaughtUp) {}
-    write(&puppet.pod, "known already").await;
-    write(&puppet.pod, "behind it").await;
-    assert!(matches!(next(&mut beyond).await, Seen::Entry { head, .. } if head.seq == committed + 5));
     puppet.pod.shutdown().await;
     while within("the end of the stream", all.next()).await.is_some_and(|seen| seen.is_ok()) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observer_that_knows_more_than_there_is_is_told_so() {
+    let puppet = Puppet::new().await;
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    let committed = head(&puppet.pod).await;
+    let refused = within("the answer", Watch::open(&client, committed + 1)).await;
+    let beyond = SubscribeRejection::BeyondHead { head: committed };
+    assert!(matches!(refused, Err(CallError::Rejected(why)) if why == beyond));
+    // What is committed in this very moment is there, however far the tail has come.
+    for _ in 0..50 {
+        write(&puppet.pod, "new").await;
+        let committed = head(&puppet.pod).await;
+        let mut watch = watch(&puppet.pod, committed).await;
+        while !matches!(next(&mut watch).await, Seen::CaughtUp) {}
+        assert_eq!(watch.cursor(), committed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_last_is_shown_before_a_stream_ends_without_an_error() {
+    let dir = TempDir::new().unwrap();
+    let puppet = Puppet::at(dir, true, false).await;
+    let mut reads = watch(&puppet.pod, 0).await;
+    while !matches!(next(&mut reads).await, Seen::CaughtUp) {}
+    let mut limits = rpc::Limits::default();
+    (limits.stream_items, limits.stream_bytes) = (2, 4096);
+    let narrow = rpc::Client::<Method>::with_limits(&puppet.pod.address(), limits);
+    let mut sleeps = within("the subscription", Watch::open(&narrow, 0)).await.unwrap();
+    // Many who watch are shown what is new seldom: it is not shown before the end by chance.
+    let seats: Vec<_> =
+        (0..OBSERVERS_MAX / 2).map(|_| puppet.pod.shared().tail.sit(puppet.pod.shared(), Some(1)).unwrap()).collect();
+    read_to(&mut reads, head(&puppet.pod).await).await;
+    for _ in 0..10 {
+        write(&puppet.pod, &"x".repeat(50_000)).await;
+    }
+    write(&puppet.pod, "the last word").await;
+    let store = puppet.pod.roots().pod(&puppet.pod.id().name).store();
+    within("the end of the pod", puppet.pod.shutdown()).await;
+    let committed = crate::store::StoreReader::open(store).unwrap().look(|reads| reads.history_head()).unwrap();
+    loop {
+        match within("the end of the stream", reads.next()).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => panic!("{error}: whoever reads is shown all of it"),
+            None => break,
+        }
+    }
+    assert_eq!(reads.cursor(), committed);
+    let end = loop {
+        match within("the end of the stream", sleeps.next()).await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(end.is_some() || sleeps.cursor() == committed, "it was cut off at {} and not told so", sleeps.cursor());
+    drop(seats);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entry_that_is_missing_ends_a_stream_with_an_error() {
+    let puppet = Puppet::new().await;
+    for _ in 0..5 {
+        write(&puppet.pod, "x").await;
+    }
+    let gone = head(&puppet.pod).await - 2;
+    let delete = move |tx: &crate::store::Tx<'_>| tx.run("DELETE FROM history WHERE seq = ?1", [gone.cast_signed()]);
+    puppet.pod.store().write(delete).await.unwrap();
+    let mut watch = watch(&puppet.pod, 0).await;
+    let error = loop {
+        match within("what comes next", watch.next()).await.expect("no end without an error") {
+            Ok(seen) => assert!(!matches!(seen, Seen::CaughtUp), "entry {gone} was passed over"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, WatchError::Stream(rpc::StreamError::Aborted)), "{error:?}");
+    assert!(watch.cursor() < gone, "{} is shown behind {gone}, which is missing", watch.cursor());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observers_do_not_wait_for_whoever_reads_the_store_for_the_pod() {
+    let puppet = Puppet::new().await;
+    write(&puppet.pod, "x").await;
+    let committed = head(&puppet.pod).await;
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let (began, begun) = tokio::sync::oneshot::channel();
+    let store = puppet.pod.store().clone();
+    let holds = tokio::spawn(async move {
+        let hold = move |_: &crate::store::Reads<'_>| {
+            began.send(()).unwrap();
+            held.recv().ok();
+            Ok(())
+        };
+        store.read(hold).await
+    });
+    begun.await.unwrap();
+    let mut watch = watch(&puppet.pod, 0).await;
+    read_to(&mut watch, committed).await;
+    go_on.send(()).unwrap();
+    holds.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn observer_beyond_the_bound_is_refused_and_takes_no_seat() {
     let puppet = Puppet::new().await;
     let tail = &puppet.pod.shared().tail;
-    let seats: Vec<_> = (0..OBSERVERS_MAX).map(|_| tail.sit(puppet.pod.shared()).unwrap()).collect();
+    let seats: Vec<_> =
+        (0..OBSERVERS_MAX).map(|number| tail.sit(puppet.pod.shared(), Some(number.cast_signed())).unwrap()).collect();
     let client = rpc::Client::<Method>::new(&puppet.pod.address());
     let refused = within("the answer", Watch::open(&client, 0)).await;
     let full = SubscribeRejection::TooManyObservers { max: OBSERVERS_MAX };
@@ -83,12 +179,39 @@ async fn observer_beyond_the_bound_is_refused_and_takes_no_seat() {
     // Who goes is noticed at the latest when another one comes; nothing need be committed for that.
     within("the free seat", async {
         while tail.observers() > 0 {
-            let seat = tail.sit(puppet.pod.shared());
+            let seat = tail.sit(puppet.pod.shared(), None);
             tokio::task::yield_now().await;
             drop(seat);
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_that_takes_all_seats_that_it_may_leaves_some_to_others() {
+    let puppet = Puppet::new().await;
+    let (tail, shared) = (&puppet.pod.shared().tail, puppet.pod.shared());
+    let mut seats = Vec::new();
+    for process in 1..=2 {
+        let before = seats.len();
+        let refused = loop {
+            match tail.sit(shared, Some(process)) {
+                Ok(seat) => seats.push(seat),
+                Err(refused) => break refused,
+            }
+        };
+        let own = seats.len() - before;
+        assert_eq!(refused, NoSeat::OneProcess(u32::try_from(own).unwrap()));
+        assert!(own >= 5, "process {process} got {own}");
+    }
+    // One that comes later, by the front door.
+    let mut later = watch(&puppet.pod, 0).await;
+    while !matches!(next(&mut later).await, Seen::CaughtUp) {}
+    let mine: Vec<_> = std::iter::from_fn(|| tail.sit(shared, Some(std::process::id().cast_signed())).ok()).collect();
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    let refused = within("the answer", Watch::open(&client, 0)).await;
+    let max = u32::try_from(mine.len() + 1).unwrap();
+    assert!(matches!(refused, Err(CallError::Rejected(why)) if why == SubscribeRejection::TooManyOfOneProcess { max }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,9 @@
 //! cursor, and is held for it nowhere. There is no gap and no overlap: the snapshot ends exactly where the shared tail is
 //! when it is taken, and the tail goes on from there.
 //!
+//! When the pod ends, everybody is sent what was committed last, within a bound; a stream that ends without an error has shown
+//! all of it.
+//!
 //! Here is one observer's task; `tail` is what all share, `ring` what that has kept, [`Picture`] what every observer makes of
 //! what it is sent, and [`Watch`] its end of the stream. Started by `controller/calls` for each subscription.
 
@@ -20,7 +23,8 @@ use rpc::{ItemSender, Responder, SendError};
 pub use self::picture::{Call, EntryHead, Picture, Piece};
 use self::ring::{BATCH_BYTES, Batch, Behind, Item, Place};
 use self::tail::Seat;
-pub(crate) use self::tail::{OBSERVERS_MAX, Tail};
+pub(crate) use self::tail::Tail;
+use self::tail::{NoSeat, OBSERVERS_MAX, missing};
 pub use self::watch::{Seen, Watch, WatchError};
 use crate::handle::Shared;
 use crate::protocol::{Glimpse, Observed, Subscribe, SubscribeRejection, Subscribed, Text};
@@ -35,24 +39,37 @@ type Items = ItemSender<Observed, Glimpse>;
 
 /// Serves one subscription to its end.
 pub(crate) async fn serve(shared: Shared, request: Subscribe, responder: Responder<Subscribe>, items: Items) {
-    let Some(mut seat) = sit(&shared).await else {
-        return responder.reject(SubscribeRejection::TooManyObservers { max: OBSERVERS_MAX });
+    let unavailable = |reason: &str| SubscribeRejection::Unavailable { reason: Text::clipped(reason) };
+    let mut seat = match sit(&shared, responder.context().peer.pid()).await {
+        Ok(seat) => seat,
+        Err(NoSeat::Full) => return responder.reject(SubscribeRejection::TooManyObservers { max: OBSERVERS_MAX }),
+        Err(NoSeat::OneProcess(max)) => return responder.reject(SubscribeRejection::TooManyOfOneProcess { max }),
+        Err(NoSeat::Ending) => return responder.reject(unavailable("the pod ends")),
     };
-    let place = match seat.place().await {
-        Ok(place) => place,
-        Err(error) => {
-            return responder.reject(SubscribeRejection::Unavailable { reason: Text::clipped(error.chain()) });
+    // Before the tail is asked, which may be behind it.
+    let head = *shared.store.history_head().borrow();
+    if request.from > head {
+        return responder.reject(SubscribeRejection::BeyondHead { head });
+    }
+    let place = loop {
+        match seat.place().await {
+            Ok(place) if place.cursor >= request.from => break place,
+            // What is in flight there is committed in an entry that the observer has.
+            Ok(_) => seat.changed().await,
+            Err(error) => return responder.reject(unavailable(&error.chain())),
         }
     };
     responder.ack(Subscribed { head: place.cursor });
-    let mut observer = Observer { shared: shared.clone(), seat, items, cursor: request.from };
+    let mut observer = Observer { seat, items, cursor: request.from };
     // CANCEL SAFETY: what was not sent is in the store, and the observer's own cursor says where to go on.
     let end = tokio::select! {
         end = observer.observe(place) => end,
-        () = shared.stopped() => End::Over,
+        () = shared.tail.given_up() => End::Late,
+        () = shared.stopped() => End::Late,
     };
     match end {
         End::Over | End::Gone => {}
+        End::Late => observer.items.abort(),
         End::Failed(error) => {
             tracing::warn!(pod = %shared.id, error = error.chain(), "an observer lost the history");
             observer.items.abort();
@@ -60,28 +77,29 @@ pub(crate) async fn serve(shared: Shared, request: Subscribe, responder: Respond
     }
 }
 
-async fn sit(shared: &Shared) -> Option<Seat> {
-    for _ in 0..SEATS_LOOKED_FOR {
-        if let Some(seat) = shared.tail.sit(shared) {
-            return Some(seat);
+async fn sit(shared: &Shared, process: Option<i32>) -> Result<Seat, NoSeat> {
+    for _ in 1..SEATS_LOOKED_FOR {
+        match shared.tail.sit(shared, process) {
+            Err(NoSeat::Full | NoSeat::OneProcess(_)) => tokio::time::sleep(SEAT_PAUSE).await,
+            decided => return decided,
         }
-        tokio::time::sleep(SEAT_PAUSE).await;
     }
-    None
+    shared.tail.sit(shared, process)
 }
 
 /// Why a subscription is over.
 #[derive(Debug)]
 enum End {
-    /// The pod has ended.
+    /// The pod has ended, and the observer has all of it.
     Over,
+    /// The pod has ended, and it has not.
+    Late,
     /// The observer has.
     Gone,
     Failed(StoreError),
 }
 
 struct Observer {
-    shared: Shared,
     seat: Seat,
     items: Items,
     /// The last entry that was sent.
@@ -103,7 +121,7 @@ impl Observer {
             self.send(Observed::InFlight(place.picture.to_wire(place.cursor, place.state))).await?;
             if !caught_up {
                 caught_up = true;
-                self.send(Observed::CaughtUp { cursor: self.cursor.max(place.cursor) }).await?;
+                self.send(Observed::CaughtUp { cursor: self.cursor }).await?;
             }
             self.tail(place.next).await?;
             place = self.seat.place().await.map_err(End::from)?;
@@ -113,11 +131,9 @@ impl Observer {
     /// Sends what the store has between the observer's cursor and `place`.
     async fn catch_up(&mut self, place: &Place) -> Result<(), End> {
         while self.cursor < place.cursor {
-            let (cursor, upto) = (self.cursor, place.cursor);
-            let lines = self.shared.store.read(move |reads| reads.history_lines(cursor, upto, BATCH_BYTES)).await;
-            let lines = lines.map_err(End::from)?;
+            let lines = self.seat.page(self.cursor, place.cursor, BATCH_BYTES).await.map_err(End::from)?;
             if lines.is_empty() {
-                return Ok(());
+                return Err(End::Failed(missing(self.cursor)));
             }
             let mut batch = Batch::default();
             for line in &lines {
@@ -135,9 +151,12 @@ impl Observer {
     async fn tail(&mut self, mut next: u64) -> Result<(), End> {
         let missed = self.items.missed().ok_or(End::Gone)?;
         loop {
+            // Asked first: nothing is added behind that.
+            let over = self.seat.is_over();
             let item = match self.seat.item(next) {
                 Ok(Some(item)) => item,
                 Ok(None) if self.items.cursor().is_none() => return Err(End::Gone),
+                Ok(None) if over => return Err(End::Over),
                 Ok(None) if !self.seat.goes_on() => return Ok(()),
                 Ok(None) => {
                     self.seat.changed().await;
@@ -186,7 +205,7 @@ impl From<SendError> for End {
 impl From<StoreError> for End {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Closed => Self::Over,
+            StoreError::Closed => Self::Late,
             error => Self::Failed(error),
         }
     }

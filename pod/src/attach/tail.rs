@@ -11,23 +11,33 @@
 //!
 //! Fills `ring`; started by the first observer that sits down.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::TryRecvError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::picture::{Call, EntryHead, Picture, Piece};
 use super::ring::{Batch, Behind, Item, Place, Ring};
 use crate::handle::Shared;
 use crate::id::TurnId;
 use crate::protocol::{DELTA_BYTES_MAX, Glimpse, PodState, Text};
-use crate::store::{HistoryItem, HistoryLine, StoreError};
+use crate::store::{HistoryItem, HistoryLine, Reading, StoreError};
 use crate::worker::live::Placed;
 use crate::worker::{LiveItem, Producing};
 
 /// LIMIT: observers of one pod. Each costs a task and its stream's credit.
 pub(crate) const OBSERVERS_MAX: u32 = 256;
+/// LIMIT: how many times as often as there are seats left one process may watch: whoever takes all that it may leaves some for
+/// the next one, as `rpc` does with connections.
+const OF_ONE_PROCESS: u32 = 4;
+/// LIMIT: observers whose pages are read at the same time. What is new waits for so many pages of 64 KiB at most.
+const CATCHING_UP: usize = 4;
+/// LIMIT: how long a pod that ends waits for its observers to be sent the last of it. Whoever reads has it in milliseconds.
+const LAST_ROUND: Duration = Duration::from_millis(500);
+/// What was sent last is on its way: it is written by other tasks, which get so long before connections are ended.
+const LAST_WRITES: Duration = Duration::from_millis(20);
 /// The pause between two rounds, for each observer. LIMIT: to be woken, send and be given new credit costs the pod 10 to 20 us
 /// each; so they take a few hundredths of a processor beside the copying, however many there are. A hundred see everything
 /// within 50 ms, which is soon enough for eyes; one sees it within [`PAUSE_MIN`].
@@ -53,13 +63,41 @@ struct Inner {
     rounds: watch::Sender<u64>,
     /// Wakes the task when nobody is left.
     left: tokio::sync::Notify,
+    ending: watch::Sender<Ending>,
+    catching_up: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct Now {
     ring: Ring,
     observers: u32,
+    /// How many of them each process has; those that no kernel names are one.
+    held: HashMap<Option<i32>, u32>,
     task: Task,
+    /// The observers' own way to the store: they are in nobody's way who asks the pod for something.
+    reads: Option<Reading>,
+}
+
+/// How far the pod's end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ending {
+    #[default]
+    Not,
+    /// All is committed: who watches is sent the rest of it.
+    LastRound,
+    /// Whoever has not taken it is told that something is missing.
+    GivenUp,
+}
+
+/// Why there is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoSeat {
+    /// All are taken.
+    Full,
+    /// This process has so many, as many as it may.
+    OneProcess(u32),
+    /// The pod ends.
+    Ending,
 }
 
 #[derive(Debug, Default)]
@@ -71,18 +109,27 @@ enum Task {
     Runs,
     /// It could not go on, and why.
     Failed(StoreError),
+    /// The pod has ended: nothing is added any more.
+    Ended,
 }
 
 /// One observer's seat; left when it is dropped.
 #[derive(Debug)]
 pub(super) struct Seat {
     tail: Tail,
+    process: Option<i32>,
     rounds: watch::Receiver<u64>,
 }
 
 impl Tail {
     pub(crate) fn new() -> Self {
-        let inner = Inner { now: Mutex::default(), rounds: watch::Sender::new(0), left: tokio::sync::Notify::new() };
+        let inner = Inner {
+            now: Mutex::default(),
+            rounds: watch::Sender::new(0),
+            left: tokio::sync::Notify::new(),
+            ending: watch::Sender::default(),
+            catching_up: Semaphore::new(CATCHING_UP),
+        };
         Self(Arc::new(inner))
     }
 
@@ -92,20 +139,55 @@ impl Tail {
         self.lock().observers
     }
 
-    /// A seat, if one is free.
-    pub(super) fn sit(&self, shared: &Shared) -> Option<Seat> {
+    /// A seat for an observer of `process`, if one is free.
+    pub(super) fn sit(&self, shared: &Shared, process: Option<i32>) -> Result<Seat, NoSeat> {
         // Whoever has gone without a word notices it now, and leaves.
         self.wake();
         let mut now = self.lock();
-        if now.observers >= OBSERVERS_MAX {
-            return None;
+        if *self.0.ending.borrow() != Ending::Not {
+            return Err(NoSeat::Ending);
+        }
+        let (free, held) = (OBSERVERS_MAX.saturating_sub(now.observers), now.held.get(&process).copied().unwrap_or(0));
+        match free {
+            0 => return Err(NoSeat::Full),
+            _ if held >= free.saturating_mul(OF_ONE_PROCESS) => return Err(NoSeat::OneProcess(held)),
+            _ => {}
         }
         now.observers += 1;
+        *now.held.entry(process).or_default() += 1;
         if matches!(now.task, Task::None | Task::Failed(_)) {
             now.task = Task::Begins;
             tokio::spawn(Run::new(shared.clone()).run());
         }
-        Some(Seat { tail: self.clone(), rounds: self.0.rounds.subscribe() })
+        Ok(Seat { tail: self.clone(), process, rounds: self.0.rounds.subscribe() })
+    }
+
+    /// The pod ends, and all is committed: lets those who watch have the rest of it, for a moment. Whoever has not taken it by
+    /// then is told that something is missing, and nobody is given a seat any more.
+    pub(crate) async fn finish(&self) {
+        let watched = {
+            let now = self.lock();
+            self.0.ending.send_replace(Ending::LastRound);
+            now.observers > 0
+        };
+        let gone = async {
+            let mut rounds = self.0.rounds.subscribe();
+            while self.lock().observers > 0 {
+                let _ = rounds.changed().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ROUND, gone).await;
+        self.0.ending.send_replace(Ending::GivenUp);
+        if watched {
+            tokio::time::sleep(LAST_WRITES).await;
+        }
+    }
+
+    /// Waits until those who have not taken the rest are given up.
+    pub(super) async fn given_up(&self) {
+        let mut ending = self.0.ending.subscribe();
+        // The sender is in here.
+        let _ = ending.wait_for(|ending| *ending == Ending::GivenUp).await;
     }
 
     fn wake(&self) {
@@ -124,7 +206,7 @@ impl Seat {
         loop {
             self.rounds.mark_unchanged();
             match &*self.tail.lock() {
-                Now { task: Task::Runs, ring, .. } => return Ok(ring.place()),
+                Now { task: Task::Runs | Task::Ended, ring, .. } => return Ok(ring.place()),
                 Now { task: Task::Failed(error), .. } => return Err(error.clone()),
                 Now { task: Task::None | Task::Begins, .. } => {}
             }
@@ -143,6 +225,18 @@ impl Seat {
         matches!(self.tail.lock().task, Task::Runs | Task::Begins)
     }
 
+    /// Whether nothing comes any more, because the pod has ended.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.tail.lock().task, Task::Ended)
+    }
+
+    /// A page of the history after `cursor` up to `upto`, read when it is this observer's turn.
+    pub(super) async fn page(&self, cursor: u64, upto: u64, bytes: usize) -> Result<Vec<HistoryLine>, StoreError> {
+        let reads = self.tail.lock().reads.clone().ok_or(StoreError::Closed)?;
+        let _turn = self.tail.0.catching_up.acquire().await.map_err(|_| StoreError::Closed)?;
+        reads.read(move |reads| reads.history_lines(cursor, upto, bytes)).await
+    }
+
     /// Waits until there was a round since the last look.
     ///
     /// # Cancel safety
@@ -157,8 +251,18 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut now = self.tail.lock();
         now.observers = now.observers.saturating_sub(1);
-        if now.observers == 0 {
+        if let Some(held) = now.held.get_mut(&self.process) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                now.held.remove(&self.process);
+            }
+        }
+        let left = now.observers == 0;
+        drop(now);
+        if left {
             self.tail.0.left.notify_one();
+            // Whoever waits for that when the pod ends.
+            self.tail.wake();
         }
     }
 }
@@ -169,6 +273,7 @@ struct Run {
     head: watch::Receiver<u64>,
     phase: watch::Receiver<PodState>,
     changes: broadcast::Receiver<Placed>,
+    ending: watch::Receiver<Ending>,
     /// Whether changes were missed since the last pause.
     looked_again: bool,
 }
@@ -180,6 +285,7 @@ impl Run {
             head: shared.store.history_head(),
             phase: shared.phase.subscribe(),
             changes,
+            ending: shared.tail.0.ending.subscribe(),
             looked_again: false,
             shared,
         }
@@ -201,6 +307,10 @@ impl Run {
     }
 
     async fn begin(&mut self) -> Result<(), StoreError> {
+        let store = self.shared.store.clone();
+        let reads = tokio::task::spawn_blocking(move || store.another_reader()).await;
+        let reads = reads.unwrap_or(Err(StoreError::Closed))?;
+        self.shared.tail.lock().reads = Some(reads);
         let (picture, cursor) = self.look().await?;
         let state = *self.phase.borrow_and_update();
         let mut now = self.shared.tail.lock();
@@ -216,17 +326,29 @@ impl Run {
             let observers = {
                 let mut now = self.shared.tail.lock();
                 if now.observers == 0 {
-                    *now = Now { ring: Ring::default(), ..Now::default() };
+                    *now = Now::default();
                     return Ok(());
                 }
                 now.observers
             };
+            // Looked at first: what is committed before the end is in the round after that.
+            let ending = *self.ending.borrow_and_update() != Ending::Not;
             self.round().await?;
+            if ending {
+                self.shared.tail.lock().task = Task::Ended;
+                return Ok(());
+            }
             self.shared.tail.wake();
             let times = if std::mem::take(&mut self.looked_again) { LOOKED_AGAIN } else { 1 };
-            tokio::time::sleep(PAUSE_PER_OBSERVER.saturating_mul(observers).max(PAUSE_MIN) * times).await;
+            let pause = PAUSE_PER_OBSERVER.saturating_mul(observers).max(PAUSE_MIN) * times;
+            // CANCEL SAFETY: waiting changes nothing.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = begins(&mut self.ending) => continue,
+            }
             // CANCEL SAFETY: waiting changes nothing, but for a change that is received: it is put in order.
             tokio::select! {
+                _ = self.ending.changed() => {}
                 changed = self.head.changed() => changed.map_err(|_| StoreError::Closed)?,
                 changed = self.changes.recv() => match changed {
                     Ok(placed) => self.one(placed).await?,
@@ -291,9 +413,9 @@ impl Run {
             if cursor >= upto {
                 return Ok(());
             }
-            let lines = self.shared.store.read(move |reads| reads.history_lines(cursor, upto, PAGE_BYTES)).await?;
+            let lines = self.reads()?.read(move |reads| reads.history_lines(cursor, upto, PAGE_BYTES)).await?;
             if lines.is_empty() {
-                return Ok(());
+                return Err(missing(cursor));
             }
             let more = lines.last().is_some_and(|line| line.seq < upto);
             self.add(&lines);
@@ -330,14 +452,17 @@ impl Run {
         Ok(())
     }
 
+    fn reads(&self) -> Result<Reading, StoreError> {
+        self.shared.tail.lock().reads.clone().ok_or(StoreError::Closed)
+    }
+
     /// What is in flight behind the entry that is the newest one now. What changes after it is in the queue.
     async fn look(&mut self) -> Result<(Picture, u64), StoreError> {
         let (found, after, changes) = self.shared.live.look_placed();
         self.changes = changes;
         let (turn, begun) = (found.turn, found.pieces.iter().map(|piece| piece.after).min());
         let (running, ends, open) = self
-            .shared
-            .store
+            .reads()?
             .read(move |reads| {
                 let running = reads.turn_in("running")?;
                 let ends = match (turn, begun) {
@@ -376,6 +501,18 @@ impl Run {
         let turn: Option<TurnId> = turn.or(running);
         Ok((Picture { turn, pieces: pieces.collect(), calls: calls.collect() }, after))
     }
+}
+
+/// Waits until the pod ends.
+async fn begins(ending: &mut watch::Receiver<Ending>) {
+    // Its sender is in the tail, which outlives its task.
+    let _ = ending.wait_for(|ending| *ending != Ending::Not).await;
+}
+
+/// What was committed behind the entry `cursor` is not there.
+pub(super) fn missing(cursor: u64) -> StoreError {
+    let detail = format!("nothing stands behind number {cursor}, where there was more; the file is damaged");
+    StoreError::Unreadable { what: "the history", detail }
 }
 
 /// Goes on with `before` if `next` does so without a gap and both fit one.

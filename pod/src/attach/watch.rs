@@ -78,7 +78,7 @@ impl Watch {
         })
     }
 
-    /// What comes next; none at the end of the pod.
+    /// What comes next; none at the end of the pod, when all that it has committed was shown.
     ///
     /// # Errors
     /// [`WatchError`]; nothing comes after it.
@@ -105,9 +105,10 @@ impl Watch {
                     self.state = Some(found.state);
                     Seen::InFlight
                 }
+                Ok(Event::Item(Observed::CaughtUp { cursor })) if cursor == self.cursor => Seen::CaughtUp,
                 Ok(Event::Item(Observed::CaughtUp { cursor })) => {
-                    self.cursor = self.cursor.max(cursor);
-                    Seen::CaughtUp
+                    let found = format!("word that all was shown up to entry {cursor}");
+                    return Some(Err(WatchError::OutOfPlace { cursor: self.cursor, found }));
                 }
                 Ok(Event::Item(Observed::State { state })) => {
                     self.state = Some(state);

@@ -65,6 +65,18 @@ pub enum SubscribeRejection {
         /// How many may.
         max: u32,
     },
+    /// One process watches as often as it may while others may want to, too.
+    #[error("this process watches {max} times already; it may do so again when fewer others do")]
+    TooManyOfOneProcess {
+        /// How often it watches.
+        max: u32,
+    },
+    /// There is no such entry yet: the observer knows another history than this one, or one that was put back.
+    #[error("there are entries up to {head}, and none that would come behind those asked for")]
+    BeyondHead {
+        /// The newest entry.
+        head: u64,
+    },
     /// The history cannot be read.
     #[error("the history cannot be read: {reason}")]
     Unavailable {

@@ -56,6 +56,7 @@ pub use outbox::{Meeting, OutboxRow, OutboxState, Room, UndeliverableReason};
 pub use owner::Owner;
 pub use reader::StoreReader;
 pub use status::{Control, StatusCounts, TurnFailure};
+pub(crate) use thread::Reading;
 pub use thread::{Store, Submitted};
 pub use turns::{EndTurn, EndedTurn, FailedStart, Recovery, StartCause, StartedTurn, TurnStart};
 pub use tx::{Own, Reads, Tx};

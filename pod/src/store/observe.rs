@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use crate::id::{CallId, TurnId, WorkId};
 use crate::store::error::StoreError;
-use crate::store::guard::ENTRY_AS_WRITTEN;
+use crate::store::guard::{ENTRY_AS_WRITTEN, not_as_written};
 use crate::store::history::HistoryItem;
 use crate::store::sql::{count, from_json, int};
 use crate::store::tx::Reads;
@@ -38,7 +38,7 @@ impl Reads<'_> {
         );
         let mut statement = self.conn.prepare_cached(&sql)?;
         let mut found = statement.query((int(cursor), int(upto)))?;
-        let (mut lines, mut bytes) = (Vec::new(), 0);
+        let (mut lines, mut bytes, guarded) = (Vec::new(), 0, self.history_guarded_from()?);
         while let Some(row) = found.next()? {
             self.entry_as_written(count(row.get(0)?), row.get(6)?)?;
             let body = row.get_ref(5)?.as_str().map_err(rusqlite::Error::from)?;
@@ -46,7 +46,10 @@ impl Reads<'_> {
             if bytes > bytes_max && !lines.is_empty() {
                 break;
             }
-            let (seq, at) = (count(row.get(0)?), count(row.get(1)?));
+            let (seq, at, expected) = (count(row.get(0)?), count(row.get(1)?), cursor + 1 + lines.len() as u64);
+            if seq != expected && expected >= guarded {
+                return Err(not_as_written("a history entry", expected));
+            }
             let mut line = String::with_capacity(body.len() + 128);
             let _ = write!(line, "{{\"seq\":{seq},\"at\":{at}");
             if let Some(turn) = row.get::<_, Option<TurnId>>(2)? {

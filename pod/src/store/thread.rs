@@ -41,12 +41,16 @@ pub struct Submitted<T> {
     reply: oneshot::Receiver<Result<T, StoreError>>,
 }
 
+/// One of the store's readers: a thread with a connection of its own, which ends with the last clone.
+#[derive(Clone)]
+pub(crate) struct Reading(mpsc::Sender<Message>);
+
 struct Inner {
     path: PathBuf,
     identity: Identity,
     options: StoreOptions,
     writes: mpsc::Sender<Message>,
-    reads: mpsc::Sender<Message>,
+    reads: Reading,
     heads: Heads,
 }
 
@@ -92,22 +96,13 @@ impl Store {
         if let Some(lost) = lost {
             say_what_is_lost(path, &writer, &options, lost)?;
         }
-        let (reader, _) = open::open_reader(path)?;
         let commits = guard::commits(&writer)?.unwrap_or(0);
         let head = Head::open(path, seen.as_ref(), commits, options.durability)?;
         let (head_writers, heads) = heads(&writer, &options)?;
         let (writes, write_queue) = mpsc::channel(options.limits.queue);
-        let (reads, read_queue) = mpsc::channel(options.limits.queue);
-        let name = &options.own.pod.name;
-        let (for_writer, for_reader) = (options.clone(), options.clone());
-        let spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name).spawn(run).map_err(|e| StoreError::io("start a thread for", path, e))
-        };
-        spawn(
-            format!("store-{name}"),
-            Box::new(move || write_loop(writer, write_queue, &for_writer, &head_writers, head)),
-        )?;
-        spawn(format!("reads-{name}"), Box::new(move || read_loop(reader, read_queue, &for_reader)))?;
+        let reads = Reading::start(path, &options, "reads")?;
+        let (name, for_writer) = (format!("store-{}", options.own.pod.name), options.clone());
+        spawn(path, name, move || write_loop(writer, write_queue, &for_writer, &head_writers, head))?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), identity, options, writes, reads, heads }) })
     }
 
@@ -154,10 +149,15 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Reads<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let (job, submitted) =
-            job(move |conn: &Connection, options: &StoreOptions| look(&Reads::new(conn, options.clock.now())));
-        self.inner.reads.send(job).await.map_err(|_| StoreError::Closed)?;
-        submitted.await
+        self.inner.reads.read(look).await
+    }
+
+    /// A reader of its own, for whoever reads so much that others would wait for it. Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// If the file cannot be opened once more.
+    pub(crate) fn another_reader(&self) -> Result<Reading, StoreError> {
+        Reading::start(&self.inner.path, &self.inner.options, "looks")
     }
 
     /// The stream of this pod's events.
@@ -194,12 +194,40 @@ impl Store {
     /// `Closed`.
     pub async fn close(&self) {
         // Whoever writes closes last, and takes the log along.
-        for queue in [&self.inner.reads, &self.inner.writes] {
+        for queue in [&self.inner.reads.0, &self.inner.writes] {
             let (done, closed) = oneshot::channel();
             if queue.send(Message::Close(done)).await.is_ok() {
                 let _ = closed.await;
             }
         }
+    }
+}
+
+impl Reading {
+    fn start(path: &Path, options: &StoreOptions, called: &str) -> Result<Self, StoreError> {
+        let (reader, _) = open::open_reader(path)?;
+        let (reads, queue) = mpsc::channel(options.limits.queue);
+        let (name, options) = (format!("{called}-{}", options.own.pod.name), options.clone());
+        spawn(path, name, move || read_loop(reader, queue, &options))?;
+        Ok(Self(reads))
+    }
+
+    /// As [`Store::read`].
+    pub(crate) async fn read<T, F>(&self, look: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Reads<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (job, submitted) =
+            job(move |conn: &Connection, options: &StoreOptions| look(&Reads::new(conn, options.clock.now())));
+        self.0.send(job).await.map_err(|_| StoreError::Closed)?;
+        submitted.await
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").finish_non_exhaustive()
     }
 }
 
@@ -264,6 +292,11 @@ where
     job(move |conn: &Connection, options: &StoreOptions| {
         work(&Tx::new(conn, options.clock.now(), &options.own, &options.limits))
     })
+}
+
+fn spawn(path: &Path, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let spawned = std::thread::Builder::new().name(name).spawn(run);
+    spawned.map(drop).map_err(|error| StoreError::io("start a thread for", path, error))
 }
 
 fn write_loop(

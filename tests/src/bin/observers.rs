@@ -22,6 +22,7 @@ const USAGE: &str = "\
 Lets a pod commit without rest, attaches observers to it and takes them away again, and says what that does to its pace.
 
 usage: observers [--clients N] [--stopped N] [--seconds N] [--rounds N] [--rate N] [--lanes N] [--per-process N]
+                 [--max-ratio X]
 
   --clients N      observers in all (default 100)
   --stopped N      of these, how many do not read: half of them are halted (SIGSTOP), half never look (default 10)
@@ -30,13 +31,15 @@ usage: observers [--clients N] [--stopped N] [--seconds N] [--rounds N] [--rate 
   --rate N         commits that are begun in a second; 0: as many as there can be (default 0)
   --lanes N        commits that are under way at once (default 64)
   --per-process N  observers of one process (default 10)
+  --max-ratio X    fail if the pace with all attached is so many times slower than with none, for example 1.1; on a machine
+                   that does nothing else (default: the pace is printed and decides nothing)
   --help           print this
 
 A commit is one entry of a worker, through the controller, acknowledged to the worker: what a turn does. They are committed
 in groups; what bounds them is the thread of the store.
 
-Exit code 0: every observer, also those that were stopped, saw every entry once and in order. 1: not so. 2: wrong
-arguments. The pace is printed and decides nothing.";
+Exit code 0: every observer, also those that were stopped, saw every entry once and in order, and the pace was kept if it was
+asked for. 1: not so. 2: wrong arguments.";
 
 /// LIMIT: nothing here takes longer on a machine that does anything else as well.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,6 +55,7 @@ struct Shape {
     rate: u64,
     lanes: u64,
     per_process: usize,
+    max_ratio: Option<f64>,
 }
 
 fn main() -> ExitCode {
@@ -90,12 +94,22 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: std::iter::Skip<std::env::Args>) -> Result<Option<Shape>, String> {
-    let mut shape = Shape { clients: 100, stopped: 10, seconds: 5, rounds: 5, rate: 0, lanes: 64, per_process: 10 };
+    let (clients, max_ratio) = (100, None);
+    let mut shape =
+        Shape { clients, stopped: 10, seconds: 5, rounds: 5, rate: 0, lanes: 64, per_process: 10, max_ratio };
     while let Some(word) = words.next() {
         if word == "--help" {
             return Ok(None);
         }
         let value = words.next().ok_or_else(|| format!("`{word}` needs a number behind it"))?;
+        if word == "--max-ratio" {
+            let ratio: f64 = value.parse().map_err(|_| format!("`{value}` behind `{word}` is no number"))?;
+            if !(ratio.is_finite() && ratio > 0.0) {
+                return Err(format!("`{value}` behind `{word}` is no ratio"));
+            }
+            shape.max_ratio = Some(ratio);
+            continue;
+        }
         let number: u64 = value.parse().map_err(|_| format!("`{value}` behind `{word}` is no whole number"))?;
         let small = usize::try_from(number).map_err(|error| error.to_string())?;
         match word.as_str() {
@@ -323,7 +337,12 @@ async fn measure(shape: Shape) -> Result<(), String> {
         us.1 / us.0
     );
     println!("{seen} entries were seen by {} observers, each once and in order", shape.clients);
-    Ok(())
+    let ratio = pace.0 / pace.1;
+    match shape.max_ratio {
+        // Also if it is no number, because nothing was committed.
+        Some(max) if !(ratio <= max) => Err(format!("the pod was {ratio:.3} times slower, and may be {max} times")),
+        _ => Ok(()),
+    }
 }
 
 /// The same with observers, and what they saw.
