@@ -20,7 +20,8 @@ pub(crate) struct DoctorArgs {
     /// Mend what is provably safe to be mended, and say what was done
     ///
     /// Modes of your own files, runtime directories of dead lives, and programs that outlived their pod; the last two while
-    /// the pod's life lock is held, so that none can begin. A living pod and a store are never touched.
+    /// the pod's life lock is held, so that none can begin. Lives that are proven dead, and rights of nobody, go from the
+    /// registry. A living pod and a store are never touched.
     #[arg(long)]
     fix: bool,
 }

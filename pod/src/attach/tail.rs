@@ -178,6 +178,8 @@ impl Tail {
         };
         let _ = tokio::time::timeout(LAST_ROUND, gone).await;
         self.0.ending.send_replace(Ending::GivenUp);
+        // Its connection closes before the store does.
+        self.lock().reads = None;
         if watched {
             tokio::time::sleep(LAST_WRITES).await;
         }

@@ -5,7 +5,9 @@ use super::*;
 use crate::id::{Incarnation, PodId, WorkId};
 use crate::life_lock::LifeLock;
 use crate::protocol::LostReason;
+use crate::registry::{Claim, Origin, Registry};
 use crate::runtime_dir::{PodPaths, ROOT_VARIABLE};
+use crate::scope::{Confinement, Permission, Rules, ScopeRule};
 use crate::spawn::process::LIFE_VARIABLE;
 use crate::store::fixture::{self, new_child, pod};
 use crate::store::{EndOfLife, Lifetime, NewChild, Room, Store, Tx, UndeliverableReason};
@@ -55,6 +57,20 @@ impl Place {
         parent.write(move |tx| tx.reserve_child(&child)).await.unwrap();
     }
 
+    /// Takes the life of a root into the registry, writing below `writes` if it does.
+    fn registers(&self, life: &PodId, writes: Option<&Path>) {
+        let rules = writes.map(|path| vec![ScopeRule::below(path.to_str().unwrap(), Permission::Write)]);
+        let scope = rules.map(|rules| Rules::new(&rules).unwrap());
+        let (limits, confinement) = (crate::manifest::Limits::default().tree(), Confinement::default());
+        let claim = Claim {
+            pod: life.clone(),
+            worker: "ledger".into(),
+            state_dir: self.roots.pod(&life.name).state_dir().to_owned(),
+            origin: Origin::Root { limits, scope, confinement },
+        };
+        Registry::at(&self.roots).claim(&claim, crate::store::Clock::System.now()).unwrap();
+    }
+
     fn lives(&self, name: &str) -> LifeLock {
         LifeLock::acquire(&self.paths(name).life_lock(), &pod(name, 1)).unwrap()
     }
@@ -97,6 +113,7 @@ async fn healthy_root_has_no_finding_and_is_left_as_it_is() {
     parent.write(end).await.unwrap();
     let lives = place.ended("c").await;
     let _c = place.lives("c");
+    place.registers(&pod("c", 1), None);
     place.paths("c").claim(&pod("c", 1)).unwrap();
     std::fs::write(place.paths("c").socket(), "").unwrap();
     assert_eq!(place.found(true), []);
@@ -157,6 +174,7 @@ async fn what_a_dead_life_has_left_is_removed_and_what_a_living_one_uses_is_not(
         std::fs::write(place.paths(name).socket(), "").unwrap();
     }
     let _lives = place.lives("lives");
+    place.registers(&pod("lives", 1), None);
     let found = place.found(false);
     assert!(one(&found, Check::RuntimeDir).place.ends_with("/dead"), "{found:#?}");
     assert!(place.paths("dead").socket().exists());
@@ -169,6 +187,108 @@ async fn what_a_dead_life_has_left_is_removed_and_what_a_living_one_uses_is_not(
     std::fs::create_dir(place.paths("dead").runtime_dir().join("thesis")).unwrap();
     let found = place.found(true);
     assert!(matches!(&one(&found, Check::RuntimeDir).mended, Some(Mended::Failed(why)) if why.contains("thesis")));
+    // Who held the lock last is still known: its programs are told by that.
+    let last = crate::life_lock::last_holder(&place.paths("dead").life_lock());
+    assert_eq!(last.pod, Some(pod("dead", 1)));
+}
+
+#[tokio::test]
+async fn what_a_child_that_is_just_starting_needs_is_left_alone() {
+    let place = Place::new();
+    let parent = place.ended("a").await;
+    place.ended("b").await;
+    place.paths("b").claim(&pod("b", 1)).unwrap();
+    // Its parent lives and has reserved its next life, which holds no lock yet.
+    let next = NewChild { pod: random("b"), ..place.child("b", Lifetime::Tied) };
+    parent.write(move |tx| tx.reserve_child(&next)).await.unwrap();
+    let living = place.lives("a");
+    let found = place.found(true);
+    assert!(matches!(&one(&found, Check::RuntimeDir).mended, Some(Mended::Failed(why)) if why.contains("beginning")));
+    assert!(place.paths("b").runtime_dir().exists());
+    drop(living);
+    assert!(done(one(&place.found(true), Check::RuntimeDir)));
+}
+
+#[tokio::test]
+async fn registry_that_is_whole_tells_which_lives_are_over_and_they_are_taken_out() {
+    let place = Place::new();
+    let written = place._dir.path().canonicalize().unwrap();
+    let lives = random("lives");
+    place.ended("dead").await;
+    place.ended("lives").await;
+    place.registers(&pod("dead", 1), Some(&written));
+    place.registers(&lives, None);
+    let _lives = LifeLock::acquire(&place.paths("lives").life_lock(), &lives).unwrap();
+    let found = place.found(false);
+    let finding = one(&found, Check::Registry);
+    assert!(finding.what.contains("1 lives in it are over (`dead`)") && !finding.is_open(), "{finding:?}");
+    let report = examine(&place.roots, false, &mut |_| {});
+    let fact = report.facts.iter().find(|fact| fact.name == "registry").unwrap();
+    assert_eq!(fact.value, "2 lives, 1 rights to write");
+    assert!(done(one(&place.found(true), Check::Registry)));
+    assert_eq!(place.found(true), []);
+    let left: Vec<_> = Registry::at(&place.roots).pods().unwrap().into_iter().map(|row| row.pod).collect();
+    assert_eq!(left, [lives]);
+}
+
+#[tokio::test]
+async fn rights_of_nobody_are_found_and_taken_out() {
+    let place = Place::new();
+    place.ended("lives").await;
+    let _lives = place.lives("lives");
+    place.registers(&pod("lives", 1), Some(&place._dir.path().canonicalize().unwrap()));
+    let conn = rusqlite::Connection::open(place.roots.registry()).unwrap();
+    conn.execute_batch("PRAGMA foreign_keys = OFF; UPDATE leases SET holder = '00000000000000ff';").unwrap();
+    drop(conn);
+    let found = place.found(false);
+    assert!(one(&found, Check::Registry).what.contains("1 rights or bounds in it belong to no life"), "{found:#?}");
+    assert!(done(one(&place.found(true), Check::Registry)));
+    assert_eq!(place.found(true), []);
+}
+
+#[tokio::test]
+async fn registry_that_is_gone_damaged_or_does_not_know_a_pod_is_found_and_not_touched() {
+    let place = Place::new();
+    place.ended("lives").await;
+    let _lives = place.lives("lives");
+    let path = place.roots.registry();
+    let found = place.found(true);
+    assert!(one(&found, Check::Registry).what.contains("it is not there, and 1 pods live"), "{found:#?}");
+    assert!(!path.exists(), "a look has made it");
+
+    place.ended("other").await;
+    place.registers(&pod("other", 1), None);
+    let _other = place.lives("other");
+    let found = place.found(true);
+    let finding = one(&found, Check::Registry);
+    assert!(finding.place.contains("`lives`") && finding.what.contains("does not know it"), "{finding:?}");
+
+    for (bytes, words) in
+        [(b"no database, and long enough to be one ".repeat(40), "no database"), (vec![0xa5; 8192], "database")]
+    {
+        for ending in ["-wal", "-shm"] {
+            std::fs::remove_file(path.with_extension(format!("db{ending}"))).ok();
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let found = place.found(true);
+        let finding = one(&found, Check::Registry);
+        assert!(finding.severity == Severity::Problem && finding.what.contains(words), "{finding:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn what_the_kernel_can_confine_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = examine(&Roots::named(Some(&dir.path().join("none"))).unwrap(), false, &mut |_| {});
+    let fact = |name: &str| report.facts.iter().find(|fact| fact.name == name).unwrap().value.clone();
+    let levels = ["required", "best-effort", "off"];
+    assert!(levels.contains(&fact("confinement").as_str()), "{}", fact("confinement"));
+    // What confines is there, and whoever has none is told what that means.
+    let has = fact("Landlock").contains("ABI");
+    assert_eq!(has, fact("confinement") != "off", "{report:?}");
+    assert_eq!(report.findings.iter().any(|found| found.what.contains("confine")), fact("confinement") != "required");
+    assert!(["there", "not there"].contains(&fact("openat2").as_str()));
 }
 
 #[tokio::test]

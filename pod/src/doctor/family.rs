@@ -171,11 +171,19 @@ fn may_begin(life: Incarnation, pods: &[Examined]) -> bool {
 
 /// The same, looked at again.
 fn may_begin_now(life: Incarnation, pods: &[Examined]) -> bool {
+    expected_now(pods, |row| row.pod.incarnation == life)
+}
+
+/// Whether a parent that may live has just started, or is about to bury, a life of that name. Looked at now.
+pub(super) fn may_begin_as(name: &PodName, pods: &[Examined]) -> bool {
+    expected_now(pods, |row| row.pod.name == *name)
+}
+
+/// Whether a life of which `which` holds is not over for a parent that may live.
+fn expected_now(pods: &[Examined], which: impl Fn(&ChildRow) -> bool) -> bool {
     pods.iter().any(|parent| {
         let lives = !matches!(crate::life_lock::probe(&parent.paths.life_lock()), Ok(crate::life_lock::Life::Free));
         let children = || StoreReader::open(parent.paths.store())?.look(|reads| reads.children());
-        lives
-            && children()
-                .is_ok_and(|rows| rows.iter().any(|row| row.pod.incarnation == life && row.state != ChildState::Ended))
+        lives && children().is_ok_and(|rows| rows.iter().any(|row| which(row) && row.state != ChildState::Ended))
     })
 }

@@ -35,6 +35,8 @@ pub enum Check {
     RuntimeDir,
     /// A store.
     Store,
+    /// The registry of names and rights that all pods share.
+    Registry,
     /// Events that await a parent.
     Events,
     /// A child, as its parent knows it.

@@ -6,6 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::process::{PidfdFlags, Resource};
 
 use super::finding::{Check, Finding, Report, Severity};
+use crate::scope::{Confinement, kernel_confinement, kernel_landlock_abi};
 
 /// LIMIT: descriptors that a pod with a hundred children and observers may have open.
 const DESCRIPTORS_MIN: u64 = 1024;
@@ -25,10 +26,12 @@ pub(super) fn examine(report: &mut Report) {
         there(peer_pidfd()),
         "the very process that has connected, and not one with its number",
     );
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm");
-    let landlock =
-        modules.map_or("not known".to_owned(), |all| there(all.split(',').any(|lsm| lsm.trim() == "landlock")));
+    let landlock = match kernel_landlock_abi() {
+        0 => "not there".to_owned(),
+        abi => format!("there, ABI {abi} at least"),
+    };
     report.fact("Landlock", landlock, "confining the programs that a pod runs");
+    confinement(report);
     report.fact("user namespaces", user_namespaces(), "confining programs without privileges");
 
     limit(report, "open files", Resource::Nofile, DESCRIPTORS_MIN, "ulimit -n");
@@ -48,6 +51,22 @@ pub(super) fn examine(report: &mut Report) {
             "raise pids.max of the cgroup, or TasksMax of the unit",
         );
     }
+}
+
+/// How far programs of a pod with a scope are confined here, whatever is asked for.
+fn confinement(report: &mut Report) {
+    let best = kernel_confinement();
+    report.fact("confinement", best.word(), "what `best-effort` comes to for the programs of a pod with a scope");
+    let what = match best {
+        Confinement::Required => return,
+        Confinement::BestEffort => "it confines programs in part: they can cut files off, for one",
+        Confinement::Off => "it does not confine programs",
+    };
+    report.add(
+        Finding::new(Check::Kernel, Severity::Note, "the kernel", what)
+            .because("programs of a pod with a scope may do more than it says; with `confinement = \"required\"` its turns fail")
+            .remedy("use Linux 6.2 or later with Landlock switched on (`lsm=landlock,...`)"),
+    );
 }
 
 fn needed(report: &mut Report, name: &'static str, asked: rustix::io::Result<()>, why: &'static str) {

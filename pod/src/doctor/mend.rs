@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use crate::id::{Incarnation, PodId};
+use crate::id::Incarnation;
 use crate::life_lock::LifeLock;
 use crate::runtime_dir::{PodPaths, Roots};
 use crate::spawn::process::kill_programs_of;
@@ -30,9 +30,10 @@ pub(super) fn tighten(path: &Path) -> Result<String, String> {
     tighten().map(|mode| format!("its mode is {mode:o} now")).map_err(|error: io::Error| error.to_string())
 }
 
-/// Removes what a dead life has left of its runtime directory, as the holder of the pod's life lock.
-pub(super) fn reclaim(paths: &PodPaths) -> Result<String, String> {
-    as_its_only_life(paths, || {
+/// Removes what a dead life has left of its runtime directory, as the holder of the pod's life lock, if `over` says that none is
+/// about to begin.
+pub(super) fn reclaim(paths: &PodPaths, over: impl Fn() -> bool) -> Result<String, String> {
+    as_its_only_life(paths, over, || {
         let dir = paths.runtime_dir();
         let plain = std::fs::symlink_metadata(dir).map_err(|error| error.to_string())?;
         if !plain.is_dir() || plain.uid() != rustix::process::geteuid().as_raw() {
@@ -58,25 +59,29 @@ pub(super) fn end_programs(
     paths: &PodPaths,
     roots: &Roots,
     life: Incarnation,
-    over: impl FnOnce() -> bool,
+    over: impl Fn() -> bool,
 ) -> Result<String, String> {
-    as_its_only_life(paths, || {
-        if !over() {
-            return Err("its life may just be beginning".to_owned());
-        }
-        match kill_programs_of(life, roots) {
-            1 => Ok("it was killed".to_owned()),
-            0 => Ok("it has ended".to_owned()),
-            killed => Ok(format!("it was killed, and {} more of the same life", killed - 1)),
-        }
+    as_its_only_life(paths, over, || match kill_programs_of(life, roots) {
+        1 => Ok("it was killed".to_owned()),
+        0 => Ok("it has ended".to_owned()),
+        killed => Ok(format!("it was killed, and {} more of the same life", killed - 1)),
     })
 }
 
-/// Does `work` while no life of the pod lives, and none can begin.
-fn as_its_only_life<T>(paths: &PodPaths, work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let own = PodId::new(paths.name().clone(), Incarnation::random());
-    let lock = LifeLock::acquire(&paths.life_lock(), &own).map_err(|error| error.to_string())?;
-    let done = work();
+/// Does `work` while no life of the pod lives, and none can begin; not if one is about to, which would find its lock taken. The
+/// word of the last holder stays: it tells whose programs are left.
+fn as_its_only_life<T>(
+    paths: &PodPaths,
+    over: impl Fn() -> bool,
+    work: impl FnOnce() -> Result<T, String>,
+) -> Result<T, String> {
+    let beginning = || Err("a life of it may just be beginning".to_owned());
+    // Before, so that it is not in the way of one that is known; and again, for one that was not.
+    if !over() {
+        return beginning();
+    }
+    let lock = LifeLock::seize(&paths.life_lock()).map_err(|error| error.to_string())?;
+    let done = if over() { work() } else { beginning() };
     drop(lock);
     done
 }

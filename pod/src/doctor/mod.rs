@@ -1,11 +1,11 @@
 //! What is wrong with the pods of a user, and what may be done about it.
 //!
-//! Looks at directories, locks, stores, processes and the machine. Changes nothing unless it is told to mend, and then only
-//! what is provably nobody's: modes of our own files, and what a dead life has left, while its life lock is held here. Never
-//! writes to a store, and never takes a lock that is held.
+//! Looks at directories, locks, stores, the registry, processes and the machine. Changes nothing unless it is told to mend, and then only
+//! what is provably nobody's: modes of our own files, what a dead life has left, while its life lock is held here, and its row in
+//! the registry. Never writes to a store, and never takes a lock that is held.
 //!
 //! `machine` asks the kernel, `places` looks at directories and files, `pods` at locks and stores, `family` compares what pods
-//! say of each other with the processes that there are; `mend` is all that changes anything. Used by `pod doctor`.
+//! say of each other with the processes that there are, `registry` looks at what they share; `mend` is all that changes anything. Used by `pod doctor`.
 
 mod family;
 mod finding;
@@ -13,6 +13,7 @@ mod machine;
 mod mend;
 mod places;
 mod pods;
+mod registry;
 
 pub use self::finding::{Check, Fact, Finding, Mended, Report, Severity};
 
@@ -40,6 +41,7 @@ pub fn examine(roots: &Roots, mend: bool, going: &mut dyn FnMut(Going<'_>)) -> R
     if places::examine(roots, &mut report) {
         let pods = pods::examine(roots, &mut report, going);
         family::examine(roots, &pods, &mut report);
+        registry::examine(roots, &pods, &mut report);
         // Last: the lock of a pod tells of its last life only until it is taken to mend something.
         places::examine_runtime(roots, &pods, &mut report);
     }

@@ -13,6 +13,7 @@
 
 mod budget;
 mod claim;
+mod examine;
 mod heirs;
 mod kin;
 mod member;

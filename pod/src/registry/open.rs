@@ -144,7 +144,7 @@ pub(super) fn classify(path: &Path, source: rusqlite::Error) -> RegistryError {
     }
 }
 
-fn version(path: &Path, conn: &Connection) -> Result<i64, RegistryError> {
+pub(super) fn version(path: &Path, conn: &Connection) -> Result<i64, RegistryError> {
     let (application, version, tables) = marks(conn).map_err(|error| classify(path, error))?;
     if application == 0 && version == 0 && tables == 0 {
         return Ok(0);
