@@ -204,7 +204,7 @@ pub(crate) enum Command {
     ///
     /// A child is started again by its parent, which must run. A root is run again in the background from what it was
     /// started as; children that still live are taken up again, those that ended with it stay ended, and each can be
-    /// restored in turn. What was lost with it is to be given again. A pod that lives is only asked whether it answers; one
+    /// restored in turn, or all of them with --tree. What was lost with it is to be given again. A pod that lives is only asked whether it answers; one
     /// that is just ending is waited for, and restored.
     ///
     /// Exits with 6 if there is no such pod, 11 if the pod that is asked may not see it or is not its parent, 4 if what is left
@@ -595,13 +595,19 @@ pub(crate) struct InspectArgs {
 }
 
 /// `pod restore`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// Which
     pub(crate) name: PodName,
     /// Ask this running pod for it, instead of the one whose child it is said to be
-    #[arg(long, value_name = "POD")]
+    #[arg(long, value_name = "POD", conflicts_with = "tree")]
     pub(crate) by: Option<PodName>,
+    /// Restore what was below it, too: its children that lived when it ended, and theirs, from the top downwards
+    ///
+    /// Says what became of each, and goes on whatever that is. Children that had ended before stay ended. One that had been stopped as
+    /// the very last thing before its parent ended counts as one that lived. Exits with 0 if all of them live.
+    #[arg(long)]
+    pub(crate) tree: bool,
     /// How long it may take until it answers
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub(crate) timeout: Duration,

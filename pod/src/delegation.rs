@@ -55,6 +55,20 @@ pub(crate) async fn send_what_was_left(shared: &Shared) -> Result<(), StoreError
     Ok(())
 }
 
+/// The same for a child that has become this pod's: what it was to be given and was perhaps never sent.
+pub(crate) async fn send_what_came_with(shared: &Shared, child: &PodId) {
+    let open = match shared.store.read(|reads| reads.works(Direction::Delegated, true)).await {
+        Ok(open) => open,
+        // The next life of the pod goes on with it.
+        Err(error) => {
+            return tracing::error!(pod = %shared.id, %child, error = error.chain(), "what an adopted child is to do cannot be read");
+        }
+    };
+    for work in open.into_iter().filter(|work| work.turn.is_none() && work.child.as_ref() == Some(child)) {
+        send_until_known(shared, child.clone(), work.work);
+    }
+}
+
 async fn until_known(shared: &Shared, child: &PodId, work: WorkId) {
     // One client for all attempts: what an earlier one has left on its way is fenced off or comes first.
     let client = rpc::Client::<Method>::new(&rpc::Address::unix(shared.roots.pod(&child.name).socket()));

@@ -404,6 +404,7 @@ impl PodController {
             done: watch::Sender::new(false),
             spawning: AtomicUsize::new(0),
             carrying_out: AtomicBool::new(false),
+            adopting: tokio::sync::Mutex::new(()),
             order: Arc::new(AtomicU64::new(0)),
             paths,
             store,

@@ -162,3 +162,53 @@ async fn adopter_that_is_killed_at_any_step_leaves_the_child_with_one_parent() {
         world.deserted().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adoption_that_is_asked_for_by_many_at_once_and_at_a_restart_is_done_once() {
+    let world = world();
+    let mut new = HostProcess::start(&world, "new", Some("adopt_after_copy")).await.unwrap();
+    let (_, work) = orphan(&world).await;
+    new.ask(adopt()).await.expect_err("it dies on the way");
+    new.wait().await;
+    // It goes on with what it had begun, and is asked at the same time.
+    let mut new = HostProcess::start(&world, "new", None).await.unwrap();
+    let client = world.client("new");
+    let ask = || Adopt { child: "a".parse().unwrap(), from: "old".parse().unwrap() };
+    let asks = (0..4).map(|_| async { client.call(ask()).await });
+    for asked in futures::future::join_all(asks).await {
+        let adopted = asked.unwrap_or_else(|error| panic!("one of them was refused: {error}"));
+        assert_eq!(adopted.child.name.as_str(), "a");
+    }
+    assert_eq!(holders(&world), ["new"]);
+    world.touch("go");
+    world.at_rest_with("new", 1).await;
+    assert_eq!(world.history("new").settled(work), [WorkResult::Finished]);
+    let adopted = |item: &HistoryItem| matches!(item, HistoryItem::ChildAdopted { .. });
+    assert_eq!(world.history("new").0.iter().filter(|row| adopted(&row.item)).count(), 1);
+    new.ask(Ask::Stop { child: "a".parse().unwrap(), grace_ms: 30_000 }).await.unwrap();
+    new.ask(Ask::Shutdown).await.unwrap();
+    new.wait().await;
+    world.deserted().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_does_not_become_the_child_of_one_that_is_below_it() {
+    let world = world();
+    let mut old = HostProcess::start(&world, "old", None).await.unwrap();
+    let script = "runs = [[{ spawn = { name = 'below', worker = { kind = 'ledger' }, lifetime = 'detached' } }]]";
+    old.spawn_detached("mid", WorkerSpec::scripted(script, "a test").unwrap()).await;
+    let work = old.run("mid", "go").await.unwrap();
+    assert_eq!(old.ask(Ask::Ended { work }).await.unwrap(), "TurnEnded(Finished)");
+    old.kill().await;
+    let client = world.client("below");
+    let refused = client.call(Adopt { child: "mid".parse().unwrap(), from: "old".parse().unwrap() }).await;
+    let Err(CallError::Rejected(AdoptRejection::Refused { reason })) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("`below` is below `mid`"), "{reason}");
+    // Nothing of it is left: its old parent, back again, has it.
+    let mut old = HostProcess::start(&world, "old", None).await.unwrap();
+    world.at_rest_with("old", 1).await;
+    assert!(world.look("below", |reads| reads.live_children()).is_empty());
+    assert_eq!(old.ask(Ask::Stop { child: "mid".parse().unwrap(), grace_ms: 30_000 }).await.unwrap(), "ShutDown");
+    old.ask(Ask::Shutdown).await.unwrap();
+    old.wait().await;
+}

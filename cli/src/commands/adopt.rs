@@ -38,6 +38,7 @@ fn in_words(child: &PodName, from: &PodName, rejection: &AdoptRejection) -> Stri
     match rejection {
         AdoptRejection::ParentLives { .. } => format!("`{child}` stays a child of `{from}`: {rejection}"),
         AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. } => rejection.to_string(),
+        AdoptRejection::Refused { .. } => format!("`{child}` stays a child of `{from}`: {rejection}"),
         AdoptRejection::Stopping | AdoptRejection::Unavailable { .. } => {
             format!("`{child}` is not adopted: {rejection}; ask again")
         }

@@ -16,6 +16,7 @@ pub(crate) mod man;
 pub(crate) mod metrics;
 mod output;
 mod restore;
+mod restore_tree;
 mod rewind;
 pub(crate) mod run;
 mod send;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::{Global, RestoreArgs};
 use crate::ask::ask;
 use crate::background;
+use crate::commands::restore_tree::restore_tree;
 use crate::commands::{existing_pod, running_client, seconds};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -27,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 pub(crate) async fn restore(args: &RestoreArgs, global: &Global, output: &mut Output) -> Result<Exit, Failure> {
+    if args.tree {
+        return restore_tree(args, global, output).await;
+    }
     let name = &args.name;
     let until = Instant::now() + args.timeout;
     let (roots, paths) = existing_pod(global, args.by.as_ref().unwrap_or(name))?;

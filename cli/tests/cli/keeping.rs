@@ -5,6 +5,25 @@ use serde_json::{Value, json};
 
 use crate::world::{Running, World, of_kind, of_type};
 
+/// A world in which nothing runs when its test is over, however that ended: a detached pod is nobody's to wait for.
+struct Swept(World);
+
+impl std::ops::Deref for Swept {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+impl Drop for Swept {
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    fn drop(&mut self) {
+        let mut stop = std::process::Command::new(env!("CARGO_BIN_EXE_pod"));
+        let _ = stop.args(["stop", "--all", "--detached", "--now", "--root"]).arg(self.0.root()).output();
+    }
+}
+
 /// The pod `name`, which serves.
 async fn serving(world: &World, name: &'static str) -> Running {
     let mut pod = world.start(&["serve", "--name", name]);
@@ -37,7 +56,7 @@ fn kill(line: &Value) {
 
 #[tokio::test]
 async fn child_that_is_to_be_restarted_lives_again_until_it_is_stopped_and_that_is_shown() {
-    let world = World::new();
+    let world = Swept(World::new());
     let boss = serving(&world, "boss").await;
     let args = ["spawn", "boss", "a", "--restart", "permanent", "--restart-max", "9", "--restart-within", "1h"];
     says(&ok(&world, &args).await, &["a child of `boss` (tied, permanent)"]);
@@ -69,7 +88,7 @@ async fn child_that_is_to_be_restarted_lives_again_until_it_is_stopped_and_that_
 
 #[tokio::test]
 async fn all_pods_are_stopped_and_a_detached_child_only_if_that_is_asked_for() {
-    let world = World::new();
+    let world = Swept(World::new());
     let (boss, other) = (serving(&world, "boss").await, serving(&world, "other").await);
     ok(&world, &["spawn", "boss", "tied", "--restart", "permanent"]).await;
     says(&ok(&world, &["spawn", "boss", "free", "--detached"]).await, &["a child of `boss` (detached)"]);
@@ -97,7 +116,7 @@ async fn all_pods_are_stopped_and_a_detached_child_only_if_that_is_asked_for() {
 
 #[tokio::test]
 async fn detached_child_of_a_parent_that_lives_ends_before_it_and_its_parent_knows_how() {
-    let world = World::new();
+    let world = Swept(World::new());
     let boss = serving(&world, "boss").await;
     ok(&world, &["spawn", "boss", "free", "--detached", "--restart", "permanent"]).await;
     ok(&world, &["stop", "--all", "--detached"]).await;
@@ -109,7 +128,7 @@ async fn detached_child_of_a_parent_that_lives_ends_before_it_and_its_parent_kno
 
 #[tokio::test]
 async fn pod_that_does_not_end_is_said_and_in_the_exit_code_and_keeps_no_other_from_ending() {
-    let world = World::new();
+    let world = Swept(World::new());
     let (halted, other) = (serving(&world, "halted").await, serving(&world, "other").await);
     halted.stop().await;
     let done = world.pod(&["stop", "--all", "--timeout", "3s"]).await;
@@ -125,7 +144,7 @@ async fn pod_that_does_not_end_is_said_and_in_the_exit_code_and_keeps_no_other_f
 
 #[tokio::test]
 async fn wrong_words_about_keeping_a_child_are_named_with_the_right_ones_and_nothing_is_made() {
-    let world = World::new();
+    let world = Swept(World::new());
     let boss = serving(&world, "boss").await;
     let spawn = async |rest: &[&str]| world.pod(&[&["spawn", "boss", "a"], rest].concat()).await;
     spawn(&["--restart", "permament"]).await.refused(2, &["permament", "permanent"]);
@@ -151,7 +170,7 @@ async fn wrong_words_about_keeping_a_child_are_named_with_the_right_ones_and_not
 
 #[tokio::test]
 async fn children_of_a_run_are_kept_as_its_manifest_says() {
-    let world = World::new();
+    let world = Swept(World::new());
     let text = "[pod]\nname = \"run\"\n[worker]\nkind = \"ledger\"\n[[child]]\nname = \"a\"\nlifetime = \"detached\"\n\
                 restart = { when = \"transient\", max = 7, within_seconds = 90 }\n";
     let manifest = world.file("run.toml", text);
@@ -166,7 +185,7 @@ async fn children_of_a_run_are_kept_as_its_manifest_says() {
 
 #[tokio::test]
 async fn child_of_a_dead_pod_is_adopted_with_its_work_and_that_is_told() {
-    let world = World::new();
+    let world = Swept(World::new());
     let (old, new) = (serving(&world, "old").await, serving(&world, "new").await);
     let gate = world.path("gate").display().to_string();
     let command = format!("while [ ! -e {gate} ]; do sleep 0.02; done");
@@ -203,7 +222,7 @@ async fn failure_of_a_grandchilds_work_is_in_the_exit_code_of_the_run() {
     for (step, leaf, expected) in
         [("run", "exit 3", 1), ("run_and_wait", "exit 3", 1), ("run", "exit 0", 0), ("run", "kill -9 $PPID", 1)]
     {
-        let world = World::new();
+        let world = Swept(World::new());
         let below = |name: &str, worker: String| {
             format!(
                 "[{{ spawn = {{ name = '{name}', worker = {worker} }} }}, {{ {step} = {{ child = '{name}', input = 'go' }} }}]"
@@ -216,4 +235,59 @@ async fn failure_of_a_grandchilds_work_is_in_the_exit_code_of_the_run() {
         assert_eq!(done.code, expected, "{step} `{leaf}`: {done:?}");
         assert_eq!(done.stdout.contains("- the work of `top > mid > leaf` ended as"), expected == 1, "{done:?}");
     }
+}
+
+#[tokio::test]
+async fn tree_is_restored_from_the_top_downwards_with_those_that_lived_and_goes_on_past_a_failure() {
+    let world = Swept(World::new());
+    ok(&world, &["serve", "--name", "boss", "--detach"]).await;
+    let script = "runs = [[{ spawn = { name = 'leaf', worker = { kind = 'ledger' } } }]]";
+    let script = world.file("plan.toml", script);
+    ok(&world, &["spawn", "boss", "mid", "--script", &script]).await;
+    world.until("the leaf lives", async || listed(&world, "leaf").await["alive"] == true).await;
+    for name in ["broken", "stopped", "free"] {
+        let kept: &[&str] = if name == "free" { &["--detached"] } else { &[] };
+        ok(&world, &[&["spawn", "boss", name], kept].concat()).await;
+    }
+    ok(&world, &["stop", "stopped"]).await;
+    // Something happens behind that.
+    ok(&world, &["send", "boss", "a note", "--notify"]).await;
+    let told = async || world.history("boss").await.iter().any(|entry| entry.to_string().contains("a note"));
+    world.until("it is told", told).await;
+    ok(&world, &["stop", "boss"]).await;
+    // Its store is no store any more.
+    std::fs::write(world.root().join("state/broken/store.db"), "not a database, and long enough to be looked at")
+        .unwrap();
+
+    let done = world.pod(&["restore", "boss", "--tree", "--json"]).await;
+    assert_ne!(done.code, 0, "{done:?}");
+    let records = done.records();
+    let order: Vec<(&str, &str)> =
+        records.iter().map(|line| (line["type"].as_str().unwrap(), line["pod"].as_str().unwrap())).collect();
+    assert_eq!(order.first(), Some(&("restored", "boss")), "{order:?}");
+    for expected in [("restored", "mid"), ("restored", "leaf"), ("attached", "free"), ("not_restored", "broken")] {
+        assert!(order.contains(&expected), "{expected:?} is not in {order:?}");
+    }
+    assert!(!order.iter().any(|(_, pod)| *pod == "stopped"), "{order:?}");
+    let at = |name: &str| order.iter().position(|(_, pod)| *pod == name);
+    assert!(at("mid") < at("leaf"), "{order:?}");
+    let sum = records.last().unwrap();
+    assert_eq!((&sum["live"], &sum["failed"], &sum["exit"]), (&4.into(), &1.into(), &done.code.into()), "{sum}");
+    assert_eq!(listed(&world, "leaf").await["alive"], true);
+    let again = world.pod(&["restore", "boss", "--tree"]).await;
+    says(
+        &again.stdout,
+        &["attached: `boss` lived already", "attached: `leaf` lived already", "4 live, 1 not restored"],
+    );
+
+    // Killed, and all below it: whoever was not known to be dead is brought back as well.
+    kill(&listed(&world, "boss").await);
+    let gone = async |name: &str| listed(&world, name).await["alive"] == false;
+    world.until("the tied ones have gone", async || gone("mid").await && gone("leaf").await).await;
+    let done = world.pod(&["restore", "boss", "--tree"]).await;
+    says(
+        &done.stdout,
+        &["restored: `boss` lives again", "restored: `mid` lives again", "restored: `leaf` lives again"],
+    );
+    ok(&world, &["stop", "--all", "--detached"]).await;
 }

@@ -54,6 +54,12 @@ pub enum AdoptRejection {
     /// This pod is stopping.
     #[error("the pod is stopping")]
     Stopping,
+    /// This pod could not have started it: it is below the child, has less than the child, or its tree is full.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: Text<512>,
+    },
     /// It could not be committed here, or in the old parent's store. Asked again, it goes on where it had come to.
     #[error("it could not be recorded: {reason}")]
     Unavailable {

@@ -67,6 +67,8 @@ pub(super) fn with_all_below(tx: &Transaction<'_>, heads: &[Registered]) -> Resu
 /// `child` goes on as a child of the life at `place`, and what it may write as taken from that one's.
 pub(super) fn take_up(tx: &Transaction<'_>, place: &Place, child: &Registered) -> Result<(), RegistryError> {
     let (life, parent) = (child.pod.incarnation, place.pod.incarnation);
+    let below = with_all_below(tx, std::slice::from_ref(child))?;
+    let deeper = i64::from(place.depth) + 1 - i64::from(child.depth);
     let run = || {
         // Whoever is left of a tree whose root is no more comes with it, and what they hold is the new tree's to get back.
         let is_left: bool = tx.query_row(
@@ -81,6 +83,17 @@ pub(super) fn take_up(tx: &Transaction<'_>, place: &Place, child: &Registered) -
                 (child.root, place.root),
             )?;
             tx.execute("UPDATE pods SET root = ?2 WHERE root = ?1", (child.root, place.root))?;
+        } else if child.root != place.root {
+            // Taken from the one account and put into the other: in each, what has not come back is held by somebody.
+            let sql = "SELECT count(*) FROM leases WHERE holder = ?1 AND permission = 'write'";
+            let count = |life: &Incarnation| tx.query_row(sql, [life], |row| row.get::<_, i64>(0));
+            let held = below.iter().map(count).sum::<rusqlite::Result<i64>>()?;
+            tx.execute("UPDATE trees SET taken = taken - ?2 WHERE root = ?1", (child.root, held))?;
+            tx.execute("UPDATE trees SET taken = taken + ?2 WHERE root = ?1", (place.root, held))?;
+        }
+        for life in &below {
+            let sql = "UPDATE pods SET root = ?2, depth = max(0, depth + ?3) WHERE incarnation = ?1";
+            tx.execute(sql, (life, place.root, deeper))?;
         }
         tx.execute(
             "UPDATE pods SET parent_name = ?2, parent = ?3, root = ?4,

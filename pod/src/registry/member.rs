@@ -144,6 +144,16 @@ impl Member {
         .await
     }
 
+    /// Makes the living `child`, with all below it, a child of this pod, if this pod could have started it.
+    ///
+    /// # Errors
+    /// [`ClaimError`]; nothing has then changed.
+    pub(crate) async fn adopt(&self, child: &PodId) -> Result<(), ClaimError> {
+        let (place, child) = (self.place.clone(), child.clone());
+        self.blocking(move |registry| registry.adopt(&place, &child)).await?;
+        Ok(self.look_at_lent().await?)
+    }
+
     /// Children of an earlier life go on as children of this one.
     pub(crate) async fn adopted(&self, children: Vec<PodId>) -> Result<(), RegistryError> {
         let place = self.place.clone();

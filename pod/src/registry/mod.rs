@@ -8,9 +8,10 @@
 //!
 //! A right comes back when its holder and all that it has started are proven dead, never on its word, and once.
 //!
-//! `claim` gives, `returns` takes back, `heirs` is what the dead leave behind, `proof` says who is dead, `budget` counts, `kin` says whose program a process is, `member` is
+//! `claim` gives, `returns` takes back, `adopt` moves from one parent to another, `heirs` is what the dead leave behind, `proof` says who is dead, `budget` counts, `kin` says whose program a process is, `member` is
 //! one pod's place in all this; `handle` claims for children, `start` for roots, `admission` asks, and `pod doctor` looks.
 
+mod adopt;
 mod budget;
 mod claim;
 mod examine;
@@ -106,6 +107,20 @@ pub enum ClaimError {
         path: PathBuf,
         /// By whom.
         holder: PodName,
+    },
+    /// Who would be the parent is below the child.
+    #[error("`{parent}` is below `{child}`: a pod cannot be the child of one that is below it")]
+    Circle {
+        /// The child.
+        child: PodName,
+        /// Who would be its parent.
+        parent: PodName,
+    },
+    /// The child has no scope, and who would be its parent has one.
+    #[error("`{child}` has no scope and may do what its user may; a pod with a scope cannot have it as a child")]
+    Unbounded {
+        /// The child.
+        child: PodName,
     },
     /// The registry does not know the parent.
     #[error("its parent {parent} is not in the registry; was that file removed while pods lived? restart the parent")]

@@ -548,3 +548,64 @@ fn files_that_are_no_registry_are_refused_untouched() {
     std::os::unix::fs::symlink("/nowhere", world.registry.path()).unwrap();
     assert!(world.registry.pods().unwrap_err().to_string().contains("symbolic link"));
 }
+
+#[test]
+fn adopted_child_moves_with_all_below_it_its_rights_and_its_place_in_both_accounts() {
+    let world = World::new();
+    let (old, new, mid, leaf) = (pod("old", 1), pod("new", 1), pod("mid", 1), pod("leaf", 1));
+    let (life, _new, _mid, _leaf) = (world.life(&old), world.life(&new), world.life(&mid), world.life(&leaf));
+    world.claim(&old, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&mid, child(&old, world.writing("tree/x"))).unwrap();
+    world.claim(&leaf, child(&mid, world.writing("tree/x/y"))).unwrap();
+    let place = world.claim(&new, root(None)).unwrap();
+    drop(life);
+    world.registry.adopt(&place, &mid).unwrap();
+    let row = |pod: &PodId| world.registry.pods().unwrap().into_iter().find(|row| row.pod == *pod).unwrap();
+    assert_eq!((row(&mid).parent, row(&mid).root, row(&mid).depth), (Some(new.clone()), new.incarnation, 1));
+    assert_eq!((row(&leaf).parent, row(&leaf).root, row(&leaf).depth), (Some(mid.clone()), new.incarnation, 2));
+    assert_eq!(world.registry.lent(&new).unwrap(), [(mid.clone(), world.writing("tree/x"))]);
+    let balance = |root: &PodId| world.registry.balance(root.incarnation).unwrap();
+    assert_eq!((balance(&old), balance(&new)), ((0, 0), (2, 0)));
+    world.registry.adopt(&place, &mid).unwrap();
+    assert_eq!(balance(&new), (2, 0), "it was counted once more");
+    // What it writes is not the old parent's to write, should that come back.
+    let again = world.claim(&pod("old", 2), root(Some(world.writing("tree")))).unwrap_err().to_string();
+    assert!(again.contains("is being written by pod"), "{again}");
+    assert!(world.registry.give_back(&leaf).unwrap() && world.registry.give_back(&mid).unwrap());
+    assert_eq!(balance(&new), (2, 2));
+    world.claim(&pod("old", 2), root(Some(world.writing("tree")))).unwrap();
+}
+
+#[test]
+fn child_is_not_adopted_by_one_that_could_not_have_started_it_and_stays_as_it_is() {
+    let world = World::new();
+    let (old, mid, leaf, free) = (pod("old", 1), pod("mid", 1), pod("leaf", 1), pod("free", 1));
+    let _lives = [world.life(&old), world.life(&mid), world.life(&leaf), world.life(&free)];
+    world.claim(&old, root(None)).unwrap();
+    world.claim(&mid, child(&old, world.writing("x"))).unwrap();
+    let below = world.claim(&leaf, child(&mid, world.writing("x/y"))).unwrap();
+    world.claim(&free, child(&old, Rules::default())).unwrap();
+    let before = world.registry.pods().unwrap();
+    let adopter = |name: &str, limits: TreeLimits, scope: Option<Rules>| {
+        let origin = Origin::Root { limits, scope, confinement: Confinement::BestEffort };
+        world.claim(&pod(name, 1), origin).unwrap()
+    };
+    let _adopters = ["flat", "full", "reader"].map(|name| world.life(&pod(name, 1)));
+    let read = Rules::new(&[ScopeRule::below(world.place("x"), Permission::Read)]).unwrap();
+    let flat = adopter("flat", TreeLimits { depth: 1, ..limits() }, None);
+    let full = adopter("full", TreeLimits { pods: 2, ..limits() }, None);
+    let reader = adopter("reader", limits(), Some(read));
+    for (place, whom, words) in [
+        (&below, &mid, "`leaf` is below `mid`"),
+        (&flat, &mid, "1 deep"),
+        (&full, &mid, "2 pods of the tree"),
+        (&reader, &mid, "not the parent's to give"),
+        (&reader, &free, "`free` has no scope"),
+    ] {
+        let error = world.registry.adopt(place, whom).unwrap_err().to_string();
+        assert!(error.contains(words), "`{words}` is not in: {error}");
+    }
+    let after = world.registry.pods().unwrap();
+    assert!(before.iter().all(|row| after.contains(row)), "something has moved");
+    assert_eq!(world.registry.balance(old.incarnation).unwrap(), (2, 0));
+}

@@ -2,25 +2,36 @@
 //!
 //! The old parent's life lock is held from the first look into its store to the last: so it is proven dead, and does not come
 //! back in between. What is written into which store, and why a death at any point leaves the child with one parent, says
-//! `store::adoption`. The child is told by its old parent's store, which it reads while it waits for that parent (`parent`).
+//! `store::adoption`; what moves in the registry is claimed before the step that decides. The child is told by its old parent's store, which it reads while it waits for that parent (`parent`).
 //!
 //! Asked by `controller/calls` and the facade; what a life has begun its next one goes on with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::supervisor;
-use crate::error::SpawnError;
+use crate::error::{SpawnError, in_one_line};
 use crate::handle::Shared;
 use crate::id::{PodId, PodName, Seq};
-use crate::life_lock::{LifeLock, LifeLockError};
+use crate::life_lock::{self, Life, LifeLock, LifeLockError};
 use crate::protocol::{AdoptRejection, Adopted, PodState, Text};
-use crate::store::{Adoption, ChildRow, Own, Owner, Store, StoreError, StoreOptions, StoreReader, Whose};
+use crate::registry::ClaimError;
+use crate::store::{Adoption, ChildRow, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader, Whose};
+
+/// Between two looks at an old parent whose lock another one holds that is not it: somebody adopts from it, too.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Makes `child` of the dead pod `from` a child of ours.
 ///
 /// # Errors
 /// Why it is not; it is then still its old parent's, unless the reason is `Unavailable`: asked again, it goes on.
 pub(crate) async fn adopt(shared: &Shared, child: &PodName, from: &PodName) -> Result<Adopted, AdoptRejection> {
+    // Of two at once the one would take the other's hold on the old parent's lock for the old parent.
+    let _alone = shared.adopting.lock().await;
+    adopt_alone(shared, child, from).await
+}
+
+async fn adopt_alone(shared: &Shared, child: &PodName, from: &PodName) -> Result<Adopted, AdoptRejection> {
     if *shared.phase.borrow() == PodState::Stopping {
         return Err(AdoptRejection::Stopping);
     }
@@ -59,15 +70,44 @@ pub(crate) async fn adopt(shared: &Shared, child: &PodName, from: &PodName) -> R
 pub(crate) async fn resume(shared: Shared) {
     let begun = shared.store.read(|reads| reads.adoptions()).await.unwrap_or_default();
     for Adoption { child, from, .. } in begun {
-        match adopt(&shared, &child.name, &from).await {
-            Ok(_) => tracing::info!(pod = %shared.id, %child, %from, "an adoption that was begun is done"),
-            Err(AdoptRejection::ParentLives { .. }) => stay_or_finish(&shared, &child, &from).await,
-            Err(AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. }) => {
-                give_up(&shared, &child.name).await
+        while !resume_one(&shared, &child, &from).await {
+            // CANCEL SAFETY: waiting changes nothing.
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = shared.stopped() => return,
             }
-            Err(error) => tracing::error!(pod = %shared.id, %child, %error, "an adoption is left to be finished"),
         }
     }
+}
+
+/// False as long as it cannot be known whose the child is.
+async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) -> bool {
+    let _alone = shared.adopting.lock().await;
+    let name = child.name.clone();
+    // Whoever has asked again meanwhile may have come to its end.
+    if !matches!(shared.store.read(move |reads| reads.is_being_adopted(&name)).await, Ok(true)) {
+        return true;
+    }
+    match adopt_alone(shared, &child.name, from).await {
+        Ok(_) => tracing::info!(pod = %shared.id, %child, %from, "an adoption that was begun is done"),
+        Err(AdoptRejection::ParentLives { .. }) => {
+            let lock = shared.roots.pod(from).life_lock();
+            let holder = match life_lock::probe(&lock) {
+                Ok(Life::Held(holder)) => holder.pod,
+                _ => None,
+            };
+            // Another adopter holds it in the old parent's stead: that decides nothing.
+            if holder.is_none_or(|holder| holder.name != *from) {
+                return false;
+            }
+            stay_or_finish(shared, child, from).await;
+        }
+        Err(AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. } | AdoptRejection::Refused { .. }) => {
+            give_up(shared, &child.name).await;
+        }
+        Err(error) => tracing::error!(pod = %shared.id, %child, %error, "an adoption is left to be finished"),
+    }
+    true
 }
 
 /// The steps, under the old parent's lock. The row is there if the child became ours by them.
@@ -87,12 +127,29 @@ async fn take(
                 return Err(AdoptRejection::NameTaken { reason: Text::clipped(reason) });
             }
             crate::failpoint!("adopt_after_copy");
+            if let Err(error) = shared.member.adopt(&pod).await {
+                // Nothing is given up, and nothing was taken.
+                let name = child.clone();
+                shared.commit(move |tx| tx.drop_adoption(&name)).await.map_err(stored)?;
+                return Err(match error {
+                    ClaimError::Registry(error) => unavailable(error),
+                    error => AdoptRejection::Refused { reason: Text::clipped(in_one_line(&error)) },
+                });
+            }
             old.write(move |tx| tx.give_away(&pod, &own)).await.map_err(stored)?;
             crate::failpoint!("adopt_after_mark");
             known
         }
         // It was decided before: what is left to be done here is done.
-        Whose::MovedTo(_, to) if to == own => (Seq(0), 0),
+        Whose::MovedTo(adoption, to) if to == own => {
+            let (known, pod) = ((adoption.watermark, adoption.works.len()), adoption.child.clone());
+            let is_known = shared.store.read(move |reads| reads.child(&pod)).await.map_err(stored)?.is_some();
+            if !is_known {
+                // Our store is older than that: what the old parent's has kept of it makes the child ours.
+                shared.commit(move |tx| tx.begin_adoption(&adoption)).await.map_err(stored)?;
+            }
+            if is_known { (Seq(0), 0) } else { known }
+        }
         Whose::MovedTo(_, to) => return Err(missing(format!("`{child}` is a child of pod `{to}` now"))),
         Whose::Nobodys => return Err(missing(format!("pod `{from}` has no child `{child}` that could be adopted"))),
     };
@@ -153,7 +210,7 @@ pub(crate) async fn may_begin(shared: &Shared, name: &PodName) -> Result<(), Spa
         None => Ok(()),
         Some((Owner::Parent(parent), _)) if parent == own => Ok(()),
         Some((_, Some(Whose::MovedTo(_, to)))) if to == own => {
-            let options = StoreOptions::new(stranger(name));
+            let options = StoreOptions::new(stranger(name)).durability(Durability::Power);
             let opened = tokio::task::spawn_blocking(move || Store::open(paths.store(), options)).await;
             let store = opened.unwrap_or(Err(StoreError::Closed))?;
             let moved = store.write(move |tx| tx.move_to(&own)).await;
@@ -164,18 +221,24 @@ pub(crate) async fn may_begin(shared: &Shared, name: &PodName) -> Result<(), Spa
     }
 }
 
-/// Follows it like a child of an earlier life of ours.
+/// Follows it like a child of an earlier life of ours. What it holds is lent by us now, and what it was to be given is sent.
 async fn follow(shared: &Shared, row: ChildRow) {
+    if let Err(error) = shared.member.adopted(vec![row.pod.clone()]).await {
+        tracing::warn!(pod = %shared.id, child = %row.pod, %error, "an adopted child is not registered as this pod's yet; it is at the next start");
+    }
+    let child = row.pod.clone();
     if let Err(error) = shared.member.adopted(vec![row.pod.clone()]).await {
         tracing::warn!(pod = %shared.id, child = %row.pod, %error, "a child that was adopted is registered as its old parent's until the next start");
     }
     let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
     tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
+    crate::delegation::send_what_came_with(shared, &child).await;
 }
 
 /// The store of a dead pod whose life lock we hold.
 async fn open(path: PathBuf, pod: &PodName) -> Result<Store, AdoptRejection> {
-    let options = StoreOptions::new(stranger(pod));
+    // How it was kept is not known here, and what is written decides whose the child is: it is to outlast a power failure.
+    let options = StoreOptions::new(stranger(pod)).durability(Durability::Power);
     let opened = tokio::task::spawn_blocking(move || Store::open(path, options)).await;
     opened.unwrap_or(Err(StoreError::Closed)).map_err(stored)
 }

@@ -23,6 +23,9 @@ use crate::store::{ChildRow, EndOfLife, Lifetime, NewChild, Reservation, Restart
 /// How long a child may take until it says that it is ready. LIMIT: a cold start on a loaded machine takes a second.
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How finely the time until then is counted. LIMIT: a halt of this process counts as one of these.
+const BEAT: Duration = Duration::from_secs(1);
+
 /// A child that is to be started.
 #[derive(Clone, Debug)]
 pub struct SpawnPod {
@@ -117,9 +120,9 @@ pub(crate) async fn begin(handle: &PodHandle, turn: Option<TurnId>, spawn: Spawn
         // One that is asked to end before it was ready ends.
         (!matches!(phase, Some(ChildPhase::Starting | ChildPhase::Stopping))).then_some(())
     });
-    match tokio::time::timeout(READY_TIMEOUT, ready).await {
-        Ok(_) => {}
-        Err(_) => {
+    match within_awake(READY_TIMEOUT, ready).await {
+        Some(()) => {}
+        None => {
             shared.registry.give_up(&row, Stop { now: true, grace: Duration::ZERO });
             let stderr = stderr::tail(&stderr, &row);
             return Err(SpawnError::NotReady { name: row.name, stderr });
@@ -260,5 +263,41 @@ fn terminal_in_words(terminal: &Terminal) -> String {
         Terminal::ShutDown => "it shut down".into(),
         Terminal::Lost { reason } => reason.to_string(),
         Terminal::NeverStarted { reason } => format!("it never started: {reason}"),
+    }
+}
+
+/// What `ready` resolves to, if it does within `limit` of awake time: a process that is halted, and goes on, finds all its timers
+/// due at once, and has waited for nobody.
+async fn within_awake<T>(limit: Duration, ready: impl Future<Output = T>) -> Option<T> {
+    let mut ready = std::pin::pin!(ready);
+    let mut waited = Duration::ZERO;
+    while waited < limit {
+        // CANCEL SAFETY: the future keeps its state, and waiting changes nothing.
+        tokio::select! {
+            biased;
+            done = &mut ready => return Some(done),
+            // However long it took.
+            () = tokio::time::sleep(BEAT) => waited += BEAT,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_this_process_is_halted_is_not_waited() {
+        let limit = Duration::from_secs(30);
+        assert_eq!(within_awake(limit, std::future::pending::<()>()).await, None);
+        let (ready, told) = tokio::sync::oneshot::channel();
+        let waiting = tokio::spawn(within_awake(limit, told));
+        tokio::task::yield_now().await;
+        // As it is after a halt: much time has passed at once, and only then the child is heard.
+        tokio::time::advance(limit * 2).await;
+        tokio::task::yield_now().await;
+        ready.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap(), Some(Ok(())), "its child was given up");
     }
 }

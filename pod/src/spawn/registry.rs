@@ -282,8 +282,10 @@ impl SpawnedPodRegistry {
     pub(crate) fn reaped(&self, pod: &PodId) {
         {
             let mut inner = self.lock();
-            let pid = inner.of_pod.get(pod).copied().and_then(|at| inner.children.get(&at)).and_then(|e| e.status.pid);
-            if let Some(pid) = pid {
+            let at = inner.of_pod.get(pod).copied();
+            let pid = at.and_then(|at| inner.children.get(&at)).and_then(|e| e.status.pid);
+            // The number may be another child's by now.
+            if let Some(pid) = pid.filter(|pid| inner.of_pid.get(pid).copied() == at) {
                 inner.of_pid.remove(&pid);
             }
         }

@@ -161,3 +161,25 @@ fn line_shows_the_newest_life_of_a_name() {
     );
     assert_eq!(registry.child(&pod.name).unwrap().applied, 0);
 }
+
+#[test]
+fn number_that_was_given_to_a_later_child_stays_that_ones_when_the_earlier_is_buried() {
+    let (registry, pod, _stop) = with_child();
+    registry.reaped(&pod);
+    let later = row("b", 1);
+    let Ok(_later) = registry.add(&later, || Ok::<_, Infallible>(Some(10)));
+    registry.ended(&pod, &KILLED);
+    assert_eq!(registry.sender(10), Some(later.pod.clone()), "its events would be nobody's");
+    registry.reaped(&later.pod);
+    assert_eq!(registry.sender(10), None);
+}
+
+#[test]
+fn child_that_is_stopped_after_its_end_is_known_to_be_unwanted() {
+    let (registry, pod, _stop) = with_child();
+    registry.phase(&pod, ChildPhase::Ready);
+    registry.ended(&pod, &KILLED);
+    assert_eq!(registry.course(&pod), (false, true));
+    assert!(!registry.stop(&pod, Stop { now: true, grace: Duration::ZERO }));
+    assert_eq!(registry.course(&pod), (true, true), "it would be started again");
+}

@@ -48,6 +48,12 @@ const RETRY_MAX: Duration = Duration::from_secs(4);
 /// How long a pod that stops tries to commit the end of a child. Its next life finds the child dead, and tries again.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// LIMIT: how often a restart that is refused is tried again: some ten minutes of what passes, a full tree or a name whose last
+/// programs are dying, say.
+const REFUSED_MAX: u32 = 64;
+/// LIMIT: the longest pause between two such attempts.
+const AGAIN_MAX: Duration = Duration::from_secs(10);
+
 /// What a child is told by its environment; everything else stands in its parent's store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ChildConfig {
@@ -328,10 +334,7 @@ async fn start_again(shared: &Shared, row: &ChildRow, terminal: &Terminal, wante
         }
         Decision::TooOften => {
             tracing::warn!(pod = %row.pod, restarts, "a child has ended again and stays ended");
-            let child = row.pod.clone();
-            if let Err(error) = shared.commit(move |tx| tx.restarts_exhausted(&child, policy)).await {
-                tracing::error!(pod = %row.pod, error = error.chain(), "that a child stays ended cannot be recorded");
-            }
+            stays_ended(shared, row).await;
         }
     }
 }
@@ -339,24 +342,45 @@ async fn start_again(shared: &Shared, row: &ChildRow, terminal: &Terminal, wante
 fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     // Boxed: a start that fails is followed by the next one.
     Box::pin(async move {
-        // CANCEL SAFETY: waiting changes nothing.
-        tokio::select! {
-            () = tokio::time::sleep(after) => {}
-            () = shared.stopped() => return,
-        }
-        let spawn = SpawnPod::again(&row);
-        match PodHandle::new(shared.clone()).spawn_pod(spawn).await {
-            Ok(_) => {}
-            // Its own end has been seen to, and has decided what follows.
-            Err(SpawnError::DiedEarly { .. } | SpawnError::NotReady { .. } | SpawnError::Stopping { .. }) => {}
-            Err(error @ SpawnError::Process { .. }) => {
-                tracing::warn!(pod = %row.pod, %error, "a child could not be started again");
-                let terminal = Terminal::NeverStarted { reason: error.to_string() };
-                start_again(&shared, &row, &terminal, false, true).await;
+        let mut pause = after;
+        for _ in 0..REFUSED_MAX {
+            // CANCEL SAFETY: waiting changes nothing.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shared.stopped() => return,
             }
-            Err(error) => tracing::error!(pod = %row.pod, %error, "a child that has ended is not started again"),
+            // It may have been stopped in between: then it is to stay ended.
+            if shared.registry.course(&row.pod).0 {
+                return;
+            }
+            match PodHandle::new(shared.clone()).spawn_pod(SpawnPod::again(&row)).await {
+                Ok(_) => return,
+                // Its own end has been seen to, and has decided what follows.
+                Err(SpawnError::DiedEarly { .. } | SpawnError::NotReady { .. } | SpawnError::Stopping { .. }) => return,
+                Err(error @ SpawnError::Process { .. }) => {
+                    tracing::warn!(pod = %row.pod, %error, "a child could not be started again");
+                    let terminal = Terminal::NeverStarted { reason: error.to_string() };
+                    return start_again(&shared, &row, &terminal, false, true).await;
+                }
+                Err(error @ (SpawnError::Worker { .. } | SpawnError::NotOurs { .. })) => {
+                    tracing::error!(pod = %row.pod, %error, "a child that has ended cannot be started again");
+                    break;
+                }
+                // A program of its last life is still dying, a bound is reached, a file is busy: that passes.
+                Err(error) => tracing::warn!(pod = %row.pod, %error, "a child is not started again yet"),
+            }
+            pause = (pause * 2).min(AGAIN_MAX);
         }
+        stays_ended(&shared, &row).await;
     })
+}
+
+/// It is not started again, and this pod's agent is told.
+async fn stays_ended(shared: &Shared, row: &ChildRow) {
+    let (child, policy) = (row.pod.clone(), row.restart);
+    if let Err(error) = shared.commit(move |tx| tx.restarts_exhausted(&child, policy)).await {
+        tracing::error!(pod = %row.pod, error = error.chain(), "that a child stays ended cannot be recorded");
+    }
 }
 
 /// Those who wait for a work that the dead child had learn what its store and its end say.

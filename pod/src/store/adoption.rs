@@ -50,8 +50,8 @@ pub(crate) struct OpenWork {
 pub(crate) enum Whose {
     /// Its old parent's, still.
     Ours(Box<Adoption>),
-    /// That pod's.
-    MovedTo(PodId, PodName),
+    /// That pod's, with what it had to know then.
+    MovedTo(Box<Adoption>, PodName),
     /// There is none, or its life is over.
     Nobodys,
 }
@@ -60,10 +60,8 @@ impl Reads<'_> {
     /// What is to be known of the child `name` of the pod `own`, whose store this is.
     pub(crate) fn whose(&self, own: &PodName, name: &PodName) -> Result<Whose, StoreError> {
         let Some(row) = self.child_by_name(name)? else { return Ok(Whose::Nobodys) };
-        if let Some(to) = row.moved_to {
-            return Ok(Whose::MovedTo(row.pod, to));
-        }
-        if row.state == ChildState::Ended {
+        let moved_to = row.moved_to.clone();
+        if row.state == ChildState::Ended && moved_to.is_none() {
             return Ok(Whose::Nobodys);
         }
         let watermark = row.stream.map(|stream| self.watermark(stream)).transpose()?.unwrap_or_default();
@@ -72,7 +70,11 @@ impl Reads<'_> {
         let works = self.all(sql, (&row.pod.name, row.pod.incarnation), |found| {
             Ok(OpenWork { work: found.get(0)?, input: found.get(1)?, turn: found.get(2)? })
         })?;
-        Ok(Whose::Ours(Box::new(Adoption { from: own.clone(), watermark, works, ..Adoption::of(row) })))
+        let adoption = Box::new(Adoption { from: own.clone(), watermark, works, ..Adoption::of(row) });
+        Ok(match moved_to {
+            Some(to) => Whose::MovedTo(adoption, to),
+            None => Whose::Ours(adoption),
+        })
     }
 
     /// Adoptions that were begun here.
@@ -238,7 +240,10 @@ mod tests {
         // The step that decides.
         let to = pod("new", 1).name;
         old.with(|tx| tx.give_away(&b, &to));
-        assert_eq!(old.with(|tx| tx.whose(&own, &name)), Whose::MovedTo(b.clone(), to.clone()));
+        let Whose::MovedTo(kept, moved_to) = old.with(|tx| tx.whose(&own, &name)) else {
+            panic!("it is the new one's")
+        };
+        assert_eq!((moved_to, &kept.child, kept.watermark, &kept.works), (to.clone(), &b, Seq(7), &adoption.works));
         let row = old.with(|tx| tx.child(&b)).unwrap();
         assert_eq!((row.terminal, old.with(|tx| tx.live_children()).len()), (None, 0));
         assert!(old.try_with(|tx| tx.give_away(&b, &to)).is_err(), "given away twice");

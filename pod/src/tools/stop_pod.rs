@@ -97,6 +97,10 @@ pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, 
             }
         }
     }
+    if already {
+        // It may be about to be started again: it is not to be.
+        shared.registry.stop(&pod, Stop { now: request.now, grace: Duration::ZERO });
+    }
     // Its supervisor does the same; whoever comes second finds it done. What is not yet possible goes on being tried.
     carry_out_intents(shared).await;
     how_it_ended(caller, pod, already).await.map(StopOutcome::Ended).map_err(|error| unavailable(&error))
