@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pod::discovery;
 use pod::id::PodName;
-use pod::runtime_dir::Roots;
+use pod::runtime_dir::{ROOT_VARIABLE, Roots};
 use pod::{PodController, PodStatus};
 use rpc::{CallError, NotDelivered};
 use tokio::process::{Child, Command};
@@ -55,7 +55,8 @@ pub(crate) async fn start<A: AsRef<OsStr>>(
     // Whoever types this may be a program of a pod: what is started is none of that pod's, and does not end with it.
     command.env_remove(pod::spawn::LIFE_VARIABLE).env(pod::spawn::BACKGROUND_VARIABLE, "1");
     if let Some(root) = roots.moved_to() {
-        command.arg("--root").arg(root);
+        // Also where others look for whose process it is.
+        command.arg("--root").arg(root).env(ROOT_VARIABLE, root);
     }
     let streams = written.try_clone().map_err(|error| internal("has no place for what it writes", error))?;
     let mut child =

@@ -22,8 +22,8 @@ use crate::table::Table;
 
 /// Between the names on the way to a pod.
 const BELOW: &str = " > ";
-/// LIMIT: how far below the parent histories are read; trees that people draw are flatter.
-const DEPTH_MAX: usize = 8;
+/// LIMIT: how far below the parent histories are read: as deep as a tree may be.
+const DEPTH_MAX: usize = 64;
 
 /// One work, or a child that has none.
 #[derive(Debug, Serialize)]

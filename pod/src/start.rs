@@ -514,7 +514,9 @@ async fn live(
     let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
     if owns_process {
         let (own, registry) = (shared.id.clone(), Registry::at(&shared.roots));
-        if let Ok(ended @ 1..) = tokio::task::spawn_blocking(move || reaper::end_strays(&own, &registry)).await {
+        let is_scoped = shared.member.scope().rules().is_some();
+        let ending = tokio::task::spawn_blocking(move || reaper::end_strays(&own, &registry, is_scoped));
+        if let Ok(ended @ 1..) = ending.await {
             tracing::info!(pod = %shared.id, ended, "programs that had left their groups were ended");
         }
     }

@@ -429,8 +429,9 @@ impl Actor {
                 self.submit(
                     move |tx| tx.block_by(cap),
                     move |actor, blocked| match blocked {
-                        Ok(((), ordered)) => {
+                        Ok((settled, ordered)) => {
                             let facts = actor.facts(ordered);
+                            actor.shared.registry.settled(&settled);
                             actor.refused(facts, cap);
                         }
                         Err(error) => {

@@ -180,6 +180,7 @@ impl Actor {
                 let staged = tx.stage_run(&run)?;
                 if !staged.duplicate {
                     tx.unblock()?;
+                    tx.lift_with(staged.accepted.turn)?;
                 }
                 Ok(staged)
             },

@@ -147,7 +147,7 @@ impl Actor {
     fn stage_run(&mut self, run: NewRun, wish: Wish, responder: Responder<SendToPod>) {
         let Wish { interrupt, behind, meant, counted } = wish;
         self.submit(
-            move |tx| stage(tx, &run),
+            move |tx| stage(tx, &run, interrupt),
             move |actor, staged| match staged {
                 Ok((Staging::Staged { run, ahead, paused }, ordered)) => {
                     let running = actor.turn().filter(|_| actor.phase() == PodState::Running);
@@ -227,7 +227,7 @@ impl Actor {
     }
 }
 
-fn stage(tx: &Tx<'_>, run: &NewRun) -> Result<Staging, StoreError> {
+fn stage(tx: &Tx<'_>, run: &NewRun, interrupt: bool) -> Result<Staging, StoreError> {
     let before = tx.control()?;
     if before.runs_staged >= STAGED_MAX {
         let works = tx.works(Direction::Received, true)?;
@@ -238,6 +238,9 @@ fn stage(tx: &Tx<'_>, run: &NewRun) -> Result<Staging, StoreError> {
     let staged = tx.stage_run(run)?;
     if !staged.duplicate {
         tx.unblock()?;
+        if interrupt {
+            tx.lift_with(staged.accepted.turn)?;
+        }
     }
     let paused = before.turn.filter(|_| before.state == PodState::Paused);
     let ahead = if staged.duplicate { 0 } else { before.runs_staged };

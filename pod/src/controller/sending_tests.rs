@@ -153,6 +153,37 @@ async fn follow_up_behind_a_turn_that_is_paused_waits_until_that_one_is_resumed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pause_behind_which_a_follow_up_waits_is_a_pause_in_the_next_life_too() {
+    let mut puppet = pod(PodState::Running).await;
+    puppet.act(Act::EndWhenAsked(TurnEnd::Paused)).await;
+    send(&puppet, KEY, SendKind::FollowUp, "later").await.unwrap();
+    rpc::Client::<Method>::new(&puppet.pod.address()).call(Pause).await.unwrap();
+    puppet.state(PodState::Paused).await;
+    puppet.pod.request_stop(ShutdownMode::Now);
+    puppet = puppet.again(true).await;
+    assert_eq!(puppet.pod.status().await.unwrap().state, PodState::Paused, "the follow-up took its place");
+    rpc::Client::<Method>::new(&puppet.pod.address()).call(crate::protocol::Resume).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Resume)).await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert_eq!(inputs(&puppet).await.last().unwrap().1, "later");
+    // A run lifts it, also if its process ends before it starts.
+    puppet.act(Act::EndWhenAsked(TurnEnd::Paused)).await;
+    rpc::Client::<Method>::new(&puppet.pod.address()).call(Pause).await.unwrap();
+    puppet.state(PodState::Paused).await;
+    let run = crate::store::NewRun { work: WorkId(78), origin: crate::store::Origin::Host, input: "now".into() };
+    let commit = puppet.pod.store().write(move |tx| {
+        let staged = tx.stage_run(&run)?;
+        tx.lift_with(staged.accepted.turn)
+    });
+    commit.await.unwrap();
+    puppet.pod.request_stop(ShutdownMode::Now);
+    puppet = puppet.again(true).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert_eq!(inputs(&puppet).await.last().unwrap().1, "now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn worker_that_reads_no_reports_is_not_steered_and_the_answer_says_so() {
     let puppet = Puppet::at(tempfile::TempDir::new().unwrap(), false, false).await;
     let sent = send(&puppet, KEY, SendKind::Steer, "x").await;

@@ -274,8 +274,8 @@ impl State {
     /// A pod as its store was found, in the state that its last life left: no turn survives a process.
     pub fn restored(worker: Abilities, found: PodState, facts: Facts) -> (Self, Step) {
         let phase = match found {
-            // A run that was accepted makes the paused turn give way, in whichever life.
-            PodState::Paused if facts.runs_staged == 0 => PodState::Paused,
+            // The store says so only of a pause that no run has lifted; one that waits behind it waits on.
+            PodState::Paused => PodState::Paused,
             // And lifts a block.
             PodState::Blocked if facts.runs_staged == 0 => PodState::Blocked,
             _ => PodState::Idle,

@@ -78,7 +78,9 @@ impl Model {
     fn found(&self) -> PodState {
         match (self.open, self.blocked_until) {
             (Open::Running, _) => PodState::Running,
-            (Open::Paused, _) => PodState::Paused,
+            // All runs here lift what is paused.
+            (Open::Paused, _) if self.runs == 0 => PodState::Paused,
+            (Open::Paused, _) => PodState::Idle,
             (Open::No, Some(_)) if self.runs == 0 => PodState::Blocked,
             (Open::No, _) => PodState::Idle,
         }

@@ -925,8 +925,8 @@ fn restored_pod_goes_on_where_its_store_is() {
         (PodState::Stopping, DUE, &[wake], RUNNING),
         (PodState::Paused, QUIET, &[], PAUSED),
         (PodState::Paused, DUE, &[], PAUSED),
-        // Accepted while paused, and the process died before it was started.
-        (PodState::Paused, RUN, &[wake], RUNNING),
+        // Staged behind the paused turn, and waits for it. One that lifts the pause is found by the store, which says idle.
+        (PodState::Paused, RUN, &[], PAUSED),
         (PodState::Blocked, DUE, &[E::RestBlocked], BLOCKED),
         (PodState::Blocked, LATER, &[E::RestBlocked], BLOCKED),
         // Accepted behind the end that blocked it.

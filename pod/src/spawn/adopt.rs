@@ -100,12 +100,12 @@ async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) -> bool {
             if holder.is_none_or(|holder| holder.name != *from) {
                 return false;
             }
-            stay_or_finish(shared, child, from).await;
+            return stay_or_finish(shared, child, from).await;
         }
         Err(AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. } | AdoptRejection::Refused { .. }) => {
             give_up(shared, &child.name).await;
         }
-        Err(error) => tracing::error!(pod = %shared.id, %child, %error, "an adoption is left to be finished"),
+        Err(error) => return not_yet(shared, child, error.to_string()),
     }
     true
 }
@@ -143,9 +143,13 @@ async fn take(
         // It was decided before: what is left to be done here is done.
         Whose::MovedTo(adoption, to) if to == own => {
             let (known, pod) = ((adoption.watermark, adoption.works.len()), adoption.child.clone());
-            let is_known = shared.store.read(move |reads| reads.child(&pod)).await.map_err(stored)?.is_some();
-            if !is_known {
-                // Our store is older than that: what the old parent's has kept of it makes the child ours.
+            let name = child.clone();
+            let known_here =
+                shared.store.read(move |reads| Ok((reads.child(&pod)?.is_some(), reads.is_being_adopted(&name)?)));
+            let (is_known, is_begun) = known_here.await.map_err(stored)?;
+            if !is_known && !is_begun {
+                // Our store is older than that: what the old parent's has kept of it makes the child ours. What ours has kept
+                // is never replaced by it: the old parent's next life has closed what it had given away.
                 shared.commit(move |tx| tx.begin_adoption(&adoption)).await.map_err(stored)?;
             }
             if is_known { (Seq(0), 0) } else { known }
@@ -159,22 +163,28 @@ async fn take(
     Ok((row, watermark, works))
 }
 
-/// The old parent is back: its store says whether it had given the child away.
-async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) {
+/// The old parent is back: its store says whether it had given the child away. False as long as that cannot be known or done.
+async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) -> bool {
     let (store, parent, name) = (shared.roots.pod(from).store(), from.clone(), child.name.clone());
     let whose = StoreReader::open(&store).and_then(|reader| reader.look(|reads| reads.whose(&parent, &name)));
     match whose {
         Ok(Whose::MovedTo(_, to)) if to == shared.id.name => {
             let name = child.name.clone();
-            if let Ok(Some(row)) = shared.commit(move |tx| tx.finish_adoption(&name)).await {
-                follow(shared, row).await;
+            match shared.commit(move |tx| tx.finish_adoption(&name)).await {
+                Ok(Some(row)) => follow(shared, row).await,
+                Ok(None) => {}
+                Err(error) => return not_yet(shared, child, error.chain()),
             }
         }
         Ok(_) => give_up(shared, &child.name).await,
-        Err(error) => {
-            tracing::error!(pod = %shared.id, %child, error = error.chain(), "an adoption is left to be finished");
-        }
+        Err(error) => return not_yet(shared, child, error.chain()),
     }
+    true
+}
+
+fn not_yet(shared: &Shared, child: &PodId, error: String) -> bool {
+    tracing::error!(pod = %shared.id, %child, error, "an adoption cannot be finished yet; it is tried again");
+    false
 }
 
 async fn give_up(shared: &Shared, child: &PodName) {
@@ -227,9 +237,6 @@ async fn follow(shared: &Shared, row: ChildRow) {
         tracing::warn!(pod = %shared.id, child = %row.pod, %error, "an adopted child is not registered as this pod's yet; it is at the next start");
     }
     let child = row.pod.clone();
-    if let Err(error) = shared.member.adopted(vec![row.pod.clone()]).await {
-        tracing::warn!(pod = %shared.id, child = %row.pod, %error, "a child that was adopted is registered as its old parent's until the next start");
-    }
     let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
     tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
     crate::delegation::send_what_came_with(shared, &child).await;

@@ -259,8 +259,7 @@ pub(super) fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
     let child = environment.child();
     let program = variable(LIFE_VARIABLE).and_then(|life| life.parse().ok());
     let Some(life) = program.or(child.map(|child| child.pod.incarnation)) else { return Ok(None) };
-    let roots = Roots::named_from(None, |name| variable(name).filter(|value| !value.is_empty()).map(Into::into)).ok();
-    Ok(Some(Marked { pid, life, roots }))
+    Ok(Some(Marked { pid, life, roots: environment.roots() }))
 }
 
 /// Whether a process that does not show its environment can be none of a life that began at `since`: it is another
@@ -292,6 +291,11 @@ fn began_ms(booted: &str, stat: &str) -> Option<u64> {
 pub(super) fn life_marked(pid: Pid) -> Option<Incarnation> {
     let environment = Environment::of(Path::new(PROC), pid).ok()?;
     environment.variable(LIFE_VARIABLE)?.parse().ok()
+}
+
+/// Where the process `pid` finds its pods.
+pub(super) fn roots_of(pid: Pid) -> Option<Roots> {
+    Environment::of(Path::new(PROC), pid).ok()?.roots()
 }
 
 /// The processes whose parent is `parent` now.
@@ -358,6 +362,10 @@ impl Environment {
     /// Whether it was started as a pod in the background.
     pub(super) fn is_background(&self) -> bool {
         self.variable(BACKGROUND_VARIABLE).is_some()
+    }
+
+    fn roots(&self) -> Option<Roots> {
+        Roots::named_from(None, |name| self.variable(name).filter(|value| !value.is_empty()).map(Into::into)).ok()
     }
 
     /// Which child of a pod it was started as, if it was.

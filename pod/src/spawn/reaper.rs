@@ -27,7 +27,7 @@ use rustix::process::{
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::process::{PROC, children_of, life_marked, state_of};
+use super::process::{PROC, children_of, life_marked, roots_of, state_of};
 use crate::admission::{self, Process};
 use crate::handle::Shared;
 use crate::id::PodId;
@@ -188,8 +188,8 @@ impl Others {
 /// in a row find nobody. Living pods, and all below them, are not touched. Returns how many there were. Blocks for a few
 /// seconds at most; whoever is left then is said.
 #[expect(clippy::disallowed_methods, reason = "a process that is dying does not say so")]
-pub(crate) fn end_strays(own: &PodId, registry: &Registry) -> usize {
-    let known = Exempt::new(own, registry);
+pub(crate) fn end_strays(own: &PodId, registry: &Registry, is_scoped: bool) -> usize {
+    let known = Exempt::new(own, registry, is_scoped);
     let look = || strays(Path::new(PROC), getpid(), &|process| known.is(process));
     let (mut told, mut asked, mut in_vain) = (HashSet::new(), HashSet::new(), 0);
     let began = Instant::now();
@@ -227,14 +227,15 @@ struct Exempt<'r> {
     own: &'r PodId,
     registry: &'r Registry,
     before: Vec<Process>,
+    is_scoped: bool,
     /// What the registry has said.
     pods: RefCell<HashMap<(i32, u64), bool>>,
 }
 
 impl<'r> Exempt<'r> {
-    fn new(own: &'r PodId, registry: &'r Registry) -> Self {
+    fn new(own: &'r PodId, registry: &'r Registry, is_scoped: bool) -> Self {
         let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self { own, registry, before, pods: RefCell::default() }
+        Self { own, registry, before, is_scoped, pods: RefCell::default() }
     }
 
     fn is(&self, process: Process) -> bool {
@@ -251,12 +252,20 @@ impl<'r> Exempt<'r> {
         if let Some(known) = self.pods.borrow().get(&key) {
             return *known;
         }
-        let found = match self.registry.kin(self.own, &[process], &[]) {
-            // Our own row is of this process.
-            Ok(kin) => !kin.pods.is_empty(),
+        let is_pod_of = |registry: &Registry| registry.kin(self.own, &[process], &[]).map(|kin| !kin.pods.is_empty());
+        let found = match is_pod_of(self.registry) {
+            Ok(true) => true,
+            // A pod of another root that a program has started. What a scope binds has no such way out.
+            Ok(false) if !self.is_scoped => Pid::from_raw(process.pid)
+                .and_then(roots_of)
+                .map(|roots| Registry::at(&roots))
+                .filter(|registry| registry.path().exists())
+                .is_some_and(|registry| is_pod_of(&registry).unwrap_or(false)),
+            Ok(false) => false,
             Err(error) => {
                 tracing::error!(pod = %self.own, %error, pid = process.pid, "who is a pod cannot be told: it is left alone");
-                true
+                // Asked again: the next look may find out.
+                return true;
             }
         };
         self.pods.borrow_mut().insert(key, found);

@@ -9,7 +9,7 @@ use crate::protocol::{FailureKind, PodState, TurnCap, TurnResult, clip};
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::history::TurnOutcome;
-use crate::store::sql::{from_json, to_json};
+use crate::store::sql::{from_json, int, to_json};
 use crate::store::turns::{blocked_until, state_of};
 use crate::store::tx::{Reads, Tx};
 use crate::store::works::Direction;
@@ -75,6 +75,15 @@ pub struct TurnFailure {
 const FAILURE_BYTES_MAX: usize = 256;
 
 impl Tx<'_> {
+    /// The run of `turn` takes the place of what is paused: also if this process dies before it starts. One that is to wait for
+    /// the pause to end does not.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn lift_with(&self, turn: TurnId) -> Result<(), StoreError> {
+        self.set_meta_number("lifting_run", turn.0)
+    }
+
     /// Keeps how the worker failed last, until a turn finishes.
     pub(crate) fn note_outcome(&self, turn: TurnId, outcome: &TurnOutcome) -> Result<(), StoreError> {
         match outcome {
@@ -98,8 +107,11 @@ impl Reads<'_> {
         let (running, paused) = (self.turn_in("running")?, self.turn_in("paused")?);
         let until = blocked_until(self.meta_number("blocked_until")?);
         let (wakes_due, inbox_due) = self.inbox_due()?;
+        // Accepted to be done instead of what is paused, and not started yet.
+        let lifting = self.meta_number("lifting_run")?;
+        let is_lifted = paused.is_some() && self.exists("SELECT 1 FROM runs WHERE turn = ?1", [int(lifting)])?;
         Ok(Control {
-            state: state_of(running, paused, until.is_some()),
+            state: state_of(running, paused.filter(|_| !is_lifted), until.is_some()),
             turn: running.or(paused),
             runs_staged: self.number("SELECT count(*) FROM runs", [])?,
             wakes_due,

@@ -333,17 +333,27 @@ impl Tx<'_> {
     }
 
     /// A bound of the tree refuses the turn that was to tell the agent what waits: none is started until a run, a resume or the
-    /// timer; the parent is told once. Nothing to do if a turn runs or is paused.
+    /// timer; the parent is told once. What waits is kept, but no work waits for it any more: a turn that may never come
+    /// would leave it open for ever. Returns the works that are settled by that. Nothing to do if a turn runs or is paused.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn block_by(&self, cap: TurnCap) -> Result<(), StoreError> {
+    pub fn block_by(&self, cap: TurnCap) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
         if self.turn_in("running")?.is_some() || self.turn_in("paused")?.is_some() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.set_meta_number("blocked_until", self.now().plus(CAP_REST_MS).0)?;
+        let sql = "SELECT DISTINCT w.work FROM works w JOIN inbox_works iw ON iw.work = w.work
+                   JOIN inbox i ON i.id = iw.inbox AND i.state <> 'seen'
+                   WHERE w.direction = 'received' AND w.state = 'open'";
+        let waiting: Vec<WorkId> = self.all(sql, [], |row| row.get(0))?;
+        for work in &waiting {
+            self.set_last_result(*work, WorkResult::LimitReached)?;
+            self.run("DELETE FROM inbox_works WHERE work = ?1", [work])?;
+        }
+        let settled = if waiting.is_empty() { Vec::new() } else { self.settle_works()? };
         if self.blocked_by()? == Some(cap) {
-            return Ok(());
+            return Ok(settled);
         }
         self.set_meta_text("blocked_by", Some(&to_json("a bound", &cap)?))?;
         let reason = cap.to_string();
@@ -355,7 +365,7 @@ impl Tx<'_> {
             let (pod, turn) = (self.own().pod.clone(), TurnId(0));
             self.raise(&PodEvent::Errored { pod, work: None, turn, kind, message }, Room::Reserved)?;
         }
-        Ok(())
+        Ok(settled)
     }
 
     /// Turns may be started again, and what waited for its pause need not wait. Nothing to do if the pod is not blocked.

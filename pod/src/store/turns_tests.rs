@@ -296,6 +296,25 @@ fn turn_that_is_paused_after_too_many_failures_is_paused_and_not_blocked() {
 }
 
 #[test]
+fn work_that_waits_for_a_turn_which_a_bound_refuses_is_settled_and_what_waits_is_kept() {
+    let store = fixture::memory("a");
+    let work = WorkId(5);
+    store.with(|tx| tx.stage_run(&NewRun { work, origin: Origin::Host, input: "do it".into() }));
+    store.with(|tx| {
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        // A child of that work reports, and the turn ends without having been told.
+        tx.push_report(&report(1))?;
+        tx.run("INSERT INTO inbox_works (inbox, work) SELECT id, ?1 FROM inbox", [work])?;
+        assert!(tx.end_turn(&ended(turn, TurnResult::Finished))?.settled.is_empty(), "it waits for the report's turn");
+        let cap = crate::protocol::TurnCap::Turns { max: 1 };
+        assert_eq!(tx.block_by(cap)?, [(work, crate::protocol::WorkResult::LimitReached)]);
+        assert_eq!(tx.block_by(cap)?, []);
+        assert_eq!((tx.control()?.state, tx.inbox_waiting()?), (PodState::Blocked, 1));
+        Ok(())
+    });
+}
+
+#[test]
 fn worker_that_ignores_its_reports_is_blocked_rather_than_started_for_ever() {
     let store = fixture::memory("a");
     store.with(|tx| tx.push_report(&report(1)));
