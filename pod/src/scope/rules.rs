@@ -87,7 +87,8 @@ impl Rules {
             rest.0.remove(at);
             let is_needless = rule.permission != Permission::Deny
                 && [rule.place(false), rule.place(true)].into_iter().all(|place| rest.of(place) == self.of(place));
-            if is_needless { self = rest } else { at += 1 }
+            // One that was needed beside it may be needless now.
+            if is_needless { (self, at) = (rest, 0) } else { at += 1 }
         }
         self
     }

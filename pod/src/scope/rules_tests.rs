@@ -165,3 +165,11 @@ proptest! {
         prop_assert!(!own.readable().writes());
     }
 }
+
+/// Of two for one target the one that is needed hides the other: both go.
+#[test]
+fn rule_that_became_needless_by_another_ones_going_goes_too() {
+    let rule = |target, permission| ScopeRule::below(target, permission);
+    let rules = Rules::new(&[rule("/c/a/b", Read), rule("/c/a/b", Write), rule("/", Read)]).unwrap();
+    assert_eq!(rules.without_needless(), Rules::new(&[rule("/", Read)]).unwrap());
+}
