@@ -7,6 +7,7 @@
 //! Used by `stop`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -33,8 +34,6 @@ struct Living {
     holder: Holder,
     /// Whose child it is, and how that keeps it.
     parent: Option<(PodName, Kept)>,
-    /// How far below the pods that have no parent.
-    depth: usize,
 }
 
 /// What is to become of the pods that run.
@@ -135,7 +134,7 @@ fn plan(pods: Vec<PodSummary>, roots: &Roots, top: Option<&PodName>, detached: b
             .take(within)
             .any(|above| alive.contains(above) && parents.get(above).is_some_and(|(_, kept)| kept.detached));
         let (paths, parent) = (roots.pod(&pod.name), parents.get(&pod.name).cloned());
-        let living = Living { paths, holder, parent, depth: chain.len() };
+        let living = Living { paths, holder, parent };
         let into = if lives_on && !detached { &mut plan.leave } else { &mut plan.stop };
         into.insert(pod.name, living);
     }
@@ -179,7 +178,8 @@ async fn end(
             (Exit::Unknown, format!("it was told to, and still runs after {after}, as {}", living.holder)),
         );
     }
-    let mut telling = std::pin::pin!(tell_all(plan, roots, args, deadline));
+    let told = Mutex::new(BTreeSet::new());
+    let mut telling = std::pin::pin!(tell_all(plan, roots, args, deadline, &told));
     let mut untold: Option<BTreeMap<PodName, (Exit, String)>> = None;
     while !waiting.is_empty() {
         // CANCEL SAFETY: waiting changes nothing, and each keeps its state.
@@ -191,42 +191,66 @@ async fn end(
                 output.line(format!("stopped: `{name}` is gone"))?;
                 output.record(&serde_json::json!({ "type": "stopped", "pod": name, "pid": pid }))?;
             }
-            told = &mut telling, if untold.is_none() => untold = Some(told),
+            done = &mut telling, if untold.is_none() => untold = Some(done),
             () = sleep_until(deadline) => break,
         }
         if untold.as_ref().is_some_and(|untold| left.keys().all(|name| untold.contains_key(name))) {
             break;
         }
     }
-    for (name, why) in untold.unwrap_or_default() {
-        left.entry(name).and_modify(|known| *known = why);
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut untold = untold.unwrap_or_default();
+    for (name, known) in &mut left {
+        if let Some(why) = untold.remove(name) {
+            *known = why;
+        } else if is_told_here(plan, name) && !told.contains(name) {
+            let why = "it was not told to: first those below it are to be gone, and they still run".to_owned();
+            *known = (Exit::NotDelivered, why);
+        }
     }
     Ok(left)
 }
 
-/// Tells those to end that nobody else ends: the deepest first. Returns who could not be told, and why.
-async fn tell_all(plan: &Plan, roots: &Roots, args: &StopArgs, deadline: Instant) -> BTreeMap<PodName, (Exit, String)> {
-    let mut levels: BTreeMap<usize, Vec<(&PodName, &Living)>> = BTreeMap::new();
-    for (name, living) in &plan.stop {
-        let ends_with_another =
-            living.parent.as_ref().is_some_and(|(parent, kept)| !kept.detached && plan.stop.contains_key(parent));
-        if !ends_with_another {
-            levels.entry(living.depth).or_default().push((name, living));
+/// Whether nobody else ends it.
+fn is_told_here(plan: &Plan, name: &PodName) -> bool {
+    let living = plan.stop.get(name);
+    let above = living.and_then(|living| living.parent.as_ref());
+    !above.is_some_and(|(parent, kept)| !kept.detached && plan.stop.contains_key(parent))
+}
+
+/// Whether `name` is below `above`, as far as both are to be stopped.
+fn is_below(plan: &Plan, name: &PodName, above: &PodName) -> bool {
+    let mut at = plan.stop.get(name);
+    while let Some((parent, _)) = at.and_then(|living| living.parent.as_ref()) {
+        if parent == above {
+            return true;
         }
+        at = plan.stop.get(parent);
     }
-    let mut untold = BTreeMap::new();
-    for level in levels.into_values().rev() {
-        let told = join_all(level.into_iter().map(|(name, living)| async move {
-            let told = tell(name, living, roots, args, deadline).await;
-            if told.is_ok() {
-                // Its parent is told to end when it is gone, and knows how it ended.
-                let _ = tokio::time::timeout_at(deadline, gone(&living.paths, &living.holder)).await;
-            }
-            (name.clone(), told)
-        }));
-        untold.extend(told.await.into_iter().filter_map(|(name, told)| Some((name, told.err()?))));
-    }
-    untold
+    false
+}
+
+/// Tells those to end that nobody else ends, each when those of them that are below it are gone, so that it knows how they
+/// ended; nobody waits for a stranger. Returns who could not be told, and why; `told` are the others, as soon as they are.
+async fn tell_all(
+    plan: &Plan,
+    roots: &Roots,
+    args: &StopArgs,
+    deadline: Instant,
+    told: &Mutex<BTreeSet<PodName>>,
+) -> BTreeMap<PodName, (Exit, String)> {
+    let ours = || plan.stop.iter().filter(|(name, _)| is_told_here(plan, name));
+    let each = ours().map(|(name, living)| async move {
+        for (_, below) in ours().filter(|(below, _)| is_below(plan, below, name)) {
+            let _ = gone(&below.paths, &below.holder).await;
+        }
+        let done = tell(name, living, roots, args, deadline).await;
+        if done.is_ok() {
+            told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        }
+        (name.clone(), done)
+    });
+    join_all(each).await.into_iter().filter_map(|(name, done)| Some((name, done.err()?))).collect()
 }
 
 /// Tells one to end: its parent does, if it lives and would start it again, or has to be told how it ended.

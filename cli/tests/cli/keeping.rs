@@ -143,6 +143,24 @@ async fn pod_that_does_not_end_is_said_and_in_the_exit_code_and_keeps_no_other_f
 }
 
 #[tokio::test]
+async fn detached_child_that_does_not_end_keeps_its_own_parent_from_being_told_and_no_stranger() {
+    let world = Swept(World::new());
+    let (above, stranger) = (serving(&world, "above").await, serving(&world, "stranger").await);
+    ok(&world, &["spawn", "above", "halted", "--detached", "--worker", "ledger"]).await;
+    let pid = listed(&world, "halted").await["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let done = world.pod(&["stop", "--all", "--detached", "--timeout", "3s"]).await;
+    assert!(matches!(done.code, 3 | 5), "{done:?}");
+    says(&done.stdout, &["stopped: `stranger` is gone"]);
+    says(&done.stderr, &["1 stopped, 2 not", "it was not told to: first those below it are to be gone"]);
+    assert_eq!(stranger.ended().await.code, 0);
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    world.until("all are gone", async || world.pod(&["stop", "--all", "--detached"]).await.code == 0).await;
+    above.ended().await;
+}
+
+#[tokio::test]
 async fn wrong_words_about_keeping_a_child_are_named_with_the_right_ones_and_nothing_is_made() {
     let world = Swept(World::new());
     let boss = serving(&world, "boss").await;

@@ -353,6 +353,12 @@ fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<O
             if shared.registry.course(&row.pod).0 {
                 return;
             }
+            // Somebody may have started it meanwhile: what becomes of that life is not this one's to say.
+            let name = row.pod.name.clone();
+            let newest = shared.store.read(move |reads| reads.child_by_name(&name)).await;
+            if matches!(newest, Ok(Some(newest)) if newest.pod != row.pod) {
+                return;
+            }
             match PodHandle::new(shared.clone()).spawn_pod(SpawnPod::again(&row)).await {
                 Ok(_) => return,
                 // Its own end has been seen to, and has decided what follows.
