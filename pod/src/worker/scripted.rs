@@ -46,7 +46,7 @@ const REPORTS_EVERY: Duration = Duration::from_millis(10);
 ///         { delta = "it is " }, { say = "it is there" }, { usage = { input_tokens = 9, output_tokens = 4 } },
 ///     ],
 ///     [{ continue = "cut at a limit" }, { compact = "asked once" }, "recall", { sleep_ms = 5 }, "pause"],
-///     [{ spawn = { name = "b", worker = { kind = "ledger" }, scope = [{ target = "/work/b", permission = "write" }] } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
+///     [{ spawn = { name = "b", worker = { kind = "ledger" }, scope = [{ target = "/srv/b", permission = "write" }] } }, { run_and_wait = { child = "b", input = "x" } }, { stop = "b" }],
 ///     [{ spawn = { name = "c", worker = { kind = "ledger" }, lifetime = "detached", restart = { when = "transient", max = 3, within_seconds = 60 } } }],
 ///     [{ read_reports = 1 }, "peek_reports", { fail = "why" }],
 ///     [{ fail_as = { kind = "auth", message = "the key is not known" } }],
