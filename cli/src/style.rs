@@ -70,11 +70,21 @@ pub(crate) fn decide(args: &[OsString]) {
         }
     }
     let choice = match wanted {
+        // Said here: where `CI` is set, the library takes any terminal for one with colours.
+        Color::Auto if is_dumb() && !is_forced() => ColorChoice::Never,
         Color::Auto => ColorChoice::Auto,
         Color::Always => ColorChoice::AlwaysAnsi,
         Color::Never => ColorChoice::Never,
     };
     choice.write_global();
+}
+
+fn is_forced() -> bool {
+    std::env::var_os("CLICOLOR_FORCE").is_some_and(|force| force != "0")
+}
+
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Whether standard output takes colour.

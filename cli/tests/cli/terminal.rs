@@ -98,7 +98,7 @@ async fn list_on_a_terminal_is_coloured_and_none_of_its_lines_wraps() {
         let widest = shown.lines().map(|line| plain(line).chars().count()).max().unwrap();
         assert!(widest <= usize::from(columns), "{widest} of {columns}: {shown}");
     }
-    for variables in [&[("NO_COLOR", "1")][..], &[("TERM", "dumb")]] {
+    for variables in [&[("NO_COLOR", "1")][..], &[("TERM", "dumb")], &[("TERM", "dumb"), ("CI", "true")]] {
         let (_, shown) = Terminal::start(&world, &["ls"], 100, variables).ended().await;
         assert!(!shown.contains('\u{1b}'), "{shown:?}");
     }

@@ -125,7 +125,8 @@ impl World {
     #[expect(clippy::disallowed_methods, reason = "the program under test")]
     fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        for variable in ["PODS_ROOT", "RUST_LOG", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "POD_COMPLETE"] {
+        // `CI` is taken for a wish for colour.
+        for variable in ["PODS_ROOT", "RUST_LOG", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI", "POD_COMPLETE"] {
             command.env_remove(variable);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

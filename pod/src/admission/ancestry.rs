@@ -11,6 +11,8 @@ use std::path::Path;
 
 use rustix::process::Pid;
 
+use crate::spawn::process::field;
+
 /// Where the kernel shows its processes.
 pub(crate) const PROC: &str = "/proc";
 /// LIMIT: processes above each other; a shell in a shell in a tree of pods of the deepest kind has a fifth of it.
@@ -109,11 +111,8 @@ fn stat(proc: &Path, pid: i32) -> io::Result<Option<Stat>> {
         Err(error) => return Err(error),
     };
     let malformed = || io::Error::other(format!("`stat` of process {pid} cannot be read"));
-    // Its name, which may be anything, ends with the last parenthesis; what follows begins with the third field.
-    let (_, fields) = text.rsplit_once(')').ok_or_else(malformed)?;
-    let mut fields = fields.split_whitespace();
-    let parent = fields.nth(4 - 3).and_then(|field| field.parse().ok()).ok_or_else(malformed)?;
-    let began = fields.nth(22 - 5).and_then(|field| field.parse().ok()).ok_or_else(malformed)?;
+    let parent = field(&text, 4).and_then(|field| field.parse().ok()).ok_or_else(malformed)?;
+    let began = field(&text, 22).and_then(|field| field.parse().ok()).ok_or_else(malformed)?;
     Ok(Some(Stat { parent, began }))
 }
 

@@ -339,7 +339,7 @@ pub(super) fn state_of(proc: &Path, pid: Pid) -> Option<char> {
 }
 
 /// The `number`th field of a process's `stat`, from the third on.
-pub(super) fn field(stat: &str, number: usize) -> Option<&str> {
+pub(crate) fn field(stat: &str, number: usize) -> Option<&str> {
     // Its name, which may be anything, ends with the last parenthesis; what follows begins with the third field.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(number.checked_sub(3)?)
