@@ -1,8 +1,10 @@
 //! Work whose child was perhaps never reached is sent again, under its own id, until that is known.
 //!
 //! A child takes a work once, however often it is sent, and names the same turn each time: to send it again is always right,
-//! and to leave it at a doubt would leave it open for ever. It ends when the child has taken the work, has refused it, or
-//! has ended; never by giving up, and nobody waits for it.
+//! and to leave it at a doubt would leave it open for ever. It is sent again as what it was, a run or a follow-up: the one makes a
+//! paused turn give way, the other waits behind it. What was to interrupt is sent again as a follow-up, for the turn that it was
+//! meant for is over by then, or may be. It ends when the child has taken the work, has refused it, or has ended; never by giving
+//! up, and nobody waits for it.
 //!
 //! Begun by `handle` and `tools` for a call that stayed unknown, and by `start` for what an earlier life left so.
 
@@ -11,9 +13,9 @@ use std::time::Duration;
 use rpc::CallError;
 
 use crate::handle::Shared;
-use crate::id::{PodId, WorkId};
-use crate::protocol::{Method, Run, RunRejection};
-use crate::store::{Direction, StoreError};
+use crate::id::{PodId, TurnId, WorkId};
+use crate::protocol::{Accepted, Method, Run, RunRejection, SendKind, SendRejection, SendToPod, Sent};
+use crate::store::{Direction, GivenAs, StoreError};
 
 /// Before the second attempt, and twice as long before each further one. LIMIT: a doubt is rare, and what made it one lasts
 /// for a while.
@@ -93,33 +95,71 @@ async fn attempt(
     work: WorkId,
 ) -> Result<Told, StoreError> {
     // Its reports, or its child's end, may have settled it meanwhile.
-    let Some(input) = shared.store.read(move |reads| reads.delegated_input(work)).await? else {
+    let Some((given_as, input)) = shared.store.read(move |reads| reads.delegated_input(work)).await? else {
         return Ok(Told::Known);
     };
-    match client.call(Run { work, input: input.into() }).await {
-        Ok(accepted) => {
-            shared.commit(move |tx| tx.delegation_accepted(work, accepted.turn)).await?;
-            tracing::info!(pod = %shared.id, %child, %work, turn = %accepted.turn, "work in doubt is known to be taken on");
+    let answer = match given_as {
+        GivenAs::Run => client.call(Run { work, input: input.into() }).await.map_or_else(run_refused, said),
+        GivenAs::FollowUp => {
+            let request = SendToPod { key: work, how: SendKind::FollowUp, text: input.into() };
+            client.call(request).await.map_or_else(follow_up_refused, staged)
         }
-        // It never will: it takes no more work, or not this.
-        Err(CallError::Rejected(RunRejection::Stopping | RunRejection::Invalid { .. } | RunRejection::Cap { .. })) => {
+    };
+    match answer {
+        Answer::Taken { turn } => {
+            shared.commit(move |tx| tx.delegation_accepted(work, turn)).await?;
+            tracing::info!(pod = %shared.id, %child, %work, %turn, "work in doubt is known to be taken on");
+        }
+        Answer::Never => {
             shared.commit(move |tx| tx.delegation_refused(work)).await?;
             shared.registry.refused(child, work);
         }
-        // It is busy with something else: an attempt that is still on its way may find it otherwise, and so may we.
-        Err(CallError::Rejected(RunRejection::AlreadyRunning { .. } | RunRejection::Unavailable { .. })) => {
-            return Ok(Told::Nothing);
-        }
-        Err(CallError::NotDelivered(why)) => {
-            tracing::debug!(pod = %shared.id, %child, %work, %why, "work in doubt could not be sent again");
-            return Ok(Told::Nothing);
-        }
-        Err(CallError::Unknown(doubt)) => {
-            tracing::debug!(pod = %shared.id, %child, %work, %doubt, "work in doubt stays so");
+        Answer::NotNow(why) => {
+            tracing::debug!(pod = %shared.id, %child, %work, why, "work in doubt stays so");
             return Ok(Told::Nothing);
         }
     }
     Ok(Told::Known)
+}
+
+/// What the child has said.
+enum Answer {
+    Taken {
+        turn: TurnId,
+    },
+    /// It takes no more work, or not this.
+    Never,
+    /// Nothing that lasts: an attempt that is still on its way may find it otherwise, and so may we.
+    NotNow(String),
+}
+
+fn said(accepted: Accepted) -> Answer {
+    Answer::Taken { turn: accepted.turn }
+}
+
+fn staged(sent: Sent) -> Answer {
+    match sent {
+        Sent::Staged { turn, .. } => Answer::Taken { turn },
+        other => Answer::NotNow(format!("{other:?}")),
+    }
+}
+
+fn run_refused(error: CallError<Run>) -> Answer {
+    match error {
+        CallError::Rejected(RunRejection::Stopping | RunRejection::Invalid { .. } | RunRejection::Cap { .. }) => {
+            Answer::Never
+        }
+        other => Answer::NotNow(other.to_string()),
+    }
+}
+
+fn follow_up_refused(error: CallError<SendToPod>) -> Answer {
+    match error {
+        CallError::Rejected(SendRejection::Stopping | SendRejection::Invalid { .. } | SendRejection::Cap { .. }) => {
+            Answer::Never
+        }
+        other => Answer::NotNow(other.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::handle::{PodController, PodHandle, PodOptions};
+use crate::id::PodId;
+use crate::life_lock::LifeLock;
 use crate::manifest::{Limits, WorkerSpec};
-use crate::protocol::PodState;
+use crate::protocol::{Method, MethodCall, PodState, Run, SendToPod};
 use crate::runtime_dir::Roots;
 use crate::store::{Lifetime, NewChild, TurnCause};
 use crate::worker::{TurnContext, TurnEnd, Worker, WorkerError, Workers};
@@ -142,6 +144,57 @@ impl Puppet {
 
     pub(crate) async fn adopt_this_process(&self, name: &str) -> crate::id::PodId {
         adopt_this_process(&self.pod, name).await
+    }
+}
+
+/// A child that a test plays: its socket is real, its life lock is held, and what it is asked the test answers.
+pub(crate) struct Played {
+    pub(crate) pod: PodId,
+    calls: rpc::Calls<Method>,
+    _server: rpc::Server,
+    _lock: LifeLock,
+}
+
+impl Played {
+    pub(crate) async fn of(parent: &PodHandle, name: &str) -> Self {
+        let pod = adopt_this_process(parent, name).await;
+        let paths = parent.roots().pod(&pod.name);
+        paths.make_state_dir().unwrap();
+        let lock = LifeLock::acquire(&paths.life_lock(), &pod).unwrap();
+        paths.claim(&pod).unwrap();
+        let (server, calls) = rpc::serve_calls::<Method>(&rpc::Address::unix(paths.socket()), 16).await.unwrap();
+        Self { pod, calls, _server: server, _lock: lock }
+    }
+
+    /// The next run that it is asked for.
+    pub(crate) async fn asked(&mut self) -> (Run, rpc::Responder<Run>) {
+        self.call(|call| match call {
+            MethodCall::Run(run, responder) => Some((run, responder)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next thing that it is sent.
+    pub(crate) async fn sent(&mut self) -> (SendToPod, rpc::Responder<SendToPod>) {
+        self.call(|call| match call {
+            MethodCall::SendToPod(request, responder) => Some((request, responder)),
+            MethodCall::Run(run, _) => panic!("it is asked for a run: {run:?}"),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next call that is `wanted`.
+    pub(crate) async fn call<T>(&mut self, wanted: impl Fn(MethodCall) -> Option<T>) -> T {
+        within("a call", async {
+            loop {
+                if let Some(found) = wanted(self.calls.recv().await.unwrap()) {
+                    return found;
+                }
+            }
+        })
+        .await
     }
 }
 

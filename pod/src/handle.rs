@@ -58,7 +58,6 @@ pub(crate) struct Inner {
     pub(crate) durability: Durability,
     pub(crate) spec: WorkerSpec,
     pub(crate) workers: Workers,
-    pub(crate) children_max: u32,
     /// How far the kernel can confine programs.
     pub(crate) kernel: Confinement,
     /// To whom it reports.
@@ -159,6 +158,11 @@ impl Shared {
     /// Whether no child lives and none is being started.
     pub(crate) fn children_gone(&self) -> bool {
         self.spawning.load(Ordering::SeqCst) == 0 && self.registry.living() == 0
+    }
+
+    /// How many children it may have at once, as its tree says.
+    pub(crate) fn children_max(&self) -> u32 {
+        self.member.place().limits.children
     }
 
     pub(crate) fn make_worker(&self) -> Result<Box<dyn Worker>, ManifestError> {
@@ -363,11 +367,11 @@ impl PodHandle {
         let progress = self.shared.registry.delegated(&pod, work, &input);
         let client = rpc::Client::<Method>::new(&rpc::Address::unix(self.shared.roots.pod(child).socket()));
         let why = match client.call(Run { work, input: input.into() }).await {
-            Ok(accepted) => return self.accepted(work, accepted, progress).await,
+            Ok(accepted) => return Ok(self.accepted(pod, work, accepted, progress).await),
             Err(CallError::Unknown(doubt)) => {
                 let cause = doubt.to_string();
                 match doubt.resolve().await {
-                    Ok(accepted) => return self.accepted(work, accepted, progress).await,
+                    Ok(accepted) => return Ok(self.accepted(pod, work, accepted, progress).await),
                     Err(CallError::Unknown(_)) => {
                         crate::delegation::send_until_known(&self.shared, pod, work);
                         return Err(RunError::Unknown { work, cause });
@@ -379,20 +383,29 @@ impl PodHandle {
             Err(CallError::Rejected(rejection)) => RunError::Rejected(rejection),
             Err(CallError::NotDelivered(why)) => RunError::NotDelivered(why),
         };
-        self.shared.commit(move |tx| tx.delegation_refused(work)).await?;
+        if let Err(error) = self.shared.commit(move |tx| tx.delegation_refused(work)).await {
+            // It stays open, and is sent again: that it was not taken would be no word to act on.
+            crate::delegation::send_until_known(&self.shared, pod, work);
+            let cause = format!("{why}, which could not be recorded: {}", error.chain());
+            return Err(RunError::Unknown { work, cause });
+        }
         self.shared.registry.refused(&pod, work);
         Err(why)
     }
 
-    /// The child took the work on.
+    /// The child took the work on, and does it, whatever is recorded of that here.
     async fn accepted(
         &self,
+        child: PodId,
         work: WorkId,
         accepted: Accepted,
         progress: watch::Receiver<WorkProgress>,
-    ) -> Result<Work, RunError> {
-        self.shared.commit(move |tx| tx.delegation_accepted(work, accepted.turn)).await?;
-        Ok(Work { id: work, progress })
+    ) -> Work {
+        if let Err(error) = self.shared.commit(move |tx| tx.delegation_accepted(work, accepted.turn)).await {
+            tracing::warn!(pod = %self.shared.id, %child, %work, error = error.chain(), "that a child has taken a work could not be recorded; it is asked again");
+            crate::delegation::send_until_known(&self.shared, child, work);
+        }
+        Work { id: work, progress }
     }
 
     /// Makes `child` of the dead pod `from` a child of this one: its events go on here behind what `from` has of them, its open

@@ -388,7 +388,6 @@ impl PodController {
             durability: options.durability,
             spec: options.worker,
             workers: options.workers,
-            children_max: member.place().limits.children,
             kernel: options.kernel,
             member,
             parent: parent.clone(),

@@ -18,14 +18,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::answers::{Reply, Turns, Waiting};
+use super::counting::{Counting, NotCounted};
 use super::state::{Abilities, Effect, Input, Signal, Start, State, Step, TurnVerdict};
 use super::turn::{self, TurnInFlight, TurnOver};
 use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
-use crate::id::{TurnId, WorkId};
+use crate::id::TurnId;
 use crate::notify_buffer::Facts;
 use crate::protocol::{
-    Compact, Compacting, ControlRejection, Method, PodEvent, PodState, ShutdownMode, Text, TurnCap, TurnResult,
+    Compact, Compacting, ControlRejection, Method, PodEvent, PodState, ShutdownMode, TurnCap, TurnResult,
 };
 use crate::spawn::WorkEnd;
 use crate::spawn::registry::Stop;
@@ -66,17 +67,6 @@ pub(super) type Completing = Pin<Box<dyn Future<Output = Completion> + Send>>;
 /// Tells whoever asked for a pause, a cancel or a resume what became of it.
 pub(super) type Answer = Box<dyn FnOnce(Reply) + Send>;
 
-/// What is done about a request that came once more, when it is known what became of the first one.
-pub(super) type Repeat = Box<dyn FnOnce(&mut Actor) + Send>;
-
-/// Why a turn is not counted, and so not started.
-pub(super) enum NotCounted {
-    /// There is none left.
-    Cap(TurnCap),
-    /// The registry could not be used.
-    Unavailable(Text<256>),
-}
-
 /// What a worker had to say when its turn was over.
 #[derive(Clone, Debug, Default)]
 struct Said {
@@ -100,15 +90,13 @@ pub(crate) struct Actor {
     /// When `Due` is said.
     due: Option<Instant>,
     stopping_children: bool,
+    /// That the block is lifted is being committed.
+    unblocking: bool,
     finish: bool,
     /// It was said that no turn is started because the parent has left too much unacknowledged.
     said_full: bool,
-    /// Turns that were counted for this pod and have not begun: as many are not counted again. Should the pod die, these were
-    /// counted too many.
-    pub(super) spare: u32,
-    /// Works whose turns are being counted, and who asks for one of them once more.
-    pub(super) counting: Vec<WorkId>,
-    pub(super) repeats: Vec<(WorkId, Repeat)>,
+    /// Turns that are being counted, and those that were and have not begun.
+    pub(super) counting: Counting,
     /// Kept for a commit that has to be tried again.
     verdict: Option<(TurnVerdict, Said)>,
     /// Whoever wanted the compaction that is about to start.
@@ -144,11 +132,10 @@ impl Actor {
             patience: None,
             due: None,
             stopping_children: false,
+            unblocking: false,
             finish: false,
             said_full: false,
-            spare: 0,
-            counting: Vec::new(),
-            repeats: Vec::new(),
+            counting: Counting::default(),
             verdict: None,
             compacting: None,
             rewound: None,
@@ -175,6 +162,7 @@ impl Actor {
             tokio::select! {
                 biased;
                 Some(complete) = self.completing.next() => complete(&mut self),
+                Some(counted) = self.counting.next() => counted(&mut self),
                 Some(again) = self.later.next() => again(&mut self),
                 Some(message) = messages.recv() => self.hear(message),
                 Some(call) = calls.recv(), if self.has_room() => self.serve(call),
@@ -186,6 +174,7 @@ impl Actor {
         while let Some(complete) = self.completing.next().await {
             complete(&mut self);
         }
+        self.give_turns_back().await;
     }
 
     /// LIMIT: transactions under way; further calls wait in their queue.
@@ -196,12 +185,16 @@ impl Actor {
     /// Asks the state, and performs what follows.
     pub(super) fn step(&mut self, input: Input) -> Step {
         let (state, step) = self.state.step(input);
+        let stops = state.phase() == PodState::Stopping && self.phase() != PodState::Stopping;
         if state.phase() != self.state.phase() {
             tracing::debug!(pod = %self.shared.id, from = %self.state.phase(), to = %state.phase(), "state");
         }
         self.state = state;
         self.shared.phase.send_replace(state.phase());
         self.perform(step.clone());
+        if stops {
+            self.stops();
+        }
         step
     }
 
@@ -322,25 +315,7 @@ impl Actor {
                         actor.step(Input::Recorded(facts));
                     },
                 ),
-                Effect::Unblock => self.submit(
-                    |tx| tx.unblock(),
-                    |actor, done| match done {
-                        Ok(((), ordered)) => {
-                            let facts = actor.facts(ordered);
-                            actor.step(Input::Unblocked(facts));
-                            give(actor.waiting.lifted(actor.phase()));
-                        }
-                        Err(error) => {
-                            actor.complain("lift the block", &error);
-                            if actor.phase() == PodState::Stopping {
-                                // Nobody tries it again.
-                                let reason = super::calls::reason(&error);
-                                give(actor.waiting.not_lifted(&ControlRejection::Unavailable { reason }));
-                            }
-                            actor.due = Some(Instant::now() + RETRY_EVERY);
-                        }
-                    },
-                ),
+                Effect::Unblock => self.unblock(),
                 Effect::Look => self.look_then(
                     |_| Ok(()),
                     |actor, facts| {
@@ -365,6 +340,40 @@ impl Actor {
                     }));
                 }
             }
+        }
+    }
+
+    fn unblock(&mut self) {
+        self.unblocking = true;
+        self.submit(
+            |tx| tx.unblock(),
+            |actor, done| {
+                actor.unblocking = false;
+                match done {
+                    Ok(((), ordered)) => {
+                        let facts = actor.facts(ordered);
+                        actor.step(Input::Unblocked(facts));
+                        give(actor.waiting.lifted(actor.phase()));
+                    }
+                    Err(error) => {
+                        actor.complain("lift the block", &error);
+                        if actor.phase() == PodState::Stopping {
+                            // Nobody tries it again.
+                            let reason = super::calls::reason(&error);
+                            give(actor.waiting.not_lifted(&ControlRejection::Unavailable { reason }));
+                        }
+                        actor.due = Some(Instant::now() + RETRY_EVERY);
+                    }
+                }
+            },
+        );
+    }
+
+    /// The pod stops: whoever waits for what is not tried any more is told so, now.
+    fn stops(&mut self) {
+        self.stop_counting();
+        if !self.unblocking {
+            give(self.waiting.not_lifted(&ControlRejection::Stopping));
         }
     }
 
@@ -407,23 +416,16 @@ impl Actor {
             Start::Resume => StartCause::Resume,
             Start::Compact => return self.start_compaction(),
         };
-        if !self.shared.member.counts_turns() {
-            return self.submit_start(cause, false);
-        }
         if cause == StartCause::Wake && self.latest.facts.runs_staged > 0 {
             // It was counted when it was taken.
             return self.submit_start(StartCause::Run, false);
         }
-        let count = self.count_turn();
-        self.later(Box::pin(async move {
-            let counted = count.await;
-            Box::new(move |actor: &mut Self| actor.turn_counted(cause, counted)) as Completion
-        }));
+        self.counted(None, move |actor, counted| actor.turn_counted(cause, counted));
     }
 
-    fn turn_counted(&mut self, cause: StartCause, counted: Result<(), NotCounted>) {
+    fn turn_counted(&mut self, cause: StartCause, counted: Result<bool, NotCounted>) {
         match counted {
-            Ok(()) => self.submit_start(cause, true),
+            Ok(counted) => self.submit_start(cause, counted),
             Err(NotCounted::Cap(cap)) if cause == StartCause::Wake && self.phase() != PodState::Stopping => {
                 tracing::warn!(pod = %self.shared.id, %cap, "no turn is started");
                 self.submit(
@@ -446,29 +448,23 @@ impl Actor {
                 tracing::error!(pod = %self.shared.id, reason = &*reason, "failed to count a turn");
                 self.put_off();
             }
+            // It is not started in this life, and the next one starts it.
+            Err(NotCounted::Stopping) => self.put_off_now(),
         }
     }
 
     fn refused(&mut self, facts: Facts, cap: TurnCap) {
         self.step(Input::TurnRefused(facts));
         self.tell_not_started(Some(cap));
+        if self.phase() == PodState::Blocked {
+            self.go_on_when_counted();
+        }
     }
 
-    /// Has a turn counted, unless one is that has not begun.
-    pub(super) fn count_turn(&mut self) -> impl Future<Output = Result<(), NotCounted>> + Send + use<> {
-        let (left, member) = (self.spare.checked_sub(1), self.shared.member.clone());
-        let counted = left.is_some();
-        self.spare = left.unwrap_or(0);
-        async move {
-            if counted {
-                return Ok(());
-            }
-            match member.take_turn().await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(cap)) => Err(NotCounted::Cap(cap)),
-                Err(error) => Err(NotCounted::Unavailable(Text::clipped(error.to_string()))),
-            }
-        }
+    /// A pod that is blocked need not rest any longer.
+    pub(super) fn may_go_on(&mut self) {
+        self.due = None;
+        self.step(Input::Due);
     }
 
     /// `counted`: for this very start.
@@ -480,17 +476,17 @@ impl Actor {
                     actor.facts(ordered);
                     actor.said_full = false;
                     // One that came with a run was counted with it.
-                    actor.spare += u32::from(counted && started.cause == TurnCause::Run);
+                    actor.uncounted(counted && started.cause == TurnCause::Run);
                     actor.launch(started);
                 }
                 Ok((TurnStart::Nothing, ordered)) => {
-                    actor.spare += u32::from(counted);
+                    actor.uncounted(counted);
                     let facts = actor.facts(ordered);
                     actor.step(Input::TurnDeclined(facts));
                     actor.not_started();
                 }
                 Ok((TurnStart::Failed(FailedStart { message, works, ended }), ordered)) => {
-                    actor.spare += u32::from(counted);
+                    actor.uncounted(counted);
                     for work in works {
                         actor.shared.registry.own_turn_ended(work, WorkEnd::Errored { message: message.clone() });
                     }
@@ -500,7 +496,7 @@ impl Actor {
                     actor.not_started();
                 }
                 Ok((TurnStart::OutboxFull, ordered)) => {
-                    actor.spare += u32::from(counted);
+                    actor.uncounted(counted);
                     actor.facts(ordered);
                     if !std::mem::replace(&mut actor.said_full, true) {
                         tracing::warn!(pod = %actor.shared.id, "no turn is started until the parent acknowledges some of the many events that it was offered");
@@ -508,7 +504,7 @@ impl Actor {
                     actor.put_off();
                 }
                 Err(error) => {
-                    actor.spare += u32::from(counted);
+                    actor.uncounted(counted);
                     actor.complain("start a turn", &error);
                     actor.put_off();
                 }
@@ -563,11 +559,13 @@ impl Actor {
     }
 
     fn put_off(&mut self) {
-        self.after(RETRY_EVERY, |actor| {
-            let facts = actor.latest.facts;
-            actor.step(Input::TurnPutOff(facts));
-            actor.not_started();
-        });
+        self.after(RETRY_EVERY, Self::put_off_now);
+    }
+
+    fn put_off_now(&mut self) {
+        let facts = self.latest.facts;
+        self.step(Input::TurnPutOff(facts));
+        self.not_started();
     }
 
     /// The turn that was to start did not: whoever asked something of it is not left waiting for the next attempt.

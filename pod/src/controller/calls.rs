@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use rpc::{CallContext, Responder};
 
-use super::actor::{Actor, Answer, Completion, NotCounted, Repeat, give};
+use super::actor::{Actor, Answer, give};
+use super::counting::NotCounted;
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::admission::REFUSED;
 use crate::event::{Offer, apply_event_side_effects};
-use crate::id::{PodId, TurnId, WorkId};
+use crate::id::{PodId, TurnId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{
     Accepted, ChildReady, ChildRejection, Compact, ControlRejection, Detach, DetachRejection, EventRejection, Go,
@@ -113,65 +114,18 @@ impl Actor {
             });
         }
         let run = NewRun { work, origin, input: request.input.as_str().to_owned() };
-        self.counted(work, move |actor, counted| match counted {
+        // Admitted as the only one: there is room for it.
+        self.counted(Some(work), move |actor, counted| match counted {
             Ok(counted) => actor.take_run(run, counted, responder),
             Err(why) => {
                 actor.step(Input::RunAborted);
                 responder.reject(match why {
                     NotCounted::Cap(cap) => RunRejection::Cap { cap },
                     NotCounted::Unavailable(reason) => RunRejection::Unavailable { reason },
+                    NotCounted::Stopping => RunRejection::Stopping,
                 });
             }
         });
-    }
-
-    /// Has the turn counted that `work` will be, then goes on; at once, if the tree counts none. `then` learns whether one was
-    /// counted, which is to be given to `uncounted` if it is not needed. Work that is known already was counted then.
-    pub(super) fn counted(
-        &mut self,
-        work: WorkId,
-        then: impl FnOnce(&mut Self, Result<bool, NotCounted>) + Send + 'static,
-    ) {
-        if !self.shared.member.counts_turns() {
-            return then(self, Ok(false));
-        }
-        let (store, used) = (self.shared.store.clone(), u32::from(self.spare > 0));
-        let count = self.count_turn();
-        self.counting.push(work);
-        self.later(Box::pin(async move {
-            // Behind all that is submitted: what was admitted before is known by then.
-            let (counted, spare) = match store.write(move |tx| tx.accepted_run(work)).await {
-                Ok(Some(_)) => (Ok(false), used),
-                Ok(None) => (count.await.map(|()| true), 0),
-                Err(error) => (Err(NotCounted::Unavailable(reason(&error))), used),
-            };
-            Box::new(move |actor: &mut Self| {
-                actor.spare += spare;
-                if let Some(at) = actor.counting.iter().position(|counting| *counting == work) {
-                    actor.counting.swap_remove(at);
-                }
-                then(actor, counted);
-                // What was submitted for the first one is before what is asked now.
-                let (repeats, others) = std::mem::take(&mut actor.repeats).into_iter().partition(|(of, _)| *of == work);
-                actor.repeats = others;
-                let repeats: Vec<(WorkId, Repeat)> = repeats;
-                repeats.into_iter().for_each(|(_, repeat)| repeat(actor));
-            }) as Completion
-        }));
-    }
-
-    /// A turn that was counted is not needed.
-    pub(super) fn uncounted(&mut self, counted: bool) {
-        self.spare += u32::from(counted);
-    }
-
-    /// Does `then` when what was admitted for `work` before is submitted: at once, unless its turn is being counted.
-    pub(super) fn behind_the_first(&mut self, work: WorkId, then: impl FnOnce(&mut Self) + Send + 'static) {
-        if self.counting.contains(&work) {
-            self.repeats.push((work, Box::new(then)));
-        } else {
-            then(self);
-        }
     }
 
     fn take_run(&mut self, run: NewRun, counted: bool, responder: Responder<Run>) {

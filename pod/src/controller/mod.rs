@@ -9,6 +9,7 @@
 pub(crate) mod actor;
 mod answers;
 pub(crate) mod calls;
+mod counting;
 mod rewinding;
 mod sending;
 pub mod state;

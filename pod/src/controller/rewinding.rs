@@ -108,11 +108,7 @@ impl Actor {
                     let facts = actor.facts(ordered);
                     actor.step(Input::RewindCommitted(facts));
                     let (children_stopped, children_detached) = if detaches {
-                        let lives = |child: &&PodId| {
-                            let line = actor.shared.registry.life(child);
-                            line.is_some_and(|line| line.terminal.is_none() && line.lifetime == Lifetime::Detached)
-                        };
-                        (0, going.told.iter().filter(lives).count() as u64)
+                        (0, going.told.iter().filter(|child| actor.is_detached(child)).count() as u64)
                     } else {
                         // Had one of them not ended, it would stand in the way.
                         (going.told.len() as u64, 0)
@@ -137,6 +133,12 @@ impl Actor {
         );
     }
 
+    /// Whether a child lives and goes on when this pod ends.
+    fn is_detached(&self, child: &PodId) -> bool {
+        let line = self.shared.registry.life(child);
+        line.is_some_and(|line| line.terminal.is_none() && line.lifetime == Lifetime::Detached)
+    }
+
     /// It is not done. That nothing was applied is said only where that is so: a child that was told to end does, however
     /// long it takes.
     fn stay(&mut self, going: Going, reason: RewindRejection) {
@@ -146,7 +148,10 @@ impl Actor {
         }
         let is_over = |child: &&PodId| self.shared.registry.life(child).is_none_or(|line| line.terminal.is_some());
         let children_stopped = going.told.iter().filter(is_over).count() as u64;
-        let children_told = going.told.len() as u64;
+        // A pod that stops ends those that have not said that they go on.
+        let ends_others = going.request.children == RewindChildren::Detach && self.phase() == PodState::Stopping;
+        let goes_on = |child: &&PodId| !ends_others || self.is_detached(child);
+        let children_told = going.told.iter().filter(goes_on).count() as u64;
         going.responder.ack(RewindAck::NotRewound { children_told, children_stopped, reason });
     }
 
@@ -267,6 +272,8 @@ async fn detach_until_known(shared: Shared, child: PodId) -> Option<PodId> {
             return None;
         }
     }
+    // It has written that down itself. Whatever comes before we have: it is not ended with us, and its next word tells us again.
+    shared.registry.detached(&child);
     crate::failpoint!("parent_child_detached_before_record");
     loop {
         let detached = child.clone();
@@ -279,7 +286,6 @@ async fn detach_until_known(shared: Shared, child: PodId) -> Option<PodId> {
             }
         }
     }
-    shared.registry.detached(&child);
     None
 }
 

@@ -461,3 +461,40 @@ async fn rewind_that_has_told_a_child_to_end_never_says_that_nothing_was_applied
     );
     world.run().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_has_said_that_it_goes_on_is_not_ended_by_a_pod_that_stops_before_it_has_recorded_that() {
+    let world = World::script("runs = [[{ say = 'a' }]]").await;
+    world.run().await;
+    let mut goes_on = crate::fixture::Played::of(&world.pod, "goes-on").await;
+    let mut says_nothing = crate::fixture::Played::of(&world.pod, "says-nothing").await;
+    let full =
+        "CREATE TRIGGER held BEFORE UPDATE OF lifetime ON children BEGIN SELECT RAISE(ABORT, 'held by a test'); END";
+    world.pod.store().write(move |tx| tx.run(full, [])).await.unwrap();
+    let seen = world.targets().await;
+    let request = RewindTo { target: seen.targets[0].turn, expected_head: seen.head, children: RewindChildren::Detach };
+    let client = world.client.clone();
+    let rewinding = tokio::spawn(async move { client.call(request).await });
+    let asked = |call| match call {
+        MethodCall::Detach(_, responder) => Some(responder),
+        _ => None,
+    };
+    let unanswered = says_nothing.call(asked).await;
+    goes_on.call(asked).await.ack(());
+    let detached = |lines: &[crate::ChildStatus]| {
+        let is_it = |line: &&crate::ChildStatus| line.lifetime == crate::Lifetime::Detached;
+        lines.iter().find(is_it).map(|line| line.pod.clone())
+    };
+    assert_eq!(within("its line", world.pod.children_until(detached)).await, goes_on.pod);
+    world.pod.request_stop(ShutdownMode::Now);
+    let answer = within("the answer", rewinding).await.unwrap().unwrap();
+    let reason = RewindRejection::Stopping;
+    assert_eq!(answer, RewindAck::NotRewound { children_told: 1, children_stopped: 0, reason });
+    let registry = &world.pod.shared().registry;
+    assert_eq!(registry.asked_to_stop(&goes_on.pod), None, "it was told to end, though it had said that it goes on");
+    assert!(registry.asked_to_stop(&says_nothing.pod).is_some());
+    registry.ended(&says_nothing.pod, &crate::Terminal::ShutDown);
+    world.pod.shared().child_ended().await;
+    drop(unanswered);
+    within("the end of the pod", world.pod.wait()).await;
+}

@@ -8,8 +8,9 @@
 
 use rpc::Responder;
 
-use super::actor::{Actor, NotCounted};
+use super::actor::Actor;
 use super::calls::reason;
+use super::counting::{COUNTING_MAX, NotCounted};
 use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::id::{NoteKey, TurnId, WorkId};
 use crate::protocol::{
@@ -18,7 +19,7 @@ use crate::protocol::{
 use crate::store::{Direction, NewRun, NoteOutcome, StagedRun, StoreError, Tx};
 
 /// LIMIT: work that waits behind a turn. Whoever sends more wants a queue of his own.
-const STAGED_MAX: u64 = 64;
+const STAGED_MAX: usize = 64;
 
 /// How work is to be staged.
 struct Wish {
@@ -115,6 +116,7 @@ impl Actor {
         let behind = self.phase() == PodState::Running || self.run_committing();
         let refused = match self.phase() {
             PodState::Stopping => Some(SendRejection::Stopping),
+            _ if behind && self.counting.is_full() => Some(full(COUNTING_MAX)),
             _ if behind => None,
             PodState::Paused if !interrupt => Some(SendRejection::Paused),
             _ => match self.step(Input::Method(MethodKind::Run)).verdict {
@@ -130,7 +132,7 @@ impl Actor {
         let run = NewRun { work: request.key, origin, input: request.text.as_str().to_owned() };
         // Until it is committed another turn may have begun: that one nobody has interrupted.
         let meant = self.turn();
-        self.counted(request.key, move |actor, counted| match counted {
+        self.counted(Some(request.key), move |actor, counted| match counted {
             Ok(counted) => actor.stage_run(run, Wish { interrupt, behind, meant, counted }, responder),
             Err(why) => {
                 if !behind {
@@ -139,6 +141,7 @@ impl Actor {
                 responder.reject(match why {
                     NotCounted::Cap(cap) => SendRejection::Cap { cap },
                     NotCounted::Unavailable(reason) => SendRejection::Unavailable { reason },
+                    NotCounted::Stopping => SendRejection::Stopping,
                 });
             }
         });
@@ -174,7 +177,7 @@ impl Actor {
                 Ok((Staging::Full, ordered)) => {
                     actor.uncounted(counted);
                     actor.staged(ordered, behind, false, interrupt);
-                    responder.reject(SendRejection::Full { max: u32::try_from(STAGED_MAX).unwrap_or(u32::MAX) });
+                    responder.reject(full(STAGED_MAX));
                 }
                 Err(error) => {
                     actor.uncounted(counted);
@@ -227,9 +230,13 @@ impl Actor {
     }
 }
 
+fn full(max: usize) -> SendRejection {
+    SendRejection::Full { max: u32::try_from(max).unwrap_or(u32::MAX) }
+}
+
 fn stage(tx: &Tx<'_>, run: &NewRun, interrupt: bool) -> Result<Staging, StoreError> {
     let before = tx.control()?;
-    if before.runs_staged >= STAGED_MAX {
+    if before.runs_staged >= STAGED_MAX as u64 {
         let works = tx.works(Direction::Received, true)?;
         if works.iter().all(|known| known.work != run.work) {
             return Ok(Staging::Full);

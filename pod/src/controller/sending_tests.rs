@@ -193,7 +193,7 @@ async fn worker_that_reads_no_reports_is_not_steered_and_the_answer_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_much_and_nothing_is_refused_and_changes_nothing() {
     let puppet = pod(PodState::Running).await;
-    for key in 0..super::STAGED_MAX {
+    for key in 0..super::STAGED_MAX as u64 {
         send(&puppet, WorkId(1000 + key), SendKind::FollowUp, "x").await.unwrap();
     }
     let full = send(&puppet, KEY, SendKind::FollowUp, "x").await;
@@ -207,5 +207,5 @@ async fn too_much_and_nothing_is_refused_and_changes_nothing() {
         assert!(matches!(send(&puppet, KEY, how, &text).await, Err(SendRejection::Invalid { .. })));
     }
     let staged = puppet.pod.store().read(|reads| Ok(reads.control()?.runs_staged)).await.unwrap();
-    assert_eq!(staged, super::STAGED_MAX);
+    assert_eq!(staged, super::STAGED_MAX as u64);
 }

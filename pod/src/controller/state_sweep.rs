@@ -448,7 +448,14 @@ impl World {
                 self.accepted -= 1;
                 self.feed(Input::RunAborted);
             }
-            Some(Tx::Unblock) => self.timer = Some(self.model.now),
+            Some(Tx::Unblock) => {
+                self.timer = Some(self.model.now);
+                if self.state.phase() == PodState::Stopping {
+                    let why = ControlRejection::Unavailable { reason: "full".into() };
+                    let replies = self.waiting.not_lifted(&why);
+                    self.answer(replies);
+                }
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -472,9 +479,29 @@ impl World {
 
     fn feed(&mut self, input: Input) -> Option<Verdict> {
         let (state, step) = self.state.step(input);
+        let stops = state.phase() == PodState::Stopping && self.state.phase() != PodState::Stopping;
         self.state = state;
         self.perform(&step);
+        if stops {
+            self.stop();
+        }
         step.verdict
+    }
+
+    /// Whoever waits for what is not done in a pod that stops is told so.
+    fn stop(&mut self) {
+        if self.counting.take().is_some() {
+            self.feed(Input::TurnPutOff(self.latest.1));
+            self.not_started();
+        }
+        if std::mem::take(&mut self.taking) {
+            self.feed(Input::RunAborted);
+        }
+        let is_unblock = |tx: &Tx| matches!(tx, Tx::Unblock);
+        if !self.submitted.iter().chain(self.completions.iter().map(|(_, _, tx, _)| tx)).any(is_unblock) {
+            let replies = self.waiting.not_lifted(&ControlRejection::Stopping);
+            self.answer(replies);
+        }
     }
 
     fn perform(&mut self, step: &Step) {
@@ -1096,6 +1123,18 @@ fn end_that_is_refused_by_the_store_at_every_point_costs_no_run_and_no_answer() 
             assert!(world.all(|entry| entry.stage == Stage::Seen), "{world:?}");
             assert_eq!(world.state.phase(), PodState::Idle, "{world:?}");
         });
+    }
+}
+
+#[test]
+fn resume_of_a_blocked_pod_that_stops_before_it_is_tried_again_is_answered() {
+    use MethodKind::{Resume, Run, ShutdownGraceful, ShutdownNow};
+    let bad: &[Act] = &[Act::Request, Act::Over(V::Errored)];
+    for methods in [&[Resume, ShutdownNow][..], &[Resume, ShutdownGraceful], &[Resume, Run, ShutdownGraceful]] {
+        let mut world = World::new(1, methods);
+        world.failures = 2;
+        // Every world is one in which nobody waits at its end.
+        sweep(world, &Plan::new(&[bad, bad, bad, GOOD]), |world| assert!(world.finished, "{world:?}"));
     }
 }
 

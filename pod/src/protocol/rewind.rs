@@ -91,7 +91,8 @@ pub enum RewindAck {
     Rewound(Rewound),
     /// Children were told to end for it, or to go on when the pod ends, and do; the context is what it was.
     NotRewound {
-        /// How many were told.
+        /// How many were told. Of those that were to go on: in a pod that stops, the ones that have said that they do; it ends
+        /// the others.
         children_told: u64,
         /// How many of them have ended by now.
         children_stopped: u64,

@@ -6,6 +6,7 @@
 //! Asked by `member` before the old parent's store gives the child up.
 
 use super::budget::Cap;
+use super::claim::place_in;
 use super::heirs::{take_up, with_all_below};
 use super::rows::{by_incarnation, rules_of};
 use super::{ClaimError, Place, Registry, in_file};
@@ -19,6 +20,9 @@ impl Registry {
     /// [`ClaimError`]: that life is below the child, the tree's bounds do not allow it, or it has less than the child.
     pub fn adopt(&self, place: &Place, child: &PodId) -> Result<(), ClaimError> {
         self.transaction(|tx| {
+            // As it is now: the tree may have moved, or its root may be another life, since `place` was looked at.
+            let unknown = || ClaimError::ParentUnknown { parent: place.pod.clone() };
+            let place = &place_in(tx, &place.pod)?.ok_or_else(unknown)?;
             let row = by_incarnation(tx, child.incarnation)?.filter(|row| row.pod == *child);
             let Some(row) = row.filter(|row| row.parent.as_ref() != Some(&place.pod)) else { return Ok(()) };
             let below = with_all_below(tx, std::slice::from_ref(&row))?;

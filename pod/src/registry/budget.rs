@@ -2,7 +2,7 @@
 //!
 //! Pure where it decides, counted in the claim's transaction. A spawn that is refused costs nothing of the budget.
 //!
-//! Used by `claim`. Turns are counted by [`Registry::take_turn`](super::Registry::take_turn), before they start.
+//! Used by `claim`; `turns` counts those, before they start.
 
 use serde::{Deserialize, Serialize};
 

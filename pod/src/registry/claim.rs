@@ -14,7 +14,6 @@ use super::heirs::{left_by, take_up, with_all_below};
 use super::rows::{Tree, by_incarnation, insert, insert_tree, rules_of, scope_of, tree};
 use super::{ClaimError, Registered, Registry, RegistryError, all, in_file, proof};
 use crate::id::{Incarnation, PodId, PodName};
-use crate::protocol::TurnCap;
 use crate::scope::{Confinement, Rules, ScopeRule};
 use crate::store::UnixMillis;
 
@@ -139,13 +138,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn place(&self, pod: &PodId) -> Result<Option<Place>, RegistryError> {
-        self.look(|tx| {
-            let Some(row) = by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod) else { return Ok(None) };
-            let Some(tree) = tree(tx, row.root)? else { return Ok(None) };
-            let scope = scope_of(tx, &row)?;
-            let Registered { pod, root, depth, confinement, .. } = row;
-            Ok(Some(Place { pod, root, depth, limits: tree.limits, ends_at: tree.ends_at, scope, confinement }))
-        })
+        self.look(|tx| place_in(tx, pod))
     }
 
     /// The life that has the name, and its rules.
@@ -168,34 +161,6 @@ impl Registry {
         self.look(|tx| {
             let children = all(tx, "SELECT {} FROM pods WHERE parent = ?1 AND scoped", [parent.incarnation])?;
             children.into_iter().map(|row| Ok((row.pod.clone(), rules_of(tx, row.pod.incarnation)?))).collect()
-        })
-    }
-
-    /// Counts a turn that `pod` is about to start, or to be given: before that is committed, so that none is ever started
-    /// uncounted. Whoever dies in between has counted one too many.
-    ///
-    /// # Errors
-    /// `Ok(Err(_))` if its tree may start none; it is then not counted.
-    pub fn take_turn(&self, pod: &PodId, now: UnixMillis) -> Result<Result<(), TurnCap>, RegistryError> {
-        self.transaction(|tx| {
-            let missing = |what: &str| {
-                let reason = format!("{what} of {pod} is not in it, though it lives");
-                RegistryError::Unusable { path: self.path().to_owned(), reason }
-            };
-            let life = by_incarnation(tx, pod.incarnation)?.ok_or_else(|| missing("the life"))?;
-            let tree = tree(tx, life.root)?.ok_or_else(|| missing("the tree"))?;
-            let TreeLimits { turns: max, seconds: max_seconds, .. } = tree.limits;
-            if tree.ends_at.is_some_and(|end| end <= now) {
-                return Ok(Err(TurnCap::WallTime { max_seconds }));
-            }
-            if max == 0 {
-                return Ok(Ok(()));
-            }
-            let max_stored = i64::try_from(max).unwrap_or(i64::MAX);
-            let sql = "INSERT INTO spent (root_name, turns) SELECT root_name, 1 FROM trees WHERE root = ?1
-                       ON CONFLICT (root_name) DO UPDATE SET turns = turns + 1 WHERE turns < ?2";
-            let counted = tx.execute(sql, (life.root, max_stored)).map_err(|error| in_file(tx, error))?;
-            Ok(if counted == 1 { Ok(()) } else { Err(TurnCap::Turns { max }) })
         })
     }
 }
@@ -247,6 +212,15 @@ fn canonical(path: &Path) -> PathBuf {
         Some((real, rest)) => real.join(rest),
         None => path.to_owned(),
     }
+}
+
+/// The place of `pod` as it is now, if it and its tree are known.
+pub(super) fn place_in(tx: &Transaction<'_>, pod: &PodId) -> Result<Option<Place>, RegistryError> {
+    let Some(row) = by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod) else { return Ok(None) };
+    let Some(tree) = tree(tx, row.root)? else { return Ok(None) };
+    let scope = scope_of(tx, &row)?;
+    let Registered { pod, root, depth, confinement, .. } = row;
+    Ok(Some(Place { pod, root, depth, limits: tree.limits, ends_at: tree.ends_at, scope, confinement }))
 }
 
 fn try_claim(tx: &Transaction<'_>, claim: &Claim, is_new: bool, now: UnixMillis) -> Result<Place, Refused> {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::Transaction;
 
-use super::claim::Place;
+use super::claim::{Place, place_in};
 use super::rows::{by_incarnation, lease_for, rules_of};
 use super::{Registered, Registry, RegistryError, all, in_file};
 use crate::id::{Incarnation, PodId, PodName};
@@ -22,7 +22,12 @@ impl Registry {
     pub fn adopted(&self, place: &Place, child: &PodId) -> Result<(), RegistryError> {
         self.transaction(|tx| {
             let Some(row) = by_incarnation(tx, child.incarnation)? else { return Ok(()) };
-            take_up(tx, place, &row)
+            // As it is now: the tree may have moved, or its root may be another life, since `place` was looked at.
+            let unknown = || {
+                let reason = format!("{}, or its tree, is not in it, though it lives", place.pod);
+                RegistryError::Unusable { path: self.path().to_owned(), reason }
+            };
+            take_up(tx, &place_in(tx, &place.pod)?.ok_or_else(unknown)?, &row)
         })
     }
 }

@@ -17,7 +17,9 @@ use crate::store::Clock;
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     registry: Registry,
-    place: Arc<Place>,
+    own: PodId,
+    /// As it was at the last look. Others move it: an adopter, or a next life of the root with other bounds.
+    place: Arc<Mutex<Arc<Place>>>,
     scope: Scope,
     /// Held from a look at what is lent until it is shown: of two looks the later one is shown last.
     looking: Arc<Mutex<()>>,
@@ -54,11 +56,23 @@ impl Member {
         // What its earlier process had lent is still lent.
         let lent = registry.lent(&place.pod)?;
         let scope = Scope::new(place.scope.clone(), lent);
-        Ok(Self { registry, place: Arc::new(place), scope, looking: Arc::default() })
+        let own = place.pod.clone();
+        Ok(Self { registry, own, place: Arc::new(Mutex::new(Arc::new(place))), scope, looking: Arc::default() })
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
+    /// Its place as it was at the last look: who it is, its scope and its confinement stay what they are; its tree, and the bounds
+    /// of that, may be others by now.
+    pub(crate) fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.shown())
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, Arc<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// What this pod may use, less what its children hold.
@@ -81,14 +95,18 @@ impl Member {
             pod: pod.clone(),
             worker: worker.to_owned(),
             state_dir: paths.state_dir().to_owned(),
-            origin: Origin::Child { parent: self.place.pod.clone(), asked: Rules::new(asked)? },
+            origin: Origin::Child { parent: self.own.clone(), asked: Rules::new(asked)? },
         };
         let place = self.blocking(move |registry| registry.claim(&claim, Clock::System.now())).await?;
+        // What was claimed is of our own tree, as it is now.
+        let (root, limits, ends_at) = (place.root, place.limits, place.ends_at);
+        let shown = self.place();
+        *self.shown() = Arc::new(Place { root, limits, ends_at, ..Place::clone(&shown) });
         let rules = place.scope.as_ref().map(Rules::to_wire).unwrap_or_default();
         if let Some(scope) = place.scope
             && let Err(error) = self.look_at_lent().await
         {
-            tracing::warn!(pod = %self.place.pod, %error, "what is lent cannot be looked at");
+            tracing::warn!(pod = %self.own, %error, "what is lent cannot be looked at");
             self.scope.lend(pod.clone(), scope);
         }
         Ok(Claimed { member: self.clone(), pod: pod.clone(), rules, kept: false })
@@ -118,9 +136,17 @@ impl Member {
         Ok(true)
     }
 
-    /// Whether turns need [`take_turn`](Self::take_turn): a bound of the tree counts them, or their time.
-    pub(crate) fn counts_turns(&self) -> bool {
-        self.place.limits.turns > 0 || self.place.ends_at.is_some()
+    /// Looks at its place again, and at whether its tree may start one more turn. Waits for nobody who writes.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what is shown is then what it was.
+    pub(crate) async fn look_again(&self) -> Result<(Arc<Place>, Result<(), TurnCap>), RegistryError> {
+        let own = self.own.clone();
+        let (place, verdict) =
+            self.blocking(move |registry| registry.may_start_turn(&own, Clock::System.now())).await?;
+        let place = Arc::new(place);
+        *self.shown() = Arc::clone(&place);
+        Ok((place, verdict))
     }
 
     /// Counts a turn that this pod is about to start or to be given. Waits, for as long as another process is in the middle
@@ -129,13 +155,21 @@ impl Member {
     /// # Errors
     /// [`RegistryError`]; whether it is counted is then not known. `Ok(Err(_))` if the tree may start none.
     pub(crate) async fn take_turn(&self) -> Result<Result<(), TurnCap>, RegistryError> {
-        let own = self.place.pod.clone();
+        let own = self.own.clone();
         self.blocking(move |registry| registry.take_turn(&own, Clock::System.now())).await
+    }
+
+    /// So many turns that were counted when this pod was at `place` do not begin.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: they stay counted.
+    pub(crate) async fn give_turns_back(&self, place: Arc<Place>, turns: u32) -> Result<(), RegistryError> {
+        self.blocking(move |registry| registry.give_turns_back(&place, turns)).await
     }
 
     /// Shows what is lent now. What a dead child's own children hold is taken from us, too.
     async fn look_at_lent(&self) -> Result<(), RegistryError> {
-        let (own, scope, looking) = (self.place.pod.clone(), self.scope.clone(), Arc::clone(&self.looking));
+        let (own, scope, looking) = (self.own.clone(), self.scope.clone(), Arc::clone(&self.looking));
         self.blocking(move |registry| {
             let _looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
             scope.lent(registry.lent(&own)?);
@@ -149,14 +183,14 @@ impl Member {
     /// # Errors
     /// [`ClaimError`]; nothing has then changed.
     pub(crate) async fn adopt(&self, child: &PodId) -> Result<(), ClaimError> {
-        let (place, child) = (self.place.clone(), child.clone());
+        let (place, child) = (self.place(), child.clone());
         self.blocking(move |registry| registry.adopt(&place, &child)).await?;
         Ok(self.look_at_lent().await?)
     }
 
     /// Children of an earlier life go on as children of this one.
     pub(crate) async fn adopted(&self, children: Vec<PodId>) -> Result<(), RegistryError> {
-        let place = self.place.clone();
+        let place = self.place();
         self.blocking(move |registry| children.iter().try_for_each(|child| registry.adopted(&place, child))).await?;
         self.look_at_lent().await
     }

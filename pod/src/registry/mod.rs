@@ -8,7 +8,7 @@
 //!
 //! A right comes back when its holder and all that it has started are proven dead, never on its word, and once.
 //!
-//! `claim` gives, `returns` takes back, `adopt` moves from one parent to another, `heirs` is what the dead leave behind, `proof` says who is dead, `budget` counts, `kin` says whose program a process is, `member` is
+//! `claim` gives, `returns` takes back, `adopt` moves from one parent to another, `heirs` is what the dead leave behind, `proof` says who is dead, `budget` is the bounds, `turns` counts, `kin` says whose program a process is, `member` is
 //! one pod's place in all this; `handle` claims for children, `start` for roots, `admission` asks, and `pod doctor` looks.
 
 mod adopt;
@@ -22,6 +22,7 @@ mod open;
 mod proof;
 mod returns;
 mod rows;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -242,6 +243,21 @@ impl Registry {
             None => held.insert(open::open(self.path())?),
         };
         work(conn)
+    }
+
+    /// Lets nobody of this process use the registry until what is returned is dropped, however long that is.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> std::sync::mpsc::Sender<()> {
+        let (registry, (release, released), (says, held)) =
+            (self.clone(), std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            registry.connected(|_| {
+                says.send(()).unwrap();
+                Ok::<_, RegistryError>(released.recv().is_err())
+            })
+        });
+        held.recv().unwrap();
+        release
     }
 
     fn error(&self, source: rusqlite::Error) -> RegistryError {

@@ -149,9 +149,9 @@ async fn reserve_and_start(
         return Err(SpawnError::Stopping { name });
     }
     // Before anything is made on disk; decided below.
-    let living = shared.registry.living();
-    if living >= usize::try_from(shared.children_max).unwrap_or(usize::MAX) {
-        return Err(SpawnError::TooMany { name, max: shared.children_max });
+    let (living, max) = (shared.registry.living(), shared.children_max());
+    if living >= usize::try_from(max).unwrap_or(usize::MAX) {
+        return Err(SpawnError::TooMany { name, max });
     }
     // Found out here, where somebody reads it, and not in a process that is gone.
     shared.workers.make(&spawn.worker).map_err(|source| SpawnError::Worker { name: name.clone(), source })?;
@@ -180,7 +180,7 @@ async fn reserve_and_start(
         runtime_dir: paths.runtime_dir().to_owned(),
         scope: claimed.rules().to_vec(),
     };
-    let (reserved, max, wish) = (pod.clone(), shared.children_max, spawn.wish());
+    let (reserved, max, wish) = (pod.clone(), shared.children_max(), spawn.wish());
     let reserve = move |tx: &Tx<'_>| {
         if wish.is_given_up() {
             return Ok((None, None));

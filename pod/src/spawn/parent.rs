@@ -261,6 +261,10 @@ async fn next_parent(shared: &Shared, parent: &Parent) -> AsyncFd<OwnedFd> {
             Ok(Word::Go) => {
                 tracing::info!(pod = %shared.id, parent = %pod, "the parent is back");
                 parent.link.send_modify(|link| (link.pod, link.pid) = (pod, Some(pid)));
+                // Its tree has another root, and perhaps other bounds.
+                if let Err(error) = shared.member.look_again().await {
+                    tracing::warn!(pod = %shared.id, %error, "the bounds of the tree cannot be looked at; they are with the next turn");
+                }
                 return alive;
             }
             Ok(Word::NoParent | Word::ToldToEnd) => {}

@@ -17,6 +17,7 @@ use crate::store::error::StoreError;
 use crate::store::history::{HistoryItem, Origin};
 use crate::store::sql::{from_json, path_text, to_json};
 use crate::store::tx::{Reads, Tx};
+use crate::store::works::GivenAs;
 
 /// What a child's new parent has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub(crate) struct OpenWork {
     work: WorkId,
     input: String,
     turn: Option<TurnId>,
+    #[serde(default)]
+    given_as: GivenAs,
 }
 
 /// Whose a child is, as its old parent's store says.
@@ -65,10 +68,10 @@ impl Reads<'_> {
             return Ok(Whose::Nobodys);
         }
         let watermark = row.stream.map(|stream| self.watermark(stream)).transpose()?.unwrap_or_default();
-        let sql = "SELECT work, input, turn FROM works WHERE child = ?1 AND incarnation = ?2
+        let sql = "SELECT work, input, turn, given_as FROM works WHERE child = ?1 AND incarnation = ?2
                    AND direction = 'delegated' AND state = 'open' ORDER BY at, work";
         let works = self.all(sql, (&row.pod.name, row.pod.incarnation), |found| {
-            Ok(OpenWork { work: found.get(0)?, input: found.get(1)?, turn: found.get(2)? })
+            Ok(OpenWork { work: found.get(0)?, input: found.get(1)?, turn: found.get(2)?, given_as: found.get(3)? })
         })?;
         let adoption = Box::new(Adoption { from: own.clone(), watermark, works, ..Adoption::of(row) });
         Ok(match moved_to {
@@ -152,13 +155,13 @@ impl Tx<'_> {
         if let Some(stream) = adoption.stream {
             self.set_watermark(stream, &child.name, adoption.watermark)?;
         }
-        for OpenWork { work, input, turn } in &adoption.works {
+        for OpenWork { work, input, turn, given_as } in &adoption.works {
             self.run(
-                "INSERT INTO works (work, direction, state, at, child, incarnation, input, turn)
-                 VALUES (?1, 'delegated', 'open', ?2, ?3, ?4, ?5, ?6)
+                "INSERT INTO works (work, direction, state, at, child, incarnation, input, turn, given_as)
+                 VALUES (?1, 'delegated', 'open', ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (work) DO UPDATE SET state = 'open', settled_at = NULL, result = NULL
                      WHERE direction = 'delegated'",
-                params![work, self.now(), child.name, child.incarnation, input, turn],
+                params![work, self.now(), child.name, child.incarnation, input, turn, given_as],
             )?;
         }
         self.append(None, None, &HistoryItem::ChildAdopted { child: child.clone(), from: adoption.from.clone() })?;
@@ -222,7 +225,7 @@ mod tests {
             tx.reserve_child(&new_child(&b))?;
             tx.child_ready(&b, StreamId(5))?;
             tx.set_watermark(StreamId(5), &name, Seq(7))?;
-            tx.delegate(WorkId(1), &b, None, "open")?;
+            tx.delegate_as(GivenAs::FollowUp, WorkId(1), &b, None, "open")?;
             tx.delegate(WorkId(2), &b, None, "over")?;
             tx.settle_delegated(WorkId(2), &name, WorkResult::Finished)
         });
@@ -254,6 +257,8 @@ mod tests {
         assert_eq!(new.with(|tx| tx.watermark(StreamId(5))), Seq(7));
         let works = new.with(|tx| tx.works(Direction::Delegated, true));
         assert_eq!(works.iter().map(|work| work.work).collect::<Vec<_>>(), [WorkId(1)]);
+        let to_be_sent = new.with(|tx| tx.delegated_input(WorkId(1)));
+        assert_eq!(to_be_sent, Some((GivenAs::FollowUp, "open".to_owned())), "it is sent as what it was");
         // The old one, when it is back, is told, and waits for nothing.
         old.with(|tx| tx.recover().map(|_| ()));
         let works = old.with(|tx| tx.works(Direction::Delegated, false));

@@ -60,7 +60,7 @@ pub(crate) use thread::Reading;
 pub use thread::{Store, Submitted};
 pub use turns::{EndTurn, EndedTurn, FailedStart, Recovery, StartCause, StartedTurn, TurnStart};
 pub use tx::{Own, Reads, Tx};
-pub use works::{Direction, NewRun, StagedRun, WorkRow};
+pub use works::{Direction, GivenAs, NewRun, StagedRun, WorkRow};
 
 #[cfg(test)]
 pub(crate) mod fixture;

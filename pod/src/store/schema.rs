@@ -15,7 +15,7 @@ use crate::store::guard;
 pub(crate) const APPLICATION_ID: i64 = 0x706f_6473;
 
 /// What turns version `n` into `n + 1`, for each `n` from 0.
-const MIGRATIONS: [&[&str]; 3] = [&[V1], &[LOOK_UP_TURNS, V2, LOOKED_UP], &[V3]];
+const MIGRATIONS: [&[&str]; 4] = [&[V1], &[LOOK_UP_TURNS, V2, LOOKED_UP], &[V3], &[V4]];
 
 /// The second version looks up the beginning of each turn: without an index, it would read the whole history for each.
 const LOOK_UP_TURNS: &str = "CREATE INDEX migrating ON history (turn) WHERE kind = 'turn_started';";
@@ -194,6 +194,11 @@ ALTER TABLE children ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE children ADD COLUMN moved_to TEXT;
 -- Children of dead pods that are on their way here, as JSON.
 CREATE TABLE adoptions (name TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+";
+
+const V4: &str = "
+-- given_as: how a child was asked for a work that was delegated: run | follow_up.
+ALTER TABLE works ADD COLUMN given_as TEXT NOT NULL DEFAULT 'run';
 ";
 
 /// Brings a file of version `from` to [`VERSION`], in one transaction.

@@ -7,6 +7,7 @@
 //! Written by `turns`, `children` and `event`.
 
 use rusqlite::params;
+use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, PodName, TurnId, WorkId};
 use crate::protocol::{Accepted, PodEvent, WorkResult, clip};
@@ -53,6 +54,16 @@ pub enum Direction {
     Delegated,
 }
 
+/// How a child was asked for a work, and is asked again as long as it is not known whether it has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GivenAs {
+    /// As a run: what is paused gives way to it.
+    #[default]
+    Run,
+    /// To be done when what runs, or is paused, is over.
+    FollowUp,
+}
+
 /// A run that was accepted.
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -73,6 +84,7 @@ pub struct StagedRun {
     pub duplicate: bool,
 }
 
+stored_word!(GivenAs, "way to give work", Run = "run", FollowUp = "follow_up");
 stored_word!(Direction, "direction", Received = "received", Delegated = "delegated");
 
 impl Reads<'_> {
@@ -131,14 +143,12 @@ impl Reads<'_> {
         self.number("SELECT count(*) FROM works WHERE direction = ?1 AND state = 'open'", [direction])
     }
 
-    /// The whole input of a delegated work that is open and not known to have arrived: what is to be sent again.
-    ///
-    /// # Errors
-    /// If the file cannot be read.
-    pub fn delegated_input(&self, work: WorkId) -> Result<Option<String>, StoreError> {
-        let sql =
-            "SELECT input FROM works WHERE work = ?1 AND direction = 'delegated' AND state = 'open' AND turn IS NULL";
-        self.one(sql, [work], |row| row.get(0))
+    /// The whole input of a delegated work that is open and not known to have arrived, and how it was given: what is to be sent
+    /// again.
+    pub(crate) fn delegated_input(&self, work: WorkId) -> Result<Option<(GivenAs, String)>, StoreError> {
+        let sql = "SELECT given_as, input FROM works
+                   WHERE work = ?1 AND direction = 'delegated' AND state = 'open' AND turn IS NULL";
+        self.one(sql, [work], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
     /// What the sender of a run was told, if it was taken on before.
@@ -198,6 +208,18 @@ impl Tx<'_> {
         belongs_to: Option<WorkId>,
         input: &str,
     ) -> Result<(), StoreError> {
+        self.delegate_as(GivenAs::Run, work, child, belongs_to, input)
+    }
+
+    /// The same for what may be asked for otherwise than as a run.
+    pub(crate) fn delegate_as(
+        &self,
+        given_as: GivenAs,
+        work: WorkId,
+        child: &PodId,
+        belongs_to: Option<WorkId>,
+        input: &str,
+    ) -> Result<(), StoreError> {
         let alive = self.child(child)?.is_some_and(|row| row.terminal.is_none());
         if !alive {
             return Err(StoreError::Contradiction(format!("pod {child} has ended and takes no work")));
@@ -206,9 +228,9 @@ impl Tx<'_> {
             return Err(StoreError::Contradiction(format!("work {work} exists already")));
         }
         self.run(
-            "INSERT INTO works (work, direction, state, at, child, incarnation, belongs_to, input)
-             VALUES (?1, 'delegated', 'open', ?2, ?3, ?4, ?5, ?6)",
-            params![work, self.now(), child.name, child.incarnation, belongs_to, input],
+            "INSERT INTO works (work, direction, state, at, child, incarnation, belongs_to, input, given_as)
+             VALUES (?1, 'delegated', 'open', ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![work, self.now(), child.name, child.incarnation, belongs_to, input, given_as],
         )?;
         let input = clip(input, SUMMARY_BYTES_MAX).into_owned();
         let item = HistoryItem::WorkDelegated { child: child.clone(), input };
@@ -390,7 +412,7 @@ mod tests {
             tx.delegate(WorkId(2), &pod("b", 1), None, &input)?;
             let row = &tx.works(Direction::Delegated, true)?[0];
             assert_eq!((row.turn, row.input.len()), (None, SUMMARY_BYTES_MAX));
-            assert_eq!(tx.delegated_input(WorkId(2))?.as_ref(), Some(&input));
+            assert_eq!(tx.delegated_input(WorkId(2))?, Some((GivenAs::Run, input.clone())));
             tx.delegation_accepted(WorkId(2), TurnId(4))?;
             assert_eq!(tx.delegated_input(WorkId(2))?, None, "it has arrived");
             assert_eq!(tx.works(Direction::Delegated, true)?[0].turn, Some(TurnId(4)));

@@ -7,7 +7,7 @@ use super::spawn_pod::fits;
 use super::{Caller, Description, still_running, target};
 use crate::id::{PodName, TurnId, WorkId};
 use crate::protocol::{Method, RUN_INPUT_BYTES_MAX, SendKind, SendRejection, SendToPod, Sent, Text};
-use crate::store::{ChildRow, StoreError, Tx};
+use crate::store::{ChildRow, GivenAs, StoreError, Tx};
 
 pub(super) const DESCRIPTION: Description = Description {
     name: "SendToPod",
@@ -79,7 +79,8 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
     // Before it is sent: work that is under way is never unknown to us.
     let record = move |tx: &Tx<'_>| {
         turn.map(|turn| tx.running(turn)).transpose()?;
-        tx.delegate(work, &to, belongs_to, &summary)
+        // An interrupt is sent again as a follow-up, too: it was meant for the turn that ran now, and for no later one.
+        tx.delegate_as(GivenAs::FollowUp, work, &to, belongs_to, &summary)
     };
     let recorded = shared.commit(record).await;
     recorded.map_err(|error| unavailable(&error))?;
@@ -87,7 +88,7 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
     let (answer, taken) = ask(&row, request).await;
     let recorded = match (&answer, taken) {
         (_, Some(turn)) => shared.commit(move |tx| tx.delegation_accepted(work, turn)).await,
-        // It stays open, and is sent again as work for the child's next turn until it is known whether the child has it.
+        // It stays open, and is sent again as a follow-up until it is known whether the child has it.
         (Err(SendRejection::Unknown { .. }), None) => {
             crate::delegation::send_until_known(shared, row.pod, work);
             return answer;

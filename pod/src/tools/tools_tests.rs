@@ -464,9 +464,9 @@ async fn answer_of_a_child_is_told_though_it_cannot_be_recorded() {
         let sending = send(work);
         let responder = loop {
             match crate::fixture::within("it is sent", calls.recv()).await.unwrap() {
-                crate::protocol::MethodCall::SendToPod(_, responder) => break responder,
+                crate::protocol::MethodCall::SendToPod(sent, responder) if sent.key == work => break responder,
                 // What was sent before is sent again meanwhile.
-                crate::protocol::MethodCall::Run(_, responder) => responder.not_taken("later"),
+                crate::protocol::MethodCall::SendToPod(_, responder) => responder.not_taken("later"),
                 other => panic!("{other:?}"),
             }
         };
@@ -493,12 +493,12 @@ async fn answer_of_a_child_is_told_though_it_cannot_be_recorded() {
             if works.len() == 2 && works.iter().all(|work| work.turn.is_some()) {
                 break;
             }
-            let Ok(Some(crate::protocol::MethodCall::Run(run, responder))) =
+            let Ok(Some(crate::protocol::MethodCall::SendToPod(sent, responder))) =
                 tokio::time::timeout(std::time::Duration::from_millis(20), calls.recv()).await
             else {
                 continue;
             };
-            responder.ack(crate::protocol::Accepted { turn: TurnId(5), work: run.work });
+            responder.ack(Sent::Staged { turn: TurnId(5), work: sent.key, behind: None, ahead: 0 });
         }
     };
     crate::fixture::within("what became of both is recorded", known).await;
