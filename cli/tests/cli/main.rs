@@ -10,6 +10,7 @@ mod help;
 mod keeping;
 mod looking;
 mod operations;
+mod pages;
 mod running;
 mod serving;
 mod steering;

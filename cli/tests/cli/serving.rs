@@ -59,6 +59,52 @@ fn paths(world: &World, name: &str) -> PodPaths {
 }
 
 #[tokio::test]
+async fn answers_of_commands_that_change_a_pod_are_records_for_programs() {
+    let world = World::new();
+    let _boss = boss(&world).await;
+    let script = world.file("plan.toml", "runs = [[{ say = 'begun' }, { sleep_ms = 600000 }]]");
+    let record = async |args: &[&str]| {
+        let done = world.pod(&[args, &["--json"]].concat()).await;
+        assert_eq!(done.code, 0, "{args:?}: {done:?}");
+        let mut records = done.records();
+        assert_eq!(records.len(), 1, "{args:?}: {done:?}");
+        records.remove(0)
+    };
+    let spawned = record(&["spawn", "boss", "a", "--script", &script]).await;
+    assert_eq!(
+        (&spawned["type"], &spawned["pod"], &spawned["parent"]),
+        (&"spawned".into(), &"a".into(), &"boss".into())
+    );
+    assert!(spawned["incarnation"].is_string() && spawned["detached"] == false, "{spawned}");
+    assert!(spawned["pid"].as_u64().is_some() && spawned["work"].is_string(), "{spawned}");
+    said(&world, "a", "begun").await;
+    let steered = record(&["steer", "a", "mind the gap", "--key", "00000000000000ab"]).await;
+    assert_eq!((&steered["type"], &steered["key"]), (&"sent".into(), &"00000000000000ab".into()), "{steered}");
+    assert!(steered["outcome"].is_object(), "{steered}");
+    record(&["pause", "a"]).await;
+    let resumed = record(&["resume", "a"]).await;
+    assert_eq!(
+        (&resumed["type"], &resumed["pod"], &resumed["state"]),
+        (&"resumed".into(), &"a".into(), &"running".into())
+    );
+    let turn = resumed["turn"].clone();
+    let cancelled = record(&["cancel", "a"]).await;
+    assert_eq!(
+        (&cancelled["type"], &cancelled["turn"], &cancelled["state"]),
+        (&"cancelled".into(), &turn, &"idle".into())
+    );
+    let attached = record(&["restore", "a"]).await;
+    assert_eq!((&attached["type"], &attached["pid"]), (&"attached".into(), &spawned["pid"]));
+    record(&["stop", "a"]).await;
+    let restored = record(&["restore", "a"]).await;
+    assert_eq!((&restored["type"], &restored["pod"]), (&"restored".into(), &"a".into()));
+    assert_ne!(restored["pid"], spawned["pid"]);
+    let completions = record(&["completions", "bash"]).await;
+    assert_eq!((&completions["type"], &completions["shell"]), (&"completions".into(), &"bash".into()));
+    assert!(completions["script"].as_str().is_some_and(|script| script.contains("complete")), "{completions}");
+}
+
+#[tokio::test]
 async fn child_is_spawned_steered_sent_more_interrupted_and_read() {
     let world = World::new();
     let boss = boss(&world).await;

@@ -104,6 +104,18 @@ async fn events_of_a_child_whose_parent_is_halted_wait_and_are_told_later() {
     world.until("its end waits for the parent", async || pending().await.0 > 0).await;
     let (waiting, shown) = pending().await;
     assert_eq!(waiting, shown);
+    // The list and the figures count the same.
+    let listed = world.list().await;
+    let listed = listed.iter().find(|pod| pod["name"] == "a").unwrap();
+    assert_eq!((&listed["outbox"], &listed["undeliverable"]), (&waiting.into(), &0.into()));
+    let text = world.pod(&["ls"]).await.stdout;
+    let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let at = columns(text.lines().next().unwrap()).iter().rposition(|word| word == "outbox").unwrap();
+    let heads = columns(text.lines().next().unwrap()).len();
+    let line = columns(text.lines().find(|line| line.starts_with("a ")).unwrap());
+    assert_eq!(line[line.len() - (heads - at)], waiting.to_string(), "{text}");
+    let figures = world.pod(&["metrics"]).await.stdout;
+    assert!(figures.contains(&format!("pod_outbox_pending{{pod=\"a\",parent=\"run\"}} {waiting}\n")), "{figures}");
     let mut follow = world.start(&["events", "a", "--follow"]);
     follow.says("pending").await;
     run.signal(Signal::CONT);
