@@ -71,12 +71,18 @@ impl Puppet {
     /// The next life of the same pod.
     pub(crate) async fn again(self, reads_reports: bool) -> Self {
         within("the end of the pod", self.pod.wait()).await;
-        Self::start(self.roots, reads_reports, false, std::path::Path::new("/bin/false"), self.limits).await
+        Self::start(self.roots, reads_reports, false, std::path::Path::new("/bin/false"), self.limits, None).await
+    }
+
+    /// One that starts no turn when `outbox` of its events wait for its parent.
+    pub(crate) async fn with_outbox(outbox: u64) -> Self {
+        let (roots, program) = (TempDir::new().unwrap(), std::path::Path::new("/bin/false"));
+        Self::start(roots, true, false, program, Limits::default(), Some(outbox)).await
     }
 
     /// The root of a tree with these bounds.
     pub(crate) async fn bounded(limits: Limits) -> Self {
-        Self::start(TempDir::new().unwrap(), true, false, std::path::Path::new("/bin/false"), limits).await
+        Self::start(TempDir::new().unwrap(), true, false, std::path::Path::new("/bin/false"), limits, None).await
     }
 
     pub(crate) async fn at(roots: TempDir, reads_reports: bool, panics: bool) -> Self {
@@ -85,7 +91,7 @@ impl Puppet {
 
     /// `program` is what its children are started from.
     pub(crate) async fn with(roots: TempDir, reads_reports: bool, panics: bool, program: &std::path::Path) -> Self {
-        Self::start(roots, reads_reports, panics, program, Limits::default()).await
+        Self::start(roots, reads_reports, panics, program, Limits::default(), None).await
     }
 
     async fn start(
@@ -94,6 +100,7 @@ impl Puppet {
         panics: bool,
         program: &std::path::Path,
         limits: Limits,
+        outbox: Option<u64>,
     ) -> Self {
         let (acts, to_do) = mpsc::channel(16);
         let (says, said) = mpsc::channel(16);
@@ -106,6 +113,10 @@ impl Puppet {
             .roots(Roots::at(&roots.path().join("pods")).unwrap())
             .limits(limits)
             .program(program);
+        let options = match outbox {
+            Some(max) => options.outbox_full_at(max),
+            None => options,
+        };
         let pod = PodController::spawn(options).await.unwrap();
         Self { pod, acts, said, roots, limits }
     }

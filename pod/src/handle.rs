@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) program: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) spec: WorkerSpec,
+    /// How long its turns may take.
+    pub(crate) turn_max: Option<Duration>,
     pub(crate) workers: Workers,
     /// How far the kernel can confine programs.
     pub(crate) kernel: Confinement,

@@ -166,10 +166,11 @@ pub struct Limits {
     /// How many turns the pods of the tree may start, all together and over all lives of its root; 0 for no bound. One that goes on
     /// with a paused turn counts, one that makes the context shorter does not.
     pub turns: u64,
-    /// How long after its root was started the tree may start pods and turns, in seconds; 0 for no bound. A turn that runs may
-    /// end.
+    /// How long after its root was started the tree may start pods and turns, in seconds; 0 for no bound. A turn that runs then is
+    /// asked to end, and ends as one that has reached a limit.
     pub tree_seconds: u64,
-    /// The longest turn, in seconds; 0 for no bound.
+    /// The longest turn of this pod, in seconds; 0 for no bound. One that takes longer is asked to end, and ends as one that has reached
+    /// a limit.
     pub turn_seconds: u64,
     /// How often a report may be part of a failing turn before the pod is blocked, 1 to 100.
     pub attempts: u32,

@@ -56,6 +56,9 @@ pub struct PodOptions {
     confinement: Confinement,
     /// How far the kernel can confine programs.
     kernel: Confinement,
+    /// With how many events that wait for the parent no turn is started.
+    #[cfg(test)]
+    outbox_full_at: Option<u64>,
     program: Option<PathBuf>,
     owns_process: bool,
 }
@@ -176,6 +179,8 @@ impl PodOptions {
             scope: Vec::new(),
             confinement: Confinement::default(),
             kernel: kernel_confinement(),
+            #[cfg(test)]
+            outbox_full_at: None,
             program: None,
             owns_process: false,
         }
@@ -231,6 +236,12 @@ impl PodOptions {
     #[must_use]
     pub fn owns_process(mut self) -> Self {
         self.owns_process = true;
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn outbox_full_at(mut self, max: u64) -> Self {
+        self.outbox_full_at = Some(max);
         self
     }
 
@@ -335,6 +346,10 @@ impl PodController {
         let own = Own { pod: id.clone(), has_parent: child.is_some(), reads_reports: worker.reads_reports() };
         let mut store_options = StoreOptions::new(own).owned_by(owner).durability(options.durability);
         store_options.limits.attempts = options.limits.attempts;
+        #[cfg(test)]
+        if let Some(max) = options.outbox_full_at {
+            (store_options.limits.outbox, store_options.limits.outbox_reserve) = (max + 8, 8);
+        }
         let path = paths.store();
         let opened = tokio::task::spawn_blocking(move || Store::open(path, store_options)).await;
         let store = opened.unwrap_or(Err(StoreError::Closed)).map_err(store_error)?;
@@ -387,6 +402,7 @@ impl PodController {
             program,
             durability: options.durability,
             spec: options.worker,
+            turn_max: Some(options.limits.turn_seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs),
             workers: options.workers,
             kernel: options.kernel,
             member,

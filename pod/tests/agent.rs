@@ -93,6 +93,7 @@ impl Worker for Agent {
                     cx.retrying(attempt, Duration::from_millis(1), "overloaded").await?;
                     match cx.rest(Duration::from_millis(1)).await {
                         Some(Signal::Pause) => return Ok(TurnEnd::Paused),
+                        Some(Signal::Limit) => return Ok(TurnEnd::LimitReached),
                         Some(Signal::Cancel | Signal::Shutdown) => return Ok(TurnEnd::Cancelled),
                         None => continue,
                     }
@@ -563,6 +564,7 @@ impl Worker for Streams {
                 other.progress("on");
                 match cx.rest(Duration::from_millis(1)).await {
                     Some(Signal::Pause) => return Ok(TurnEnd::Paused),
+                    Some(Signal::Limit) => return Ok(TurnEnd::LimitReached),
                     Some(Signal::Cancel | Signal::Shutdown) => return Ok(TurnEnd::Cancelled),
                     None => {}
                 }

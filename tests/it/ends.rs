@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pod::protocol::{Cancel, LocalEvent, Notify, PodEvent, PodState, Resume, Run, Shutdown, ShutdownMode};
-use pod::store::{Direction, TurnCause};
+use pod::store::{Direction, HistoryItem, TurnCause};
 use pod::{
     Child, ChildPhase, LostReason, PodHandle, RunError, SpawnPod, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec,
 };
@@ -322,5 +322,48 @@ async fn every_way_in_which_a_turn_ends_settles_its_work_once_at_each_depth() {
     }
     boss.shutdown().in_time().await;
     world.history("boss").assert_every_event_once_and_in_order();
+    world.deserted().await;
+}
+
+/// LIMIT: processes below each other; deep enough that no level is the first, the last, or next to one of them.
+const DEPTH: usize = 8;
+
+/// The keys of a worker at `depth`, which gives its work on to the one below it.
+fn gives_on(depth: usize) -> String {
+    if depth == DEPTH {
+        return "runs = [[{say = 'done'}]]".to_owned();
+    }
+    let below = format!("d{}", depth + 1);
+    format!(
+        "runs = [[{{spawn = {{name = '{below}', worker = {{kind = 'scripted', {}}}}}}}, \
+         {{run = {{child = '{below}', input = 'go'}}}}, {{say = 'given'}}]]",
+        gives_on(depth + 1)
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_is_given_on_again_and_again_is_settled_at_each_level_once_and_behind_the_one_below() {
+    let world = world();
+    let boss = world.boss().await;
+    let top = scripted(&boss, "d1", &gives_on(1)).await;
+    let work = top.run("go").await.unwrap();
+    assert_eq!(work.settled().in_time().await, WorkResult::Finished);
+    for depth in 1..=DEPTH {
+        let history = world.history(&format!("d{depth}"));
+        let of = |item: &HistoryItem| match item {
+            HistoryItem::WorkSettled { result, child } => Some((*result, child.as_ref().map(ToString::to_string))),
+            _ => None,
+        };
+        let settled: Vec<_> = history.0.iter().filter_map(|row| of(&row.item)).collect();
+        let below = (depth < DEPTH).then(|| (WorkResult::Finished, Some(format!("d{}", depth + 1))));
+        let expected: Vec<_> = below.into_iter().chain([(WorkResult::Finished, None)]).collect();
+        assert_eq!(settled, expected, "at depth {depth}");
+        let open = world.look(&format!("d{depth}"), |reads| {
+            Ok(reads.works_open(Direction::Received)? + reads.works_open(Direction::Delegated)?)
+        });
+        assert_eq!(open, 0, "at depth {depth}");
+    }
+    assert_eq!(world.history("boss").settled(work.id()), [WorkResult::Finished]);
+    boss.shutdown().in_time().await;
     world.deserted().await;
 }

@@ -8,6 +8,7 @@ use pod::scope::{Confined, Confinement, Permission};
 
 use crate::args::{Global, InspectArgs};
 use crate::commands::existing_pod;
+use crate::commands::ls::{is_outbox_full, outbox_full};
 use crate::describe::{describe, time};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -141,6 +142,9 @@ fn outbox(report: &PodReport) -> String {
     let mut said = format!("{pending} wait for the parent's ack, the last acked is event {}", report.outbox_acked);
     if report.outbox_undeliverable > 0 {
         said.push_str(&format!(", {} cannot be delivered", report.outbox_undeliverable));
+    }
+    if is_outbox_full(pending, report.outbox_undeliverable) {
+        said.push_str(&format!("; it {}", outbox_full("its parent")));
     }
     if let Some(outcome) = &report.outbox_last_outcome {
         said.push_str(&format!("; the last offer: {}", one_line(outcome, SHOWN_CHARS_MAX)));

@@ -11,7 +11,7 @@ use pod::discovery::{self, PodSummary};
 use pod::id::PodName;
 use pod::protocol::{FailureKind, Kept, TurnCap};
 use pod::scope::Confined;
-use pod::store::{StatusCounts, TurnFailure, UnixMillis};
+use pod::store::{OUTBOX_FULL_AT, StatusCounts, TurnFailure, UnixMillis};
 use serde::Serialize;
 
 use crate::args::Global;
@@ -44,6 +44,8 @@ pub(super) struct Line {
     pub(super) inbox: u64,
     pub(super) outbox: u64,
     pub(super) undeliverable: u64,
+    /// Whether no turn is started until its parent has acked some of them.
+    pub(super) outbox_full: bool,
     /// What became of the last offer to the parent, if it failed.
     pub(super) last_outcome: Option<String>,
     /// How its worker failed last, if no turn has finished since.
@@ -83,11 +85,25 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
     for (line, cap) in lines.iter().filter_map(|line| Some((line, line.blocked_by?))) {
         output.line(format!("`{}` is blocked: {cap}", line.name))?;
     }
+    for line in lines.iter().filter(|line| line.outbox_full) {
+        let parent = line.parent.as_ref().map_or_else(|| "its parent".to_owned(), |parent| format!("`{parent}`"));
+        output.line(format!("`{}` {}", line.name, outbox_full(&parent)))?;
+    }
     for line in lines.iter().filter(|line| line.unreadable.is_some()) {
         let why = line.unreadable.as_deref().unwrap_or_default();
         output.line(format!("the store of `{}` cannot be read: {why}", line.name))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Whether so many events wait for a pod's parent that no turn is started.
+pub(super) fn is_outbox_full(pending: u64, undeliverable: u64) -> bool {
+    pending.saturating_add(undeliverable) >= OUTBOX_FULL_AT
+}
+
+/// What is so then, and what to do.
+pub(super) fn outbox_full(parent: &str) -> String {
+    format!("starts no turn: {OUTBOX_FULL_AT} of its events or more wait for {parent} to take them; start {parent}")
 }
 
 /// A line for each pod.
@@ -158,6 +174,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         inbox: counts.inbox_waiting,
         outbox: if unheard { counts.outbox_pending } else { 0 },
         undeliverable: counts.outbox_undeliverable,
+        outbox_full: is_outbox_full(counts.outbox_pending, counts.outbox_undeliverable),
         last_outcome: counts.outbox_last_outcome.clone(),
         last_failure: counts.last_failure.clone(),
         blocked_by: counts.blocked_by,

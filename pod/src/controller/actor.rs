@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::answers::{Reply, Turns, Waiting};
 use super::counting::{Counting, NotCounted};
 use super::state::{Abilities, Effect, Input, Signal, Start, State, Step, TurnVerdict};
+use super::time::{Patience, TurnTime};
 use super::turn::{self, TurnInFlight, TurnOver};
 use crate::event::{Delivery, send_pod_event_awaited};
 use crate::handle::{Ordered, PodHandle, Shared};
@@ -36,8 +37,6 @@ use crate::store::{
 };
 use crate::worker::{RewoundTo, Worker, WorkerError};
 
-/// How long a turn that was asked to end may take. LIMIT: above a command's own grace between its two signals.
-const TURN_PATIENCE: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
 /// How long a child may take to end by itself when its parent stops.
 const CHILD_GRACE: Duration = Duration::from_secs(20);
 /// The wait for the ack of a pod's last event.
@@ -86,7 +85,8 @@ pub(crate) struct Actor {
     in_flight: Option<TurnInFlight>,
     signal: watch::Sender<Option<Signal>>,
     /// When a turn that was asked to end is ended.
-    patience: Option<(Instant, Signal)>,
+    patience: Option<Patience>,
+    pub(super) time: TurnTime,
     /// When `Due` is said.
     due: Option<Instant>,
     stopping_children: bool,
@@ -130,6 +130,7 @@ impl Actor {
             in_flight: None,
             signal: watch::Sender::new(None),
             patience: None,
+            time: TurnTime::default(),
             due: None,
             stopping_children: false,
             unblocking: false,
@@ -152,7 +153,7 @@ impl Actor {
     /// Runs until the pod's last event is said. Until then every call is answered.
     pub(crate) async fn run(mut self, mut calls: Calls<Method>, mut messages: mpsc::Receiver<Msg>) {
         while !self.finish {
-            let timer = [self.due, self.patience.map(|(at, _)| at)].into_iter().flatten().min();
+            let timer = [self.due, self.patience.map(|patience| patience.until)].into_iter().flatten().min();
             // However many calls there are: time passes.
             if timer.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
@@ -164,6 +165,7 @@ impl Actor {
                 Some(complete) = self.completing.next() => complete(&mut self),
                 Some(counted) = self.counting.next() => counted(&mut self),
                 Some(again) = self.later.next() => again(&mut self),
+                Some(over) = self.time.over() => over(&mut self),
                 Some(message) = messages.recv() => self.hear(message),
                 Some(call) = calls.recv(), if self.has_room() => self.serve(call),
                 () = until(timer) => self.tick(),
@@ -286,9 +288,12 @@ impl Actor {
             self.due = None;
             self.step(Input::Due);
         }
-        if let Some((_, signal)) = self.patience.filter(|(at, _)| *at <= now) {
+        let Some(patience) = self.patience else { return };
+        self.patience = patience.at(now);
+        if self.patience.is_none() {
+            let signal = patience.signal;
             // A turn whose start is not committed yet has as long from then on.
-            self.patience = self.in_flight.is_none().then_some((now + TURN_PATIENCE, signal));
+            self.patience = self.in_flight.is_none().then(|| Patience::new(signal, now));
             if let Some((turn, Some(task))) = self.in_flight.as_ref().map(|turn| (turn.turn, turn.task.clone())) {
                 tracing::warn!(pod = %self.shared.id, %turn, "the worker did not end its turn when it was asked to; it is ended");
                 task.abort();
@@ -304,7 +309,7 @@ impl Actor {
                 Effect::StartTurn(start) => self.start_turn(start),
                 Effect::SignalTurn(signal) => {
                     self.signal.send_replace(Some(signal));
-                    self.patience = Some((Instant::now() + TURN_PATIENCE, signal));
+                    self.patience = Some(Patience::new(signal, Instant::now()));
                 }
                 Effect::CommitTurn(verdict) => self.commit_turn(verdict),
                 Effect::AbandonPaused => self.abandon_paused(self.paused),
@@ -555,6 +560,7 @@ impl Actor {
         // Whoever waits for work that has given way to it is told.
         self.shared.registry.settled(&started.settled);
         give(self.waiting.launched(self.phase(), started.turn));
+        self.watch_time(started.turn);
         self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
     }
 
@@ -588,6 +594,7 @@ impl Actor {
         // Kept until it is committed, so that whoever asks is told its number.
         turn.task = None;
         self.patience = None;
+        self.time.forget();
         self.shared.live.over(over.turn);
         self.worker = over.worker;
         self.verdict = Some((over.verdict, Said { failure: over.failure, compaction: over.compaction }));

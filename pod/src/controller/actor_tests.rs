@@ -596,3 +596,45 @@ async fn run_that_is_repeated_while_it_is_counted_is_told_its_turn_and_what_is_n
     assert_eq!(within("the answer", second).await.unwrap(), accepted);
     puppet.expect(Said::Started(TurnCause::Run)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_of_the_store_in_a_turn_is_said_to_be_the_stores_and_not_the_agents() {
+    let mut puppet = Puppet::new().await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.pod.notify("not staged").await.unwrap();
+    let full = "CREATE TRIGGER held BEFORE UPDATE OF state ON inbox WHEN NEW.state = 'staged'
+                BEGIN SELECT RAISE(ABORT, 'held by a test'); END";
+    puppet.pod.store().write(move |tx| tx.run(full, [])).await.unwrap();
+    puppet.act(Act::Request).await;
+    let end = within("the end", work.ended()).await;
+    assert!(matches!(&end, WorkEnd::Errored { message } if message.contains("held by a test")), "{end:?}");
+    let failure = puppet.pod.status().await.unwrap().last_failure.unwrap();
+    assert_eq!((failure.turn, failure.kind), (TurnId(1), FailureKind::Store));
+    release(&puppet).await;
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    assert_eq!(puppet.told().await, ["not staged"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_whose_parent_has_left_too_much_unacknowledged_takes_work_and_starts_it_when_there_is_room() {
+    let mut puppet = Puppet::with_outbox(3).await;
+    // As if it had raised three events of which none is acked.
+    puppet.pod.store().write(|tx| tx.set_meta_number("next_seq", 4)).await.unwrap();
+    let client = client(&puppet);
+    let accepted = client.call(run(1)).await.unwrap();
+    // Answered when a start was put off; and asked of the one that follows.
+    let ack = within("the answer", client.call(Pause)).await.unwrap();
+    assert_eq!(ack, ControlAck { state: PodState::Running, turn: None, staged: true });
+    assert!(puppet.pod.notify("kept").await.is_ok());
+    let status = client.call(Status).await.unwrap();
+    assert_eq!((status.runs_staged, status.inbox_waiting, status.works_received_open), (1, 1, 1));
+    let rows = puppet.pod.store().read(|reads| reads.history_after(0, 100)).await.unwrap();
+    assert!(rows.iter().all(|row| row.item.kind() != "turn_started"), "{rows:?}");
+    puppet.pod.store().write(|tx| tx.set_meta_number("acked_seq", 3)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::EndWhenAsked(TurnEnd::Paused)).await;
+    puppet.expect(Said::Asked).await;
+    puppet.state(PodState::Paused).await;
+    assert_eq!(client.call(Status).await.unwrap().turn, Some(accepted.turn));
+}

@@ -9,6 +9,7 @@ use crate::manifest::Limits;
 use crate::protocol::*;
 use crate::registry::{Claim, Origin, Place, Registry};
 use crate::scope::Confinement;
+use crate::spawn::WorkEnd;
 use crate::store::{Clock, TurnCause, fixture};
 use crate::worker::TurnEnd;
 
@@ -209,4 +210,56 @@ async fn pod_blocked_by_its_tree_goes_on_when_the_root_comes_back_with_a_higher_
     assert_eq!(tell(&mut puppet).await, ["kept"]);
     assert_eq!(run(&puppet, 2).await, Err(RunRejection::Cap { cap: TurnCap::Turns { max: 2 } }));
     assert_eq!(spent(&puppet, "top"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_runs_when_the_time_of_its_tree_is_over_has_reached_a_limit_and_no_other_is_started() {
+    for is_deaf in [false, true] {
+        let mut puppet = Puppet::bounded(Limits { tree_seconds: 3_600, ..Limits::default() }).await;
+        let work = puppet.pod.run("do it").await.unwrap();
+        puppet.expect(Said::Started(TurnCause::Run)).await;
+        if !is_deaf {
+            puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+        }
+        // As if it had been so long.
+        let registry = rusqlite::Connection::open(puppet.pod.roots().registry()).unwrap();
+        registry.busy_timeout(crate::fixture::SOON).unwrap();
+        registry.execute("UPDATE trees SET ends_at = 1", []).unwrap();
+        if !is_deaf {
+            puppet.expect(Said::Asked).await;
+        }
+        assert_eq!(within("the end", work.ended()).await, WorkEnd::TurnEnded(TurnResult::LimitReached));
+        assert_eq!(within("the end", work.settled()).await, WorkResult::LimitReached);
+        puppet.state(PodState::Idle).await;
+        let cap = TurnCap::WallTime { max_seconds: 3_600 };
+        assert_eq!(run(&puppet, 2).await, Err(RunRejection::Cap { cap }));
+        let follow_up = within("the answer", send(&client(&puppet), WorkId(3))).await;
+        let Err(CallError::Rejected(SendRejection::Cap { cap: said })) = follow_up else { panic!("{follow_up:?}") };
+        assert_eq!(said, cap);
+        puppet.pod.notify("kept").await.unwrap();
+        puppet.state(PodState::Blocked).await;
+        let status = puppet.pod.status().await.unwrap();
+        assert_eq!((status.blocked_by, status.inbox_waiting), (Some(cap), 1));
+        // It has more time, as when its root was started again.
+        registry.execute("UPDATE trees SET ends_at = NULL", []).unwrap();
+        if is_deaf {
+            // The worker that was ended had one thing left to hear.
+            puppet.expect(Said::Started(TurnCause::Reports)).await;
+        } else {
+            assert_eq!(tell(&mut puppet).await, ["kept"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_takes_longer_than_its_pod_allows_has_reached_a_limit_and_the_next_one_is_started() {
+    let mut puppet = Puppet::bounded(Limits { turn_seconds: 1, ..Limits::default() }).await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+    puppet.expect(Said::Asked).await;
+    assert_eq!(within("the end", work.settled()).await, WorkResult::LimitReached);
+    puppet.state(PodState::Idle).await;
+    run(&puppet, 2).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
 }

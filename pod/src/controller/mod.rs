@@ -13,4 +13,5 @@ mod counting;
 mod rewinding;
 mod sending;
 pub mod state;
+mod time;
 pub(crate) mod turn;

@@ -87,6 +87,8 @@ pub enum Start {
 pub enum Signal {
     /// End so that you can go on later.
     Pause,
+    /// End; your time, or that of the tree, is over. What was done counts, and the turn ends as one that has reached a limit.
+    Limit,
     /// End; the work is given up.
     Cancel,
     /// End; the pod stops.
@@ -163,6 +165,8 @@ pub enum Input {
     Recorded(Facts),
     /// The time of the next entry has come, or that of a blocked pod.
     Due,
+    /// The time of the turn that runs, or of the tree, is over.
+    TimeOver,
     /// No child is left, and none is being started.
     ChildrenGone,
 }
@@ -388,6 +392,12 @@ impl State {
                 self.looking = self.phase != PodState::Blocked;
                 step.effects.push(if self.looking { Effect::Look } else { Effect::Unblock });
             }
+            Input::TimeOver => {
+                // One whose end is being committed has ended by itself.
+                if self.turn.is_some_and(|turn| turn.ending.is_none()) {
+                    _ = self.signal(Signal::Limit, &mut step);
+                }
+            }
             Input::ChildrenGone => self.children = Children::Gone,
         }
         self.wake(&mut step);
@@ -603,6 +613,11 @@ impl State {
             (V::Paused, None | Some(Signal::Pause)) if turn.start == Start::Compact => V::Cancelled,
             (V::Cancelled | V::Paused | V::Errored, Some(Signal::Shutdown)) => V::Interrupted,
             (V::Paused | V::Errored, Some(Signal::Cancel)) => V::Cancelled,
+            (V::Cancelled | V::Paused | V::Errored, Some(Signal::Limit)) => match turn.start {
+                // It is no turn that was for anything: its context is what it was.
+                Start::Compact => V::Cancelled,
+                Start::Wake | Start::Resume => V::LimitReached,
+            },
             (V::Cancelled, Some(Signal::Pause)) => V::Paused,
             (verdict, _) => verdict,
         };

@@ -276,6 +276,8 @@ struct World {
     permit: bool,
     counting: Option<Start>,
     taking: bool,
+    /// Whether the time of the tree is still to be over.
+    time: bool,
     /// What the shell knows of turns.
     in_flight: Option<u32>,
     paused: Option<u32>,
@@ -346,6 +348,7 @@ impl World {
             permit: false,
             counting: None,
             taking: false,
+            time: false,
             in_flight: None,
             paused: None,
             waiting: Waiting::default(),
@@ -815,6 +818,10 @@ impl World {
             world.stopping_children = false;
             world.feed(Input::ChildrenGone);
         });
+        push(self.time && self.in_flight.is_some() && !self.finished, &|world| {
+            world.time = false;
+            world.feed(Input::TimeOver);
+        });
         push(self.crashes > 0 && !self.finished, &Self::crash);
         let resting = self.state.phase() == PodState::Blocked && self.rests == plan.rests;
         let at = self.timer.filter(|_| !resting && !self.finished);
@@ -1123,6 +1130,18 @@ fn end_that_is_refused_by_the_store_at_every_point_costs_no_run_and_no_answer() 
             assert!(world.all(|entry| entry.stage == Stage::Seen), "{world:?}");
             assert_eq!(world.state.phase(), PodState::Idle, "{world:?}");
         });
+    }
+}
+
+#[test]
+fn time_of_the_tree_that_is_over_at_every_point_of_a_turn_ends_it_and_strands_nothing() {
+    use MethodKind::{Cancel, Pause, Resume, Run, ShutdownGraceful};
+    for methods in [&[Run][..], &[Run, Pause], &[Run, Cancel], &[Run, Resume], &[Run, ShutdownGraceful]] {
+        for first in ending(V::Finished).into_iter().chain(ending(V::Paused)) {
+            let mut world = World::new(1, methods);
+            world.time = true;
+            sweep(world, &Plan::new(&[&first, GOOD]), told_or_kept);
+        }
     }
 }
 

@@ -267,6 +267,7 @@ fn every_input() -> Vec<Input> {
         Input::RewindGoesOn => [Input::RewindGoesOn],
         Input::Recorded(_) => [Input::Recorded(QUIET)],
         Input::Due => [Input::Due],
+        Input::TimeOver => [Input::TimeOver],
         Input::ChildrenGone => [Input::ChildrenGone],
     }
 }
@@ -294,6 +295,7 @@ fn bringing(input: Input, facts: Facts) -> Option<Input> {
         | Input::RewindGoesOn
         | Input::TurnOver(_)
         | Input::Due
+        | Input::TimeOver
         | Input::ChildrenGone => None,
     }
 }
@@ -367,6 +369,29 @@ fn table_every_input_in_every_situation() {
     facts_of_the_pod(&mut table);
     let missing: Vec<Input> = every_input().into_iter().filter(|input| !table.rows.contains(input)).collect();
     assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
+#[test]
+fn turn_that_runs_when_the_time_of_its_tree_is_over_has_reached_a_limit_unless_somebody_ended_it() {
+    let over = |is: Is, inputs: &[Input], verdict: V| {
+        let state = inputs.iter().fold(pod(is), |state, input| state.step(*input).0);
+        state.step(Input::TurnOver(verdict)).1.effects
+    };
+    for said in [V::Cancelled, V::Paused, V::Errored, V::LimitReached] {
+        assert_eq!(over(Is::Running, &[Input::TimeOver], said), [E::CommitTurn(V::LimitReached)], "{said:?}");
+        // Weaker than a cancel, stronger than a pause.
+        assert_eq!(over(Is::Pausing, &[Input::TimeOver], said), [E::CommitTurn(V::LimitReached)], "{said:?}");
+    }
+    assert_eq!(over(Is::Running, &[Input::TimeOver], V::Finished), [E::CommitTurn(V::Finished)]);
+    for is in COMPACTING {
+        assert_eq!(over(is, &[Input::TimeOver], V::Cancelled), [E::CommitTurn(V::Cancelled)], "{is:?}");
+    }
+    let cancelled = [E::CommitTurn(V::Cancelled)];
+    assert_eq!(over(Is::Cancelling, &[Input::TimeOver], V::Paused), cancelled);
+    assert_eq!(over(Is::Running, &[Input::TimeOver, Input::Method(M::Cancel)], V::Paused), cancelled);
+    let interrupted = [E::CommitTurn(V::Interrupted)];
+    assert_eq!(over(Is::Running, &[Input::TimeOver, Input::Method(M::ShutdownNow)], V::Cancelled), interrupted);
+    assert_eq!(pod(Is::Running).step(Input::TimeOver).0.step(Input::Method(M::Pause)).1.verdict, ALREADY);
 }
 
 fn methods_for_the_worker(table: &mut Table) {
@@ -628,6 +653,15 @@ fn facts_of_the_pod(table: &mut Table) {
         &[
             (&[&RESTING, &WITH_TURN, &ALL_PAUSED, &ALL_STOPPING, &COMPACTING, &rests], FACT, &[E::Look], SAME),
             (&[&ALL_BLOCKED, &[Is::RewindingBlocked]], FACT, &[E::Unblock], SAME),
+        ],
+    );
+    let ending_or_cancelled = [&ENDINGS[..], &[Is::Cancelling]].concat();
+    let without = [Is::Interrupted, Is::LastCommit, Is::LastPaused, Is::LastGivingUp, Is::LastChildren, Is::Finished];
+    table.row(
+        Input::TimeOver,
+        &[
+            (&[&RESTING, &ALL_PAUSED, &ALL_BLOCKED, &REWINDING, &ending_or_cancelled, &without], FACT, &[], SAME),
+            (&[&[Is::Running, Is::Pausing, Is::LastTurn], &COMPACTING], FACT, &[E::SignalTurn(Signal::Limit)], SAME),
         ],
     );
     // Of those that stop, one has nothing else left.

@@ -98,6 +98,8 @@ pub enum FailureKind {
     Limit,
     /// What the agent knows is more than its model takes: compact it, or go back.
     ContextTooLong,
+    /// The pod's own store failed: its disk is full, its file damaged. Not the worker's doing.
+    Store,
 }
 
 /// How a turn ended. A worker's failure is `Errored` instead.
@@ -328,6 +330,7 @@ impl fmt::Display for FailureKind {
             Self::Auth => "not authorized",
             Self::Limit => "a limit",
             Self::ContextTooLong => "the context is too long",
+            Self::Store => "the pod's store",
         })
     }
 }

@@ -257,6 +257,11 @@ impl StoreError {
         }
     }
 
+    /// Whether it is about what was to be written, and not about the store: another one would refuse it, too.
+    pub(crate) fn is_of_whoever_writes(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Contradiction(_))
+    }
+
     /// The error and its causes in one line, for a rejection or a log.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

@@ -51,7 +51,7 @@ pub use inbox::{InboxId, NoteOutcome, StagedReport};
 pub use intents::{Intent, IntentKind, carry_out};
 pub use looks::{DescendantRow, LifeEndRow};
 pub(crate) use observe::HistoryLine;
-pub use open::{Durability, Identity, StoreLimits, StoreOptions};
+pub use open::{Durability, Identity, OUTBOX_FULL_AT, StoreLimits, StoreOptions};
 pub use outbox::{Meeting, OutboxRow, OutboxState, Room, UndeliverableReason};
 pub use owner::Owner;
 pub use reader::StoreReader;

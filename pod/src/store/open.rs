@@ -40,6 +40,14 @@ pub enum Durability {
     Power,
 }
 
+/// LIMIT: events of 1 KiB each at most, so 1 GiB of disk while a parent is away for very long.
+const OUTBOX_MAX: u64 = 1_000_000;
+/// LIMIT: the last events of a turn, of its works, and of the process.
+const OUTBOX_RESERVE: u64 = 1024;
+/// As soon as so many events of a pod wait for its parent's ack, it starts no turn until some are acked: what a turn that ended then
+/// would have to tell had no room.
+pub const OUTBOX_FULL_AT: u64 = OUTBOX_MAX - OUTBOX_RESERVE;
+
 /// How a store is to be opened.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -126,9 +134,8 @@ impl Default for StoreLimits {
             // LIMIT: a commit takes about as long as 256 small transactions; more in one gain nothing.
             batch: 256,
             notes_waiting: 1024,
-            // LIMIT: 1 KiB each at most, so 1 GiB of disk while a parent is away for very long.
-            outbox: 1_000_000,
-            outbox_reserve: 1024,
+            outbox: OUTBOX_MAX,
+            outbox_reserve: OUTBOX_RESERVE,
             attempts: 5,
             pause_first_ms: 1_000,
             pause_max_ms: 300_000,

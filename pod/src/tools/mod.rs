@@ -183,6 +183,9 @@ fn given_up(signal: Signal) -> &'static str {
         Signal::Pause => {
             "not waited for: the turn is to pause; what was asked for may still be done, ListPods shows it"
         }
+        Signal::Limit => {
+            "not waited for: the turn's time is over; what was asked for may still be done, ListPods shows it"
+        }
         Signal::Cancel => {
             "not waited for: the turn was cancelled; what was asked for may still be done, ListPods shows it"
         }

@@ -94,7 +94,11 @@ impl CommandWorker {
         };
         if let Some(signal) = signal {
             leader.stop(self.grace).await;
-            return Ok(if signal == Signal::Pause { TurnEnd::Paused } else { TurnEnd::Cancelled });
+            return Ok(match signal {
+                Signal::Pause => TurnEnd::Paused,
+                Signal::Limit => TurnEnd::LimitReached,
+                Signal::Cancel | Signal::Shutdown => TurnEnd::Cancelled,
+            });
         }
         // What it started and left behind may hold its pipes: that gets as long as the grace, then its group is killed;
         // what has left the group, too, gets no more.

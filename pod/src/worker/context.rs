@@ -21,7 +21,7 @@ use super::{ToolCall, ToolOutput, ToolUse, WorkerError};
 pub use crate::controller::state::Signal;
 use crate::handle::{Child, PodHandle, RunError, SpawnError, SpawnPod, Work};
 use crate::id::{CallId, PodName, TurnId, WorkId};
-use crate::protocol::clip;
+use crate::protocol::{FailureKind, clip};
 use crate::store::{
     Compaction, HistoryItem, HistoryRow, InboxId, OutputKind, StagedReport, StartedTurn, StoreError, Summary,
     SystemItem, ToolEnd, TurnCause, Tx, Usage,
@@ -396,7 +396,7 @@ impl TurnContext {
         self.0.work()
     }
 
-    /// What the turn is asked for, if anything: to pause, to give up, or to make way for the pod's end.
+    /// What the turn is asked for, if anything: to pause, to end because time is over, to give up, or to make way for the pod's end.
     pub fn signal(&self) -> Option<Signal> {
         *self.0.signal.borrow()
     }
@@ -557,5 +557,8 @@ fn append_provider(
 }
 
 fn failed(doing: &'static str) -> impl FnOnce(StoreError) -> WorkerError {
-    move |error| WorkerError::new(format!("failed to {doing}: {}", error.chain()))
+    move |error| {
+        let kind = if error.is_of_whoever_writes() { FailureKind::Other } else { FailureKind::Store };
+        WorkerError::of_kind(kind, format!("failed to {doing}: {}", error.chain()))
+    }
 }

@@ -122,7 +122,7 @@ enum Step {
     PeekReports,
     /// The worker fails.
     Fail(String),
-    /// The worker fails, and says of what kind that is: `other`, `retryable`, `auth`, `limit` or `context_too_long`.
+    /// The worker fails, and says of what kind that is: `other`, `retryable`, `auth`, `limit`, `context_too_long` or `store`.
     FailAs(FailStep),
     /// The worker panics.
     Panic(String),
@@ -291,6 +291,7 @@ impl Worker for Script {
 async fn perform(step: Step, cx: &TurnContext) -> Result<Option<TurnEnd>, WorkerError> {
     let told = |signal| match signal {
         Signal::Pause => TurnEnd::Paused,
+        Signal::Limit => TurnEnd::LimitReached,
         Signal::Cancel | Signal::Shutdown => TurnEnd::Cancelled,
     };
     match step {
