@@ -5,7 +5,7 @@
 //!
 //! Fed by `follow`, shown by `live` and `results`, judged by `commands::demo`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pod::id::{PodId, StreamId, WorkId};
 use pod::protocol::{LocalEvent, LostReason, PodEvent, TurnResult, WorkResult};
@@ -23,6 +23,10 @@ pub(crate) struct Account {
     pub(crate) works: Vec<Work>,
     /// The events of each stream.
     pub(crate) streams: BTreeMap<StreamId, Seen>,
+    /// Lives of the pod of which nothing is left out.
+    of: BTreeSet<PodId>,
+    /// Whether one of them has begun.
+    began: bool,
 }
 
 /// One life of a child.
@@ -64,12 +68,20 @@ pub(crate) enum End {
 }
 
 impl Account {
+    /// Of the pod's lives `of`: what was over before the first of them began is left out, and nothing of what came then.
+    pub(crate) fn of_lives(of: impl IntoIterator<Item = PodId>) -> Self {
+        Self { of: of.into_iter().collect(), ..Self::default() }
+    }
+
     /// Takes the next entry into account.
     pub(crate) fn add(&mut self, row: &HistoryRow) {
         match &row.item {
-            HistoryItem::LifeStarted { .. } => {
-                self.lives.retain(|life| life.terminal.is_none());
-                self.works.retain(|work| work.result.is_none());
+            HistoryItem::LifeStarted { pod } => {
+                if !self.began {
+                    self.lives.retain(|life| life.terminal.is_none());
+                    self.works.retain(|work| work.result.is_none());
+                }
+                self.began |= self.of.contains(pod);
             }
             HistoryItem::ChildSpawned { child, .. } => self.lives.push(Life {
                 pod: child.clone(),

@@ -47,6 +47,28 @@ pub(crate) fn account(rows: &[HistoryRow]) -> Account {
 }
 
 #[test]
+fn of_lives_that_belong_together_nothing_is_left_out_and_of_earlier_ones_what_was_over() {
+    let (early, late, own) = (pod_id("early", 1), pod_id("late", 1), |life| pod_id("own", life));
+    let starts = |life| row(None, HistoryItem::LifeStarted { pod: own(life) });
+    let rows = [
+        starts(1),
+        spawned(&early),
+        terminal(&early, Terminal::ShutDown),
+        starts(2),
+        spawned(&late),
+        delegated(&late, 5),
+        settled(&late, 5, WorkResult::Failed),
+        terminal(&late, Terminal::ShutDown),
+        starts(3),
+    ];
+    assert!(account(&rows).lives.is_empty() && account(&rows).works.is_empty(), "the present life has none");
+    let mut whole = Account::of_lives([own(2), own(3)]);
+    rows.iter().for_each(|row| whole.add(row));
+    assert_eq!(whole.lives.iter().map(|life| &life.pod).collect::<Vec<_>>(), [&late]);
+    assert_eq!(whole.works[0].result, Some(WorkResult::Failed));
+}
+
+#[test]
 fn work_is_told_when_its_turn_is_reported_and_it_is_settled() {
     let a = pod_id("a", 1);
     let mut rows = vec![spawned(&a), delegated(&a, 5)];

@@ -85,6 +85,12 @@ impl Failure {
         causes
     }
 
+    /// All of it in one line, as a part of something else that is said.
+    pub(crate) fn in_one_line(&self) -> String {
+        let causes = self.causes().into_iter().map(|cause| format!(": {cause}"));
+        format!("{}{}", self.message, causes.collect::<String>())
+    }
+
     /// Prints it on standard error: sentences, or one line of JSON.
     pub(crate) fn print(&self, json: bool) {
         let mut stderr = io::stderr().lock();

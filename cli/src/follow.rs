@@ -26,12 +26,26 @@ pub(crate) struct Follower {
     pub(crate) account: Account,
 }
 
+/// What stands next in a history.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    /// An entry.
+    Row(&'a HistoryRow),
+    /// Entries that are damaged or missing.
+    Hole { first: u64, last: u64, why: &'a str },
+}
+
 impl Follower {
     /// Opens the store of a pod.
     pub(crate) fn open(paths: &PodPaths) -> Result<Self, Failure> {
         let path = paths.store();
         let reader = StoreReader::open(&path).map_err(|error| failure(paths.name().as_str(), error))?;
         Ok(Self { reader, path, cursor: 0, account: Account::default() })
+    }
+
+    /// Takes into account what `account` says that it is of.
+    pub(crate) fn for_account(self, account: Account) -> Self {
+        Self { account, ..self }
     }
 
     /// Begins behind the entry `cursor`; what stands before it is not taken into account.
@@ -52,6 +66,36 @@ impl Follower {
             for row in &rows {
                 self.account.add(row);
                 each(row, &self.account)?;
+            }
+        }
+    }
+
+    /// The same, past what is damaged or missing, which stands in the place of what cannot be read.
+    pub(crate) fn catch_up_past_holes(
+        &mut self,
+        mut each: impl FnMut(Found<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut limit = PAGE;
+        loop {
+            let cursor = self.cursor;
+            match self.reader.look(|reads| reads.history_after(cursor, limit)) {
+                Ok(rows) if rows.is_empty() => return Ok(()),
+                Ok(rows) => {
+                    for row in &rows {
+                        self.account.add(row);
+                        each(Found::Row(row))?;
+                        self.cursor = row.seq;
+                    }
+                }
+                // One by one up to the one that is wrong.
+                Err(_) if limit > 1 => limit = 1,
+                Err(error) => {
+                    let Some((upto, why)) = self.look(|reads| reads.history_hole(cursor))? else {
+                        return Err(failure(&self.path.display().to_string(), error));
+                    };
+                    each(Found::Hole { first: cursor + 1, last: upto, why: &why })?;
+                    (self.cursor, limit) = (upto, PAGE);
+                }
             }
         }
     }

@@ -13,12 +13,14 @@
 //! | what a shell offers when Tab is pressed | `complete` |
 //! | history as sentences | `describe`, `entry` |
 //! | a pod's output as it comes | `screen` |
+//! | a subscription that broke off, and why there is none | `again` |
 //! | what a parent's history says about its children | `account`, read by `follow`, shown by `live` and `results` |
 //! | driving a parent and its children, and ending them | `tree`, `starting`, `stopping` |
 //! | what a pod is to host, as it is typed; this program in the background | `hosted`, `background` |
 //! | one file for each command | `commands` |
 
 mod account;
+mod again;
 mod args;
 mod ask;
 mod background;

@@ -1,6 +1,7 @@
 //! How a tree ended: a row for each work, read from the committed histories of the parent and of those below it.
 //!
-//! Judges nothing but what any tree must satisfy: that each life and each work has its one end, and each stream no hole.
+//! Judges nothing but what any tree must satisfy: that each life and each work has its one end, and each stream no hole. Leaves no
+//! failure out in silence: what cannot be read is said to be unknown.
 //!
 //! Used by `pod run` and `pod demo`, at the end.
 
@@ -47,20 +48,49 @@ pub(crate) struct Row {
     time_to_ack_ms: Option<u64>,
 }
 
-/// All rows of a tree, children before their own children.
-pub(crate) fn rows(account: &Account, seen: &[ChildStatus], roots: &Roots) -> Vec<Row> {
-    let mut rows = Vec::new();
+/// What became of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    /// Children before their own children.
+    pub(crate) rows: Vec<Row>,
+    /// What cannot be known, because a history cannot be read.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// What a child's own store says.
+struct Below {
+    /// When its works were settled there.
+    settled: BTreeMap<WorkId, UnixMillis>,
+    /// Its own children, in those of its lives that belong to this tree.
+    account: Account,
+}
+
+/// All rows of a tree.
+pub(crate) fn rows(account: &Account, seen: &[ChildStatus], roots: &Roots) -> Rows {
+    let mut rows = Rows::default();
     add_rows(&mut rows, account, seen, roots, "", DEPTH_MAX);
     rows
 }
 
-fn add_rows(rows: &mut Vec<Row>, account: &Account, seen: &[ChildStatus], roots: &Roots, above: &str, depth: usize) {
-    for life in &account.lives {
-        let (settled, below) = child_store(roots, &life.pod.name);
+fn add_rows(rows: &mut Rows, account: &Account, seen: &[ChildStatus], roots: &Roots, above: &str, depth: usize) {
+    // One history has all lives of a name, and is read once.
+    let mut stores: BTreeMap<&PodName, Option<Below>> = BTreeMap::new();
+    for (at, life) in account.lives.iter().enumerate() {
+        let name = &life.pod.name;
+        let below = stores.entry(name).or_insert_with(|| {
+            let lives = account.lives.iter().filter(|other| other.pod.name == *name).map(|other| other.pod.clone());
+            child_store(roots, name, lives.collect()).unwrap_or_else(|why| {
+                rows.unknown.push(format!(
+                    "the history of `{above}{name}` cannot be read ({why}): what became of children of its own is not known"
+                ));
+                None
+            })
+        });
+        let settled = |work: WorkId| below.as_ref().and_then(|below| below.settled.get(&work));
         let status = seen.iter().find(|status| status.pod == life.pod);
         let row = |work: Option<&Work>| Row {
             r#type: "work",
-            child: format!("{above}{}", life.pod.name),
+            child: format!("{above}{name}"),
             pod: life.pod.clone(),
             work: work.map(|work| work.work),
             input: work.map(|work| work.input.clone()),
@@ -74,33 +104,51 @@ fn add_rows(rows: &mut Vec<Row>, account: &Account, seen: &[ChildStatus], roots:
             offers: status.map(|status| status.offers),
             events: account.seen_of(life).map_or(0, crate::seen::Seen::count),
             time_to_ack_ms: work.and_then(|work| {
-                let (there, here) = (settled.get(&work.work)?, work.settled_at?);
+                let (there, here) = (settled(work.work)?, work.settled_at?);
                 Some(here.0.saturating_sub(there.0))
             }),
         };
         let mut works = account.works_of(&life.pod).peekable();
         if works.peek().is_none() {
-            rows.push(row(None));
+            rows.rows.push(row(None));
         }
-        rows.extend(works.map(|work| row(Some(work))));
-        if let Some(below) = below.filter(|below| depth > 0 && !below.lives.is_empty()) {
-            add_rows(rows, &below, &[], roots, &format!("{above}{}{BELOW}", life.pod.name), depth - 1);
+        rows.rows.extend(works.map(|work| row(Some(work))));
+        // Behind the last of its lives.
+        let is_last = !account.lives.iter().skip(at + 1).any(|later| later.pod.name == *name);
+        if let Some(below) = below.as_ref().filter(|below| is_last && !below.account.lives.is_empty()) {
+            let way = format!("{above}{name}{BELOW}");
+            match depth.checked_sub(1) {
+                Some(depth) => add_rows(rows, &below.account, &[], roots, &way, depth),
+                None => rows
+                    .unknown
+                    .push(format!("what is below `{above}{name}` is deeper than a tree may be, and was not read")),
+            }
         }
     }
 }
 
-/// What a child's own store says: when its works were settled there, and its own children. Nothing, if it never made
-/// one or it cannot be read: the table is then shorter, and the parent's word stands.
-fn child_store(roots: &Roots, name: &PodName) -> (BTreeMap<WorkId, UnixMillis>, Option<Account>) {
+/// What the own store of the child `name` says of its lives `lives`; nothing, if it never made one.
+///
+/// # Errors
+/// Why it cannot be read.
+fn child_store(roots: &Roots, name: &PodName, lives: Vec<PodId>) -> Result<Option<Below>, String> {
+    let paths = roots.pod(name);
+    if matches!(paths.store().try_exists(), Ok(false)) {
+        return Ok(None);
+    }
     let mut settled = BTreeMap::new();
-    let Ok(mut follower) = Follower::open(&roots.pod(name)) else { return (settled, None) };
-    let read = follower.catch_up(|row, _| {
-        if let (HistoryItem::WorkSettled { child: None, .. }, Some(work)) = (&row.item, row.work) {
-            settled.insert(work, row.at);
-        }
-        Ok(())
+    let read = Follower::open(&paths).and_then(|follower| {
+        let mut follower = follower.for_account(Account::of_lives(lives));
+        follower.catch_up(|row, _| {
+            if let (HistoryItem::WorkSettled { child: None, .. }, Some(work)) = (&row.item, row.work) {
+                settled.insert(work, row.at);
+            }
+            Ok(())
+        })?;
+        Ok(follower.account)
     });
-    (settled, read.is_ok().then_some(follower.account))
+    let account = read.map_err(|failure| failure.in_one_line())?;
+    Ok(Some(Below { settled, account }))
 }
 
 /// Prints the table, or its rows as JSON.
@@ -276,6 +324,23 @@ mod tests {
         check(&rows(&[&spawned, &given, &settled, &over]), true, &["lacks its terminal event"]);
         check(&rows(&[&spawned, &given, &ended, &settled, &settled, &over]), true, &["settled 2 times"]);
         check(&rows(&[&spawned, &given, &ended, &ended, &settled, &over]), true, &["twice"]);
+    }
+
+    #[test]
+    fn history_that_cannot_be_read_is_said_to_be_once_and_one_that_never_was_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::at(&dir.path().join("r")).unwrap();
+        let (broken, never) = (pod_id("broken", 1), pod_id("never", 1));
+        let again = pod_id("broken", 2);
+        let store = roots.pod(&broken.name).store();
+        std::fs::create_dir_all(store.parent().unwrap()).unwrap();
+        std::fs::write(&store, "no store, but long enough to be taken for one".repeat(20)).unwrap();
+        let account =
+            account(&[spawned(&broken), spawned(&never), terminal(&broken, Terminal::ShutDown), spawned(&again)]);
+        let found = rows(&account, &[], &roots);
+        assert_eq!(found.rows.len(), 3);
+        let [unknown] = &found.unknown[..] else { panic!("{:?}", found.unknown) };
+        assert!(unknown.contains("`broken` cannot be read") && unknown.contains("not known"), "{unknown}");
     }
 
     #[test]

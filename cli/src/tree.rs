@@ -139,8 +139,11 @@ impl Watched {
         };
         if plan.keep {
             self.look(handle, output).await?;
-            let rows = results::rows(&self.follower.account, &handle.children(), handle.roots());
-            results::show(&rows, output)?;
+            let found = results::rows(&self.follower.account, &handle.children(), handle.roots());
+            results::show(&found.rows, output)?;
+            for unknown in found.unknown {
+                output.line(format!("- {unknown}"))?;
+            }
             output.line(format!("kept; `pod stop {}` or Ctrl-C ends it", plan.name))?;
             // CANCEL SAFETY: waiting changes nothing.
             tokio::select! {

@@ -14,8 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use pod::Method;
 use pod::attach::{Seen, Watch, WatchError};
-use pod::id::{PodId, PodName, WorkId};
-use pod::life_lock::Life;
+use pod::id::{PodName, WorkId};
 use pod::protocol::{
     NOTE_BYTES_MAX, PodState, RUN_INPUT_BYTES_MAX, Run, RunRejection, SendKind, SendToPod, Sent, Told,
 };
@@ -25,12 +24,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use crate::again::{Again, Next, refused};
 use crate::args::Global;
-use crate::commands::{existing_pod, life_of, running};
+use crate::commands::{existing_pod, running};
 use crate::entry;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::follow::Follower;
+use crate::follow::{Follower, Found};
 use crate::output::{Output, Tone, one_line};
 use crate::screen::Screen;
 use crate::stopping::Signals;
@@ -39,9 +39,6 @@ use crate::stopping::Signals;
 const LINES_MAX: usize = 64;
 /// How long one line may take until it is said that its outcome is unknown.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// How often it is looked whether a pod whose stream broke off lives, and lets itself be attached to. A person does not notice.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long it is looked, when the pod has died, for what stands in a pipe already: a copy from the kernel.
 const TYPED_MAX: Duration = Duration::from_millis(200);
@@ -86,12 +83,12 @@ pub(crate) async fn attach(args: &AttachArgs, global: &Global, output: &mut Outp
         false => 0,
     };
     let from = head.saturating_sub(args.limit);
-    let watch = Watch::open(&client, from).await.map_err(|error| not_attached(&args.name, error))?;
+    let watch = Watch::open(&client, from).await.map_err(|error| refused(&args.name, error))?;
     let attached = Attached {
         args,
+        again: Again::new(&paths, life, &client),
         paths,
-        life,
-        client,
+        cursor: from,
         watch,
         screen: Screen::default(),
         lines: if args.read_only { None } else { Some(read_lines()) },
@@ -105,10 +102,10 @@ pub(crate) async fn attach(args: &AttachArgs, global: &Global, output: &mut Outp
 struct Attached<'a> {
     args: &'a AttachArgs,
     paths: PodPaths,
-    /// Which life it is attached to, if that has said so.
-    life: Option<PodId>,
-    client: Client<Method>,
+    again: Again,
     watch: Watch,
+    /// The last entry that was shown, or said not to be.
+    cursor: u64,
     screen: Screen,
     /// None once there will be no more.
     lines: Option<mpsc::Receiver<Line>>,
@@ -150,14 +147,16 @@ impl Attached<'_> {
                     None => return self.over(output).await,
                     Some(Err(error)) => {
                         self.screen.flush(output)?;
+                        self.cursor = self.cursor.max(self.watch.cursor());
                         // CANCEL SAFETY: a subscription that is not there yet is asked for in vain, and this process ends.
-                        let again = tokio::select! {
-                            again = self.again() => again?,
+                        let goes_on = tokio::select! {
+                            goes_on = self.attach_again(&error, output) => goes_on?,
                             () = signals.next() => return self.leave(output),
                         };
-                        let Some(watch) = again else { return self.over(output).await };
-                        (self.watch, caught_up) = (watch, false);
-                        self.say_again(&error, output)?;
+                        if !goes_on {
+                            return self.over(output).await;
+                        }
+                        caught_up = false;
                     }
                 },
                 line = next_line(&mut self.lines), if self.waiting.len() < LINES_MAX => match line {
@@ -181,24 +180,36 @@ impl Attached<'_> {
         Ok(self.worst)
     }
 
-    /// The same life from where its stream broke off; none if that life is over.
-    async fn again(&self) -> Result<Option<Watch>, Failure> {
+    /// The same life from where its stream broke off; false if that life is over.
+    async fn attach_again(&mut self, error: &WatchError, output: &mut Output) -> Result<bool, Failure> {
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        let name = &self.args.name;
+        let mut holes = Vec::new();
         loop {
-            match life_of(&self.paths)? {
-                Life::Held(holder) if self.life.is_none() || holder.pod == self.life => {}
-                Life::Held(_) | Life::Free => return Ok(None),
+            let waits = |what: &str| {
+                output.line(output.paint(Tone::Doubtful, &format!("-- {what}")))?;
+                output.record(&serde_json::json!({ "type": "waiting", "pod": name, "why": what }))
+            };
+            match self.again.next(self.cursor, &cause, waits).await? {
+                Next::Watch(watch) => self.watch = watch,
+                Next::Over => return Ok(false),
+                Next::Hole { last, why } => {
+                    say_hole(name, self.cursor.saturating_add(1), last, &why, output)?;
+                    (self.worst, self.cursor) = (worse(self.worst, Exit::Internal), last);
+                    holes.push(last);
+                    continue;
+                }
             }
-            match Watch::open(&self.client, self.watch.cursor()).await {
-                Ok(watch) => return Ok(Some(watch)),
-                // It is ending, or answers nobody: its lock tells.
-                Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            // That it broke off there is no news any more.
+            if holes.is_empty() {
+                self.say_again(&cause, output)?;
             }
+            return Ok(true);
         }
     }
 
-    fn say_again(&self, error: &WatchError, output: &mut Output) -> Result<(), Failure> {
-        let (name, cursor) = (&self.args.name, self.watch.cursor());
-        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    fn say_again(&self, cause: &str, output: &mut Output) -> Result<(), Failure> {
+        let (name, cursor) = (&self.args.name, self.cursor);
         let said = format!("-- the connection to `{name}` broke ({cause}); attached again, behind entry {cursor}");
         output.line(output.paint(Tone::Doubtful, &said))?;
         output.record(&serde_json::json!({ "type": "attached_again", "pod": name, "cursor": cursor, "why": cause }))
@@ -232,7 +243,7 @@ impl Attached<'_> {
     /// Sends the next line that waits: one at a time, so that they arrive in their order.
     fn send_next(&mut self) {
         let Some(line) = self.waiting.pop_front() else { return };
-        let (client, state, text) = (self.client.clone(), self.watch.state(), line.clone());
+        let (client, state, text) = (self.again.client().clone(), self.watch.state(), line.clone());
         self.sending = Some((line, tokio::spawn(async move { send(&client, state, &text).await })));
     }
 
@@ -268,10 +279,7 @@ impl Attached<'_> {
                 format!("{why}; `pod log {name}` shows whether it was applied"),
             ),
         };
-        // The first that went wrong, but for a doubt, which is worse than to know.
-        if exit != Exit::Ok && (self.worst == Exit::Ok || exit == Exit::Unknown) {
-            self.worst = exit;
-        }
+        self.worst = worse(self.worst, exit);
         self.screen.flush(output)?;
         let quoted = one_line(line, 60);
         output.line(output.paint(tone, &format!("-- {kind}: {said}: {quoted}")))?;
@@ -294,9 +302,15 @@ impl Attached<'_> {
             self.fate(&line, Fate::NotDelivered("the pod is gone".into()), output)?;
         }
         let mut left = Follower::open(&self.paths)?;
-        left.skip_to(self.watch.cursor());
-        left.catch_up(|row, _| entry::print(output, row))?;
+        left.skip_to(self.cursor.max(self.watch.cursor()));
         let name = &self.args.name;
+        left.catch_up_past_holes(|found| match found {
+            Found::Row(row) => entry::print(output, row),
+            Found::Hole { first, last, why } => {
+                self.worst = worse(self.worst, Exit::Internal);
+                say_hole(name, first, last, why, output)
+            }
+        })?;
         output.line(format!("-- `{name}` has ended; `pod log {name}` shows all that it has committed"))?;
         output.record(&serde_json::json!({ "type": "ended", "pod": name }))?;
         Ok(self.worst)
@@ -393,15 +407,15 @@ fn read_lines() -> mpsc::Receiver<Line> {
     read
 }
 
-fn not_attached(name: &PodName, error: CallError<pod::protocol::Subscribe>) -> Failure {
-    match error {
-        CallError::Rejected(why) => Failure::new(Exit::Rejected, format!("`{name}` cannot be attached to: {why}")),
-        CallError::NotDelivered(why) => {
-            Failure::new(Exit::NotDelivered, format!("`{name}` cannot be attached to: {why}; it is safe to try again"))
-        }
-        // A subscription changes nothing: trying again is safe, whatever became of it.
-        CallError::Unknown(doubt) => {
-            Failure::new(Exit::Unknown, format!("`{name}` does not answer: {doubt}; it is safe to try again"))
-        }
-    }
+/// The first that went wrong, but for a doubt, which is worse than to know.
+fn worse(before: Exit, now: Exit) -> Exit {
+    if now != Exit::Ok && (before == Exit::Ok || now == Exit::Unknown) { now } else { before }
+}
+
+/// What is committed and cannot be shown.
+fn say_hole(name: &PodName, first: u64, last: u64, why: &str, output: &mut Output) -> Result<(), Failure> {
+    let which = if first == last { format!("entry {first}") } else { format!("entries {first} to {last}") };
+    let said = format!("-- {which} of `{name}` cannot be shown: {why}; `pod doctor` looks at its store");
+    output.line(output.paint(Tone::Bad, &said))?;
+    output.record(&serde_json::json!({ "type": "not_shown", "pod": name, "first": first, "last": last, "why": why }))
 }

@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::follow::Follower;
 use crate::output::Output;
-use crate::results::{self, Row};
+use crate::results::{self, Row, Rows};
 use crate::starting::PlannedChild;
 use crate::tree::{self, Plan};
 
@@ -54,9 +54,10 @@ pub(crate) async fn demo(args: &DemoArgs, global: &Global, output: &mut Output) 
     output.line("")?;
     let finished = tree::run(&plan, &roots, output).await?;
     let account = &finished.follower.account;
-    let rows = results::rows(account, &finished.seen, &roots);
+    let Rows { rows, unknown } = results::rows(account, &finished.seen, &roots);
     results::show(&rows, output)?;
     let mut missing = finished.troubles;
+    missing.extend(unknown);
     missing.extend(results::defects(account, &finished.seen, true));
     missing.extend(expected().iter().filter_map(|expected| expected.missing(account, &rows)));
     missing.extend(below(&roots));

@@ -19,7 +19,7 @@ use crate::commands::{life_of, roots};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::results;
+use crate::results::{self, Rows};
 use crate::starting::PlannedChild;
 use crate::tree::{self, Plan};
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, output: &mut Output) ->
     check_names(&plan, &roots)?;
     let finished = tree::run(&plan, &roots, output).await?;
     let account = &finished.follower.account;
-    let rows = results::rows(account, &finished.seen, &roots);
+    let Rows { rows, unknown } = results::rows(account, &finished.seen, &roots);
     if !plan.keep {
         results::show(&rows, output)?;
     }
@@ -42,6 +42,7 @@ pub(crate) async fn run(args: &RunArgs, global: &Global, output: &mut Output) ->
     problems.extend(results::defects(account, &finished.seen, true));
     problems.extend(results::failures(account));
     problems.extend(results::failures_below(&rows));
+    problems.extend(unknown);
     let exit = if problems.is_empty() { Exit::Ok } else { Exit::WorkFailed };
     output.line("")?;
     for problem in &problems {

@@ -239,6 +239,46 @@ async fn connection_that_breaks_is_no_end_of_the_pod_and_is_made_again() {
 }
 
 #[tokio::test]
+async fn entry_that_is_damaged_is_said_to_be_passed_over_once_and_what_comes_behind_it_is_shown() {
+    let world = World::new();
+    let run = kept(&world).await;
+    let mut first = world.start(&["attach", "a", "--read-only", "--limit", "100", "--json"]);
+    first.says("\"attached\"").await;
+    // Two entries of one turn, and one that is gone altogether.
+    let history = world.history("a").await;
+    let damaged = of_kind(&history, "turn_started")[0]["seq"].as_u64().unwrap();
+    let spoil = rusqlite::Connection::open(world.root().join("state/a/store.db")).unwrap();
+    spoil.busy_timeout(crate::world::PATIENCE).unwrap();
+    spoil
+        .execute("UPDATE history SET body = replace(body, 'turn', 'torn') WHERE seq = ?1", [damaged.cast_signed()])
+        .unwrap();
+    drop(spoil);
+    let mut attach = world.start_typing(&["attach", "a", "--limit", "100", "--json"]);
+    attach.says("\"not_shown\"").await;
+    attach.says("\"attached\"").await;
+    attach.types("and now?\n").await;
+    attach.says("\"accepted\"").await;
+    attach.says("and now?").await;
+    ended(&world, run).await;
+    let done = attach.ended().await;
+    let records = done.records();
+    let hole = of_type(&records, "not_shown");
+    assert_eq!(hole.len(), 1, "{done:?}");
+    assert_eq!((hole[0]["first"].as_u64(), hole[0]["last"].as_u64()), (Some(damaged), Some(damaged)), "{done:?}");
+    assert!(hole[0]["why"].as_str().unwrap().contains("damaged"), "{done:?}");
+    let shown: Vec<u64> = records.iter().filter_map(|record| record["seq"].as_u64()).collect();
+    let head = *shown.last().unwrap();
+    let whole: Vec<u64> = (1..=head).filter(|seq| *seq != damaged).collect();
+    assert_eq!(shown, whole, "{done:?}");
+    assert_eq!((of_type(&records, "attached_again").len(), done.code), (0, 70), "{done:?}");
+    // Who had been shown it before misses nothing.
+    let done = first.ended().await;
+    assert_eq!((of_type(&done.records(), "not_shown").len(), done.code), (0, 0), "{done:?}");
+    // Of one that is dead it is no other.
+    world.pod(&["attach", "a"]).await.refused(6, &["does not run", "pod log a"]);
+}
+
+#[tokio::test]
 async fn log_that_is_followed_from_beyond_its_end_says_how_far_it_goes() {
     let world = World::new();
     let run = kept(&world).await;

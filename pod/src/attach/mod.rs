@@ -44,7 +44,7 @@ pub(crate) async fn serve(shared: Shared, request: Subscribe, responder: Respond
         Ok(seat) => seat,
         Err(NoSeat::Full) => return responder.reject(SubscribeRejection::TooManyObservers { max: OBSERVERS_MAX }),
         Err(NoSeat::OneProcess(max)) => return responder.reject(SubscribeRejection::TooManyOfOneProcess { max }),
-        Err(NoSeat::Ending) => return responder.reject(unavailable("the pod ends")),
+        Err(NoSeat::Ending) => return responder.reject(SubscribeRejection::Ending),
     };
     // Before the tail is asked, which may be behind it.
     let head = *shared.store.history_head().borrow();
@@ -56,6 +56,7 @@ pub(crate) async fn serve(shared: Shared, request: Subscribe, responder: Respond
             Ok(place) if place.cursor >= request.from => break place,
             // What is in flight there is committed in an entry that the observer has.
             Ok(_) => seat.changed().await,
+            Err(StoreError::Closed) => return responder.reject(SubscribeRejection::Ending),
             Err(error) => return responder.reject(unavailable(&error.chain())),
         }
     };

@@ -83,6 +83,9 @@ pub enum SubscribeRejection {
         /// Why.
         reason: Text<256>,
     },
+    /// The pod ends, and gives no new subscriptions. Its history is in its store.
+    #[error("the pod ends")]
+    Ending,
 }
 
 /// What an observer sees, and is never left out.

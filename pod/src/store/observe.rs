@@ -2,7 +2,7 @@
 //!
 //! Reads only. A line is put together from columns as it stands; nothing is parsed on its way.
 //!
-//! Read by `attach`, by no other.
+//! Read by `attach`, by no other; whoever is shown nothing behind an entry asks here how far that goes.
 
 use std::fmt::Write as _;
 
@@ -12,6 +12,9 @@ use crate::store::guard::{ENTRY_AS_WRITTEN, not_as_written};
 use crate::store::history::HistoryItem;
 use crate::store::sql::{count, from_json, int};
 use crate::store::tx::Reads;
+
+/// LIMIT: entries that are passed over in one look: each is a statement.
+const HOLE_MAX: usize = 4096;
 
 /// One entry as observers get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,8 @@ pub(crate) struct HistoryLine {
 
 impl Reads<'_> {
     /// Entries after `cursor` up to `upto`, oldest first, about `bytes_max` of them: the next one if there is any, however
-    /// long it is. It is at the end when it returns none.
+    /// long it is. It is at the end when it returns none. What stands before an entry that is damaged or missing is returned
+    /// first, and that one is an error when it is the next.
     pub(crate) fn history_lines(
         &self,
         cursor: u64,
@@ -39,17 +43,28 @@ impl Reads<'_> {
         let mut statement = self.conn.prepare_cached(&sql)?;
         let mut found = statement.query((int(cursor), int(upto)))?;
         let (mut lines, mut bytes, guarded) = (Vec::new(), 0, self.history_guarded_from()?);
-        while let Some(row) = found.next()? {
-            self.entry_as_written(count(row.get(0)?), row.get(6)?)?;
+        loop {
+            let row = match found.next() {
+                Ok(Some(row)) => row,
+                Ok(None) => break,
+                Err(_) if !lines.is_empty() => break,
+                Err(error) => return Err(error.into()),
+            };
+            let (seq, expected) = (count(row.get(0)?), cursor + 1 + lines.len() as u64);
+            let in_order = match seq == expected || expected < guarded {
+                true => self.entry_as_written(seq, row.get(6)?),
+                false => Err(not_as_written("a history entry", expected)),
+            };
+            match in_order {
+                Err(_) if !lines.is_empty() => break,
+                in_order => in_order?,
+            }
             let body = row.get_ref(5)?.as_str().map_err(rusqlite::Error::from)?;
             bytes += body.len();
             if bytes > bytes_max && !lines.is_empty() {
                 break;
             }
-            let (seq, at, expected) = (count(row.get(0)?), count(row.get(1)?), cursor + 1 + lines.len() as u64);
-            if seq != expected && expected >= guarded {
-                return Err(not_as_written("a history entry", expected));
-            }
+            let at = count(row.get(1)?);
             let mut line = String::with_capacity(body.len() + 128);
             let _ = write!(line, "{{\"seq\":{seq},\"at\":{at}");
             if let Some(turn) = row.get::<_, Option<TurnId>>(2)? {
@@ -65,6 +80,27 @@ impl Reads<'_> {
             lines.push(HistoryLine { seq, kind: row.get(4)?, line });
         }
         Ok(lines)
+    }
+
+    /// How far behind the entry `cursor` the history is damaged or has entries missing, and what is wrong with the first of them;
+    /// none if the next entry can be read, or there is none yet. What stands behind that many entries may be no better: it is
+    /// asked for by a look of its own.
+    ///
+    /// # Errors
+    /// If the file cannot be read at all.
+    pub fn history_hole(&self, cursor: u64) -> Result<Option<(u64, String)>, StoreError> {
+        let (head, mut hole) = (self.history_head()?, None);
+        for next in (cursor + 1..=head).take(HOLE_MAX) {
+            let wrong = match self.history_lines(next - 1, next, 0) {
+                Ok(lines) if !lines.is_empty() => break,
+                Ok(_) => not_as_written("a history entry", next),
+                Err(error) if error.is_lasting() => error,
+                Err(error) => return Err(error),
+            };
+            let why = hole.map_or_else(|| wrong.chain(), |(_, why)| why);
+            hole = Some((next, why));
+        }
+        Ok(hole)
     }
 
     /// The output and retry entries and the uses of tools of a turn after `cursor` up to `upto`: what has ended pieces in flight.
@@ -137,6 +173,34 @@ mod tests {
             }
             Ok(())
         });
+    }
+
+    #[test]
+    fn what_stands_before_a_damaged_or_missing_entry_is_returned_and_then_that_one_is_an_error() {
+        for spoil in
+            ["UPDATE history SET body = replace(body, 'x', 'y') WHERE seq = 3", "DELETE FROM history WHERE seq = 3"]
+        {
+            let store = fixture::memory("a");
+            store.with(|tx| {
+                for _ in 0..5 {
+                    tx.append(None, None, &HistoryItem::Output { output: OutputKind::Text, text: "x".to_owned() })?;
+                }
+                tx.run(spoil, [])?;
+                let seqs = |cursor| {
+                    let lines = tx.history_lines(cursor, 5, 1 << 20)?;
+                    Ok::<_, StoreError>(lines.iter().map(|line| line.seq).collect::<Vec<_>>())
+                };
+                assert_eq!(seqs(0)?, [1, 2], "{spoil}");
+                assert!(seqs(2).unwrap_err().to_string().contains("number 3"), "{spoil}");
+                assert_eq!(seqs(3)?, [4, 5], "{spoil}");
+                let (upto, why) = tx.history_hole(2)?.unwrap();
+                assert!(upto == 3 && why.contains("number 3"), "{spoil}: {upto}: {why}");
+                for cursor in [0, 1, 3, 5, 9] {
+                    assert_eq!(tx.history_hole(cursor)?, None, "{spoil}: {cursor}");
+                }
+                Ok(())
+            });
+        }
     }
 
     #[test]
