@@ -210,6 +210,59 @@ async fn what_a_child_that_is_just_starting_needs_is_left_alone() {
 }
 
 #[tokio::test]
+async fn what_a_parent_that_lives_expects_and_cannot_be_asked_for_is_not_mended() {
+    let place = Place::new();
+    let parent = place.ended("a").await;
+    parent.close().await;
+    place.ended("b").await;
+    place.paths("b").claim(&pod("b", 1)).unwrap();
+    let living = place.lives("a");
+    std::fs::write(place.paths("a").store(), "no store, but long enough to be taken for one".repeat(20)).unwrap();
+    let found = place.found(true);
+    let said = &one(&found, Check::RuntimeDir).mended;
+    assert!(
+        matches!(said, Some(Mended::Failed(why)) if why.contains("cannot be known") && why.contains("`a`")),
+        "{said:?}"
+    );
+    assert!(place.paths("b").runtime_dir().exists());
+    // One that is dead expects nobody, whatever its store is.
+    drop(living);
+    let found = place.found(true);
+    assert!(
+        found
+            .iter()
+            .any(|finding| finding.check == Check::RuntimeDir && finding.place.ends_with("/b") && done(finding))
+    );
+    assert!(!place.paths("b").runtime_dir().exists());
+}
+
+#[tokio::test]
+async fn store_of_a_pod_in_this_very_process_is_tightened_and_stays_locked() {
+    let place = Place::new();
+    let path = place.paths("a").store();
+    let store = place.ended("a").await;
+    chmod(&path, 0o644);
+    // Asked through a descriptor that stays open: to close one is what would give the locks of this process up.
+    let asks = std::fs::File::open(&path).unwrap();
+    let locked = || {
+        let mut found = nix::libc::flock {
+            l_type: nix::libc::F_WRLCK as nix::libc::c_short,
+            l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&asks, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut found)).unwrap();
+        i32::from(found.l_type) != nix::libc::F_UNLCK
+    };
+    assert!(locked());
+    assert!(done(one(&place.found(true), Check::Mode)));
+    assert_eq!(mode(&path), 0o600);
+    assert!(locked(), "to look at a file has given up what SQLite holds of it");
+    store.close().await;
+}
+
+#[tokio::test]
 async fn registry_that_is_whole_tells_which_lives_are_over_and_they_are_taken_out() {
     let place = Place::new();
     let written = place._dir.path().canonicalize().unwrap();

@@ -6,9 +6,10 @@ use super::finding::{Check, Finding, Report, Severity};
 use super::mend;
 use super::pods::{Examined, lies_elsewhere};
 use crate::id::{Incarnation, PodName};
+use crate::life_lock::{self, Life};
 use crate::runtime_dir::Roots;
 use crate::spawn::process::marked;
-use crate::store::{ChildRow, ChildState, Lifetime, StoreReader};
+use crate::store::{ChildRow, ChildState, Lifetime, StoreError, StoreReader};
 
 pub(super) fn examine(roots: &Roots, pods: &[Examined], report: &mut Report) {
     for parent in pods {
@@ -133,13 +134,18 @@ fn orphans(roots: &Roots, pods: &[Examined], report: &mut Report) {
             report.add(found(what).remedy("look at what it is, and end it if it is not needed"));
             continue;
         };
+        if pod.is_unknown() {
+            let what = format!("it belongs to a life of pod `{}`, and whether that is over cannot be known", pod.name);
+            report.add(found(what).remedy("see to its life lock first, and look again"));
+            continue;
+        }
         if !pod.is_free() || may_begin(process.life, pods) {
             continue;
         }
         let what = format!("it belongs to a life of pod `{}` that is over", pod.name);
         let finding = found(what).remedy("its parent's next start ends it; or end it with --fix");
         report.add_mending(finding, || {
-            mend::end_programs(&pod.paths, roots, process.life, || !may_begin_now(process.life, pods))
+            mend::end_programs(&pod.paths, roots, process.life, || is_over_now(process.life, pods))
         });
     }
 }
@@ -169,21 +175,44 @@ fn may_begin(life: Incarnation, pods: &[Examined]) -> bool {
     rows_of(life, pods).any(|(parent, row)| row.state != ChildState::Ended && !parent.is_free())
 }
 
-/// The same, looked at again.
-fn may_begin_now(life: Incarnation, pods: &[Examined]) -> bool {
-    expected_now(pods, |row| row.pod.incarnation == life)
+/// Whether `life` is over, and no parent that may live has just started it or is about to bury it. Looked at now.
+///
+/// # Errors
+/// Why it is not, or why that cannot be known.
+fn is_over_now(life: Incarnation, pods: &[Examined]) -> Result<(), String> {
+    unexpected_now(pods, |row| row.pod.incarnation == life)
 }
 
-/// Whether a parent that may live has just started, or is about to bury, a life of that name. Looked at now.
-pub(super) fn may_begin_as(name: &PodName, pods: &[Examined]) -> bool {
-    expected_now(pods, |row| row.pod.name == *name)
+/// Whether no parent that may live has just started, or is about to bury, a life of that name. Looked at now.
+///
+/// # Errors
+/// Why it is not so, or why that cannot be known.
+pub(super) fn nobody_begins_as(name: &PodName, pods: &[Examined]) -> Result<(), String> {
+    unexpected_now(pods, |row| row.pod.name == *name)
 }
 
-/// Whether a life of which `which` holds is not over for a parent that may live.
-fn expected_now(pods: &[Examined], which: impl Fn(&ChildRow) -> bool) -> bool {
-    pods.iter().any(|parent| {
-        let lives = !matches!(crate::life_lock::probe(&parent.paths.life_lock()), Ok(crate::life_lock::Life::Free));
-        let children = || StoreReader::open(parent.paths.store())?.look(|reads| reads.children());
-        lives && children().is_ok_and(|rows| rows.iter().any(|row| which(row) && row.state != ChildState::Ended))
-    })
+/// Whether each life of which `which` holds is over for every parent that may live.
+fn unexpected_now(pods: &[Examined], which: impl Fn(&ChildRow) -> bool) -> Result<(), String> {
+    for parent in pods {
+        if matches!(life_lock::probe(&parent.paths.life_lock()), Ok(Life::Free)) {
+            continue;
+        }
+        let store = parent.paths.store();
+        let rows = match StoreReader::open(&store).and_then(|reader| reader.look(|reads| reads.children())) {
+            Ok(rows) => rows,
+            // It has no store yet, and so no children.
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(StoreError::Empty { .. }) => continue,
+            Err(error) => {
+                let (name, why) = (&parent.name, error.chain());
+                return Err(format!(
+                    "whether pod `{name}`, which may live, expects a life of it cannot be known: {why}"
+                ));
+            }
+        };
+        if rows.iter().any(|row| which(row) && row.state != ChildState::Ended) {
+            return Err(format!("a life of it may just be beginning, as a child of pod `{}`", parent.name));
+        }
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::family::may_begin_as;
+use super::family::nobody_begins_as;
 use super::finding::{Check, Finding, Report, Severity};
 use super::mend;
 use super::pods::Examined;
@@ -160,7 +160,7 @@ pub(super) fn examine_runtime(roots: &Roots, pods: &[Examined], report: &mut Rep
             let finding = Finding::at(Check::RuntimeDir, Severity::Warning, dir, "a dead life has left it")
                 .because("nothing listens there; the next life of the pod reclaims it")
                 .remedy("nothing, or remove it with --fix");
-            report.add_mending(finding, || mend::reclaim(&pod.paths, || !may_begin_as(&pod.name, pods)));
+            report.add_mending(finding, || mend::reclaim(&pod.paths, || nobody_begins_as(&pod.name, pods)));
         } else if pod.holder().is_some() && !pod.paths.socket().exists() {
             report.add(
                 Finding::at(Check::RuntimeDir, Severity::Warning, dir, "its pod lives and its socket is not there")

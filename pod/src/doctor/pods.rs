@@ -37,6 +37,11 @@ impl Examined {
         self.life == Some(Life::Free)
     }
 
+    /// Whether its life lock cannot be looked at.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.life.is_none()
+    }
+
     pub(super) fn holder(&self) -> Option<&Holder> {
         match &self.life {
             Some(Life::Held(holder)) => Some(holder),
