@@ -80,8 +80,8 @@ pub(crate) struct Inner {
     pub(crate) spawning: AtomicUsize,
     /// Whether somebody tries again what is left to be done outside the store.
     pub(crate) carrying_out: AtomicBool,
-    /// Held by whoever adopts a child: one at a time.
-    pub(crate) adopting: tokio::sync::Mutex<()>,
+    /// Held by whoever adopts a child: one at a time. Whether somebody goes on with what was begun.
+    pub(crate) adopting: tokio::sync::Mutex<bool>,
     /// Counts commits in the order in which the store's thread ran them.
     pub(crate) order: Arc<AtomicU64>,
 }

@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::id::PodId;
+use crate::id::{PodId, PodName};
 
 /// LIMIT: what a holder writes about itself, in bytes; four times what it needs.
 const HOLDER_BYTES_MAX: u64 = 1024;
@@ -187,6 +188,18 @@ fn holder(file: &mut File) -> Holder {
     }
 }
 
+impl Holder {
+    /// Whether whoever holds the lock of the pod `name` does so in the stead of a life that is over: another pod, or one whose word
+    /// is that of a process which is gone. One that has not said yet who it is may be just starting.
+    pub(crate) fn is_for_the_dead(&self, name: &PodName) -> bool {
+        let is_gone = |pid: u32| {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+        };
+        self.pod.as_ref().is_some_and(|pod| pod.name != *name) || self.pid.is_some_and(is_gone)
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.pod, self.pid) {
@@ -313,6 +326,19 @@ mod tests {
         rustix::process::kill_process(sleeper, rustix::process::Signal::KILL).unwrap();
         assert!(matches!(alive.unwrap(), Life::Held(_)));
         assert_eq!(dead.unwrap(), Life::Free);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a process that is gone")]
+    fn lock_that_is_held_in_the_stead_of_a_dead_life_is_told_from_one_that_a_living_one_holds() {
+        let (own, other): (PodName, PodName) = ("b".parse().unwrap(), "other".parse().unwrap());
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let said = |pid: u32| Holder { pid: Some(pid), pod: Some(pod()) };
+        let lives = said(std::process::id());
+        assert!(!lives.is_for_the_dead(&own) && lives.is_for_the_dead(&other));
+        assert!(said(gone.id()).is_for_the_dead(&own));
+        assert!(!Holder::default().is_for_the_dead(&own), "it may be just starting");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::life_lock::{LifeLock, LifeLockError};
 use crate::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry, WorkerSpec};
 use crate::protocol::{Method, PodState};
 use crate::registry::{Claim, ClaimError, Member, Origin, Registered, Registry};
-use crate::runtime_dir::{self, DirError, Roots};
+use crate::runtime_dir::{self, DirError, PodPaths, Roots};
 use crate::scope::launch::effective;
 use crate::scope::{Confinement, Rules, ScopeRule, kernel_confinement};
 use crate::spawn::adopt;
@@ -40,6 +40,11 @@ const CALLS: usize = 1024;
 const MESSAGES: usize = 1024;
 /// LIMIT: dead lives that a starting pod takes out of the registry: each costs two looks through the process table.
 const RECLAIMED_MAX: usize = 8;
+/// LIMIT: how long a pod that starts waits for whoever holds its life lock in a dead life's stead: to adopt a child, or to end what
+/// that life has left, takes a second or two.
+const HELD_FOR_THE_DEAD: Duration = Duration::from_secs(5);
+/// Between two looks at it. A person does not notice.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// How long answers may take to be written when the pod ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -313,7 +318,7 @@ impl PodController {
         paths.make_state_dir().map_err(directory)?;
         let incarnation = child.as_ref().map_or_else(Incarnation::random, |child| child.config.pod.incarnation);
         let id = PodId { name: name.clone(), incarnation };
-        let lock = LifeLock::acquire(&paths.life_lock(), &id).map_err(|error| match error {
+        let lock = take_life(&paths, &id).await.map_err(|error| match error {
             LifeLockError::Held { holder, .. } => {
                 StartError::HeldBy { name: name.clone(), pid: holder.pid, holder: holder.to_string() }
             }
@@ -419,7 +424,7 @@ impl PodController {
             done: watch::Sender::new(false),
             spawning: AtomicUsize::new(0),
             carrying_out: AtomicBool::new(false),
-            adopting: tokio::sync::Mutex::new(()),
+            adopting: tokio::sync::Mutex::new(true),
             order: Arc::new(AtomicU64::new(0)),
             paths,
             store,
@@ -500,6 +505,25 @@ fn join(registry: Registry, claim: &Claim, roots: &Roots) -> Result<Member, Clai
         tracing::warn!(%error, "lives that are over are still registered");
     }
     Ok(member)
+}
+
+/// Takes the life lock of the pod. One that somebody holds in a dead life's stead, an adopter or `pod doctor --fix`, is free in a
+/// moment.
+///
+/// # Errors
+/// Who lives, or why it cannot be known.
+async fn take_life(paths: &PodPaths, id: &PodId) -> Result<LifeLock, LifeLockError> {
+    let until = tokio::time::Instant::now() + HELD_FOR_THE_DEAD;
+    loop {
+        match LifeLock::acquire(&paths.life_lock(), id) {
+            Err(LifeLockError::Held { holder, .. })
+                if holder.is_for_the_dead(&id.name) && tokio::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            taken => return taken,
+        }
+    }
 }
 
 /// On a thread for calls that block.

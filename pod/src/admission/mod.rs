@@ -5,10 +5,11 @@
 //! the line of those who have started it (`ancestry`), in which pods are found by the registry; that a process bears the
 //! mark of a life is a second sign. Who cannot be placed may look and change nothing, as long as any pod has a scope.
 //!
-//! Never asks the process itself. What a child reports is admitted here and judged by `controller`, which knows its
-//! children. Asked by `rpc` for each Hello; set up by `start`.
+//! Never asks the process itself. What a child reports is admitted here, if its connection is that child's own (`tie`), and judged
+//! by `controller`, which knows its children. Asked by `rpc` for each Hello; set up by `start`.
 
 mod ancestry;
+mod tie;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use rpc::{Denial, MethodInfo, Newcomer, Request};
 use tokio::runtime::RuntimeFlavor;
 
-pub(crate) use self::ancestry::{Process, own, process};
+pub(crate) use self::ancestry::{PROC, Process, own, process};
+use self::tie::Tie;
 use crate::id::{Incarnation, PodId};
 use crate::life_lock::{self, Life};
 use crate::protocol::{
@@ -108,29 +110,31 @@ impl Admission {
         &self,
         who: &Newcomer<'_>,
     ) -> Option<impl Fn(&MethodInfo) -> Result<(), Denial> + Send + Sync + use<>> {
-        let reach = self.reach(who);
-        if reach == Reach::All {
+        if who.peer.pid() == Some(rustix::process::getpid().as_raw_nonzero().get()) {
             return None;
         }
+        let tie = Tie::of(who, &self.children);
+        let reach = self.reach(who, tie.child());
         let (own, peer) = (self.own.name.clone(), who.peer);
         Some(move |method: &MethodInfo| {
-            let Some(why) = reach.denial(method.id, who_in_words(peer.pid()), own.as_str()) else { return Ok(()) };
+            let denial = match REPORTS.contains(&method.id) {
+                true => tie.may_report().err(),
+                false => reach.denial(method.id, who_in_words(peer.pid()), own.as_str()),
+            };
+            let Some(why) = denial else { return Ok(()) };
             tracing::warn!(target: REFUSED, pod = %own, %peer, method = method.name, why, "a request is refused: it is not for this process to make");
             Err(why.into())
         })
     }
 
-    /// A few reads of small files, for most who connect none.
-    fn reach(&self, who: &Newcomer<'_>) -> Reach {
+    /// A few reads of small files, for most who connect none. `child` is the child that it is, if it is one.
+    fn reach(&self, who: &Newcomer<'_>, child: Option<&PodId>) -> Reach {
         let pid = who.peer.pid();
-        if pid == Some(rustix::process::getpid().as_raw_nonzero().get()) {
-            return Reach::All;
-        }
-        let child = pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| self.children.sender(pid));
         if let Some(child) = child {
-            return if self.scope.is_lent_to(&child) { Reach::Outside(child) } else { Reach::All };
+            return if self.scope.is_lent_to(child) { Reach::Outside(child.clone()) } else { Reach::All };
         }
-        if pid.is_some_and(|pid| self.is_parent(pid)) {
+        // Looked at by its number, which is its own if it lives behind that.
+        if pid.is_some_and(|pid| self.is_parent(pid)) && is_still(who).is_ok() {
             return Reach::All;
         }
         let found = match self.sight.look(pid) {
@@ -215,7 +219,6 @@ impl Reach {
     /// Why `who` may not call the method of that number at the pod `asked`.
     fn denial(&self, method: u16, who: String, asked: &str) -> Option<String> {
         match self {
-            _ if REPORTS.contains(&method) => None,
             Self::All => None,
             Self::Outside(by) => Some(format!(
                 "{who} belongs to pod `{}`, which has a scope: it may ask that pod and those below it, and `{asked}` is \

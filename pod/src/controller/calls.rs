@@ -15,7 +15,6 @@ use super::state::{Input, MethodKind, Refusal, Verdict};
 use crate::admission::REFUSED;
 use crate::event::{Offer, apply_event_side_effects};
 use crate::id::{PodId, TurnId};
-use crate::life_lock::{self, Life};
 use crate::protocol::{
     Accepted, ChildReady, ChildRejection, Compact, ControlRejection, Detach, DetachRejection, EventRejection, Go,
     MethodCall, Notify, NotifyRejection, PodEvent, PodEventOffer, PodState, Queued, Run, RunRejection, Shutdown,
@@ -186,7 +185,11 @@ impl Actor {
     /// A child's event: identity, one transaction, wake decision, ack.
     fn pod_event(&mut self, offer: PodEventOffer, responder: Responder<PodEventOffer>) {
         let arrived = Instant::now();
-        let Some(sender) = self.sender(responder.context(), &offer.from).filter(|sender| *sender == offer.from) else {
+        let sender = self.sender(responder.context());
+        if let (None, Some(reason)) = (&sender, self.is_looked_for(&offer.from)) {
+            return responder.reject(EventRejection::Unavailable { reason });
+        }
+        let Some(sender) = sender.filter(|sender| *sender == offer.from) else {
             tracing::warn!(target: REFUSED, pod = %self.shared.id, peer = ?responder.context().peer, claims = %offer.from, "an event of a process that is not that child is refused");
             return responder.reject(EventRejection::NotYourChild);
         };
@@ -223,8 +226,11 @@ impl Actor {
         if self.phase() == PodState::Stopping {
             return responder.reject(ChildRejection::Stopping);
         }
-        let Some(sender) = self.sender(responder.context(), &request.pod).filter(|sender| *sender == request.pod)
-        else {
+        let sender = self.sender(responder.context());
+        if let (None, Some(reason)) = (&sender, self.is_looked_for(&request.pod)) {
+            return responder.reject(ChildRejection::Unavailable { reason });
+        }
+        let Some(sender) = sender.filter(|sender| *sender == request.pod) else {
             tracing::warn!(target: REFUSED, pod = %self.shared.id, peer = ?responder.context().peer, claims = %request.pod, "a process that is not that child says that it is ready");
             return responder.reject(ChildRejection::NotYourChild);
         };
@@ -349,21 +355,16 @@ impl Actor {
         responder.ack(Stopping { turn });
     }
 
-    /// Which child the kernel says the caller is: a child of ours that is not reaped, or the holder of the life lock of
-    /// one that an earlier life of ours had started.
-    fn sender(&self, context: &CallContext, claims: &PodId) -> Option<PodId> {
+    /// Which child the kernel says the caller is: one whose process is known, and that is what has connected (`admission`).
+    fn sender(&self, context: &CallContext) -> Option<PodId> {
         let pid = u32::try_from(context.peer.pid()?).ok()?;
-        if let Some(sender) = self.shared.registry.sender(pid) {
-            return Some(sender);
-        }
-        let adopted = self.shared.registry.is_adopted(claims);
-        let lock = self.shared.roots.pod(&claims.name).life_lock();
-        match life_lock::probe(&lock) {
-            Ok(Life::Held(holder)) if adopted && holder.pid == Some(pid) && holder.pod.as_ref() == Some(claims) => {
-                Some(claims.clone())
-            }
-            _ => None,
-        }
+        self.shared.registry.sender(pid)
+    }
+
+    /// Whether it may yet be known who says that it is `claims`: a child of an earlier life, whose process is being looked for.
+    fn is_looked_for(&self, claims: &PodId) -> Option<Text<256>> {
+        let looked_for = self.shared.registry.is_unidentified(claims);
+        looked_for.then(|| "which process that child is is still being looked for".into())
     }
 
     pub(super) fn origin(&self, context: &CallContext) -> Origin {

@@ -60,7 +60,8 @@ pub enum AdoptRejection {
         /// Why.
         reason: Text<512>,
     },
-    /// It could not be committed here, or in the old parent's store. Asked again, it goes on where it had come to.
+    /// It could not be committed here, or in the old parent's store. What was begun is tried again, and the child may become this
+    /// pod's yet; asked again, it goes on where it had come to.
     #[error("it could not be recorded: {reason}")]
     Unavailable {
         /// Why.

@@ -8,23 +8,28 @@
 use super::budget::Cap;
 use super::claim::place_in;
 use super::heirs::{take_up, with_all_below};
-use super::rows::{by_incarnation, rules_of};
+use super::rows::{by_incarnation, scope_of};
 use super::{ClaimError, Place, Registry, in_file};
 use crate::id::PodId;
+use crate::scope::Rules;
 
 impl Registry {
     /// Makes `child`, with all that is below it, a child of the life at `place`. One that nobody has registered has nothing that could
-    /// move; one that is that life's already stays it.
+    /// move; one that is that life's already stays it. Returns what the child holds, if it has no more than that.
     ///
     /// # Errors
     /// [`ClaimError`]: that life is below the child, the tree's bounds do not allow it, or it has less than the child.
-    pub fn adopt(&self, place: &Place, child: &PodId) -> Result<(), ClaimError> {
+    pub fn adopt(&self, place: &Place, child: &PodId) -> Result<Option<Rules>, ClaimError> {
         self.transaction(|tx| {
             // As it is now: the tree may have moved, or its root may be another life, since `place` was looked at.
             let unknown = || ClaimError::ParentUnknown { parent: place.pod.clone() };
             let place = &place_in(tx, &place.pod)?.ok_or_else(unknown)?;
             let row = by_incarnation(tx, child.incarnation)?.filter(|row| row.pod == *child);
-            let Some(row) = row.filter(|row| row.parent.as_ref() != Some(&place.pod)) else { return Ok(()) };
+            let Some(row) = row else { return Ok(None) };
+            let holds = scope_of(tx, &row)?;
+            if row.parent.as_ref() == Some(&place.pod) {
+                return Ok(holds);
+            }
             let below = with_all_below(tx, std::slice::from_ref(&row))?;
             if below.contains(&place.pod.incarnation) {
                 return Err(ClaimError::Circle { child: child.name.clone(), parent: place.pod.name.clone() });
@@ -44,12 +49,11 @@ impl Registry {
                 return Err(Cap::Pods { max }.into());
             }
             if let Some(has) = &place.scope {
-                if !row.scoped {
-                    return Err(ClaimError::Unbounded { child: child.name.clone() });
-                }
-                has.delegate(&rules_of(tx, child.incarnation)?)?;
+                let Some(holds) = &holds else { return Err(ClaimError::Unbounded { child: child.name.clone() }) };
+                has.delegate(holds)?;
             }
-            Ok(take_up(tx, place, &row)?)
+            take_up(tx, place, &row)?;
+            Ok(holds)
         })
     }
 }

@@ -75,21 +75,9 @@ pub(super) fn take_up(tx: &Transaction<'_>, place: &Place, child: &Registered) -
     let below = with_all_below(tx, std::slice::from_ref(child))?;
     let deeper = i64::from(place.depth) + 1 - i64::from(child.depth);
     let run = || {
-        // Whoever is left of a tree whose root is no more comes with it, and what they hold is the new tree's to get back.
-        let is_left: bool = tx.query_row(
-            "SELECT ?1 <> ?2 AND NOT EXISTS (SELECT 1 FROM pods WHERE incarnation = ?1)",
-            (child.root, place.root),
-            |row| row.get(0),
-        )?;
-        if is_left {
-            tx.execute(
-                "UPDATE trees SET taken = taken + (SELECT count(*) FROM leases WHERE permission = 'write'
-                     AND holder IN (SELECT incarnation FROM pods WHERE root = ?1)) WHERE root = ?2",
-                (child.root, place.root),
-            )?;
-            tx.execute("UPDATE pods SET root = ?2 WHERE root = ?1", (child.root, place.root))?;
-        } else if child.root != place.root {
-            // Taken from the one account and put into the other: in each, what has not come back is held by somebody.
+        if child.root != place.root {
+            // Taken from the one account and put into the other: in each, what has not come back is held by somebody. A tree whose
+            // root is no more keeps its account for as long as anybody of it is left, who may go elsewhere.
             let sql = "SELECT count(*) FROM leases WHERE holder = ?1 AND permission = 'write'";
             let count = |life: &Incarnation| tx.query_row(sql, [life], |row| row.get::<_, i64>(0));
             let held = below.iter().map(count).sum::<rusqlite::Result<i64>>()?;

@@ -36,6 +36,20 @@ impl Registry {
         })
     }
 
+    /// Which process the life `pod` has said that it is; none if it has not, or is not registered.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub(crate) fn process_of(&self, pod: &PodId) -> Result<Option<Process>, RegistryError> {
+        self.look(|tx| {
+            let sql = "SELECT process, began FROM pods WHERE incarnation = ?1 AND name = ?2 AND process IS NOT NULL";
+            let read = |row: &rusqlite::Row<'_>| {
+                Ok(Process { pid: row.get(0)?, began: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(u64::MAX) })
+            };
+            tx.query_row(sql, params![pod.incarnation, pod.name], read).optional().map_err(|error| in_file(tx, error))
+        })
+    }
+
     /// Runs `work` while nobody else uses this connection.
     #[cfg(test)]
     pub(crate) fn held_while(&self, work: impl FnOnce()) {

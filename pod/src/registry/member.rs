@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Claim, ClaimError, Origin, Place, Registry, RegistryError};
+use crate::admission::Process;
 use crate::id::PodId;
 use crate::protocol::TurnCap;
 use crate::runtime_dir::{PodPaths, Roots};
@@ -168,7 +169,10 @@ impl Member {
     }
 
     /// Shows what is lent now. What a dead child's own children hold is taken from us, too.
-    async fn look_at_lent(&self) -> Result<(), RegistryError> {
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what is shown is then what it was.
+    pub(crate) async fn look_at_lent(&self) -> Result<(), RegistryError> {
         let (own, scope, looking) = (self.own.clone(), self.scope.clone(), Arc::clone(&self.looking));
         self.blocking(move |registry| {
             let _looking = looking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,14 +182,30 @@ impl Member {
         .await
     }
 
+    /// Which process the life `pod` has said that it is.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub(crate) async fn process_of(&self, pod: &PodId) -> Result<Option<Process>, RegistryError> {
+        let pod = pod.clone();
+        self.blocking(move |registry| registry.process_of(&pod)).await
+    }
+
     /// Makes the living `child`, with all below it, a child of this pod, if this pod could have started it.
     ///
     /// # Errors
     /// [`ClaimError`]; nothing has then changed.
     pub(crate) async fn adopt(&self, child: &PodId) -> Result<(), ClaimError> {
-        let (place, child) = (self.place(), child.clone());
-        self.blocking(move |registry| registry.adopt(&place, &child)).await?;
-        Ok(self.look_at_lent().await?)
+        let (place, moved) = (self.place(), child.clone());
+        let holds = self.blocking(move |registry| registry.adopt(&place, &moved)).await?;
+        if let Err(error) = self.look_at_lent().await {
+            // It has moved, and nothing is undone for a look that failed: what it holds is known.
+            tracing::warn!(pod = %self.own, %error, "what is lent cannot be looked at");
+            if let Some(holds) = holds {
+                self.scope.lend(child.clone(), holds);
+            }
+        }
+        Ok(())
     }
 
     /// Children of an earlier life go on as children of this one.

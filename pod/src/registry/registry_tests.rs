@@ -577,6 +577,38 @@ fn adopted_child_moves_with_all_below_it_its_rights_and_its_place_in_both_accoun
 }
 
 #[test]
+fn of_the_children_that_a_root_has_left_one_is_adopted_and_the_others_stay_where_they_are() {
+    let world = World::new();
+    let (old, new, a, b, below) = (pod("old", 1), pod("new", 1), pod("a", 1), pod("b", 1), pod("below", 1));
+    let life = world.life(&old);
+    let _lives = [&new, &a, &b, &below].map(|pod| world.life(pod));
+    world.claim(&old, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&a, child(&old, world.writing("tree/a"))).unwrap();
+    world.claim(&b, child(&old, world.writing("tree/b"))).unwrap();
+    world.claim(&below, child(&b, world.writing("tree/b/x"))).unwrap();
+    let place = world.claim(&new, root(None)).unwrap();
+    drop(life);
+    world.registry.give_back(&old).unwrap();
+    let row = |pod: &PodId| world.registry.pods().unwrap().into_iter().find(|row| row.pod == *pod).unwrap();
+    let before = [row(&b), row(&below)];
+    let holds = world.registry.adopt(&place, &a).unwrap();
+    assert_eq!(holds, Some(world.writing("tree/a")), "who lends it knows what");
+    assert_eq!((row(&a).parent, row(&a).root), (Some(new.clone()), new.incarnation));
+    assert_eq!([row(&b), row(&below)], before, "nobody has adopted these");
+    let balance = |root: &PodId| world.registry.balance(root.incarnation).unwrap();
+    assert_eq!((balance(&old), balance(&new)), ((2, 0), (1, 0)));
+    // The next life of their own parent finds them, and not the one that is another's.
+    let again = pod("old", 2);
+    let _again = world.life(&again);
+    let claimed = world.claim(&again, root(Some(world.writing("tree")))).unwrap_err().to_string();
+    assert!(claimed.contains("pod `a`"), "{claimed}");
+    world.registry.give_back(&a).unwrap();
+    world.claim(&again, root(Some(world.writing("tree")))).unwrap();
+    assert_eq!(world.registry.lent(&again).unwrap(), [(b.clone(), world.writing("tree/b"))]);
+    assert_eq!((balance(&old), balance(&again), balance(&new)), ((0, 0), (2, 0), (1, 1)));
+}
+
+#[test]
 fn child_is_not_adopted_by_one_that_could_not_have_started_it_and_stays_as_it_is() {
     let world = World::new();
     let (old, mid, leaf, free) = (pod("old", 1), pod("mid", 1), pod("leaf", 1), pod("free", 1));

@@ -4,7 +4,8 @@
 //! back in between. What is written into which store, and why a death at any point leaves the child with one parent, says
 //! `store::adoption`; what moves in the registry is claimed before the step that decides. The child is told by its old parent's store, which it reads while it waits for that parent (`parent`).
 //!
-//! Asked by `controller/calls` and the facade; what a life has begun its next one goes on with.
+//! Asked by `controller/calls` and the facade. What could not be finished is tried again, by this life and by its next one; a pod
+//! that stops begins nothing more, and is waited for by nobody who wants to adopt.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,23 +17,53 @@ use crate::id::{PodId, PodName, Seq};
 use crate::life_lock::{self, Life, LifeLock, LifeLockError};
 use crate::protocol::{AdoptRejection, Adopted, PodState, Text};
 use crate::registry::ClaimError;
-use crate::store::{Adoption, ChildRow, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader, Whose};
+use crate::store::{
+    Adoption, Again, ChildRow, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader, Whose,
+};
 
-/// Between two looks at an old parent whose lock another one holds that is not it: somebody adopts from it, too.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The first pause between two attempts at what was begun: another one may hold the old parent's lock that is not it, since somebody
+/// adopts from it, too; or a disk is full.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// LIMIT: the longest: each attempt opens the old parent's store.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Makes `child` of the dead pod `from` a child of ours.
 ///
 /// # Errors
-/// Why it is not; it is then still its old parent's, unless the reason is `Unavailable`: asked again, it goes on.
+/// Why it is not; it is then still its old parent's, unless the reason is `Unavailable`: what was begun is tried again, and asked
+/// again, it goes on.
+///
+/// # Cancel safety
+/// What was begun is gone on with by the pod's next life.
 pub(crate) async fn adopt(shared: &Shared, child: &PodName, from: &PodName) -> Result<Adopted, AdoptRejection> {
     // Of two at once the one would take the other's hold on the old parent's lock for the old parent.
-    let _alone = shared.adopting.lock().await;
-    adopt_alone(shared, child, from).await
+    // CANCEL SAFETY: to wait for one's turn changes nothing.
+    let mut resumes = tokio::select! {
+        biased;
+        () = stops(shared) => return Err(AdoptRejection::Stopping),
+        resumes = shared.adopting.lock() => resumes,
+    };
+    let adopted = adopt_alone(shared, child, from).await;
+    if matches!(adopted, Err(AdoptRejection::Unavailable { .. })) && !*resumes {
+        *resumes = true;
+        tokio::spawn(resume(shared.clone()));
+    }
+    adopted
+}
+
+/// Waits until the pod stops.
+async fn stops(shared: &Shared) {
+    let mut phase = shared.phase.subscribe();
+    // Its sender is in what we hold.
+    let _ = phase.wait_for(|phase| *phase == PodState::Stopping).await;
+}
+
+fn is_stopping(shared: &Shared) -> bool {
+    *shared.phase.borrow() == PodState::Stopping
 }
 
 async fn adopt_alone(shared: &Shared, child: &PodName, from: &PodName) -> Result<Adopted, AdoptRejection> {
-    if *shared.phase.borrow() == PodState::Stopping {
+    if is_stopping(shared) {
         return Err(AdoptRejection::Stopping);
     }
     if *from == shared.id.name || *child == shared.id.name {
@@ -66,27 +97,46 @@ async fn adopt_alone(shared: &Shared, child: &PodName, from: &PodName) -> Result
     Ok(Adopted { child, watermark, works: u32::try_from(works).unwrap_or(u32::MAX) })
 }
 
-/// Goes on with what an earlier life of ours had begun, or finds that the child has stayed where it was.
+/// Goes on with what was begun, by an earlier life of ours or by this one, or finds that the child has stayed where it was. One at a
+/// time: whoever spawns it has said so in `adopting`.
 pub(crate) async fn resume(shared: Shared) {
-    let begun = shared.store.read(|reads| reads.adoptions()).await.unwrap_or_default();
-    for Adoption { child, from, .. } in begun {
-        while !resume_one(&shared, &child, &from).await {
-            // CANCEL SAFETY: waiting changes nothing.
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = shared.stopped() => return,
+    let mut pause = PAUSE_MIN;
+    loop {
+        {
+            let mut resumes = shared.adopting.lock().await;
+            // Looked at while nobody can begin another one.
+            match shared.store.read(|reads| Ok(reads.adoptions()?.is_empty())).await {
+                Ok(true) | Err(StoreError::Closed) => {
+                    *resumes = false;
+                    return;
+                }
+                Ok(false) | Err(_) => *resumes = true,
             }
         }
+        let begun = shared.store.read(|reads| reads.adoptions()).await.unwrap_or_default();
+        for Adoption { child, from, .. } in begun {
+            // A pod that stops leaves it to its next life.
+            if is_stopping(&shared) {
+                return;
+            }
+            resume_one(&shared, &child, &from).await;
+        }
+        // CANCEL SAFETY: waiting changes nothing.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stops(&shared) => return,
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
-/// False as long as it cannot be known whose the child is.
-async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) -> bool {
+/// One attempt. As long as it cannot be known whose the child is, or done, it stays begun.
+async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) {
     let _alone = shared.adopting.lock().await;
     let name = child.name.clone();
     // Whoever has asked again meanwhile may have come to its end.
     if !matches!(shared.store.read(move |reads| reads.is_being_adopted(&name)).await, Ok(true)) {
-        return true;
+        return;
     }
     match adopt_alone(shared, &child.name, from).await {
         Ok(_) => tracing::info!(pod = %shared.id, %child, %from, "an adoption that was begun is done"),
@@ -97,17 +147,16 @@ async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) -> bool {
                 _ => None,
             };
             // Another adopter holds it in the old parent's stead: that decides nothing.
-            if holder.is_none_or(|holder| holder.name != *from) {
-                return false;
+            if holder.is_some_and(|holder| holder.name == *from) {
+                stay_or_finish(shared, child, from).await;
             }
-            return stay_or_finish(shared, child, from).await;
         }
         Err(AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. } | AdoptRejection::Refused { .. }) => {
             give_up(shared, &child.name).await;
         }
-        Err(error) => return not_yet(shared, child, error.to_string()),
+        Err(AdoptRejection::Stopping) => {}
+        Err(error @ AdoptRejection::Unavailable { .. }) => not_yet(shared, child, error.to_string()),
     }
-    true
 }
 
 /// The steps, under the old parent's lock. The row is there if the child became ours by them.
@@ -127,14 +176,17 @@ async fn take(
                 return Err(AdoptRejection::NameTaken { reason: Text::clipped(reason) });
             }
             crate::failpoint!("adopt_after_copy");
-            if let Err(error) = shared.member.adopt(&pod).await {
-                // Nothing is given up, and nothing was taken.
+            let refused = match shared.member.adopt(&pod).await {
+                _ if is_stopping(shared) => Some(AdoptRejection::Stopping),
+                Ok(()) => None,
+                Err(ClaimError::Registry(error)) => Some(unavailable(error)),
+                Err(error) => Some(AdoptRejection::Refused { reason: Text::clipped(in_one_line(&error)) }),
+            };
+            if let Some(refused) = refused {
+                // Nothing is given up: where it has moved in the registry, its old parent takes it up at its next start.
                 let name = child.clone();
                 shared.commit(move |tx| tx.drop_adoption(&name)).await.map_err(stored)?;
-                return Err(match error {
-                    ClaimError::Registry(error) => unavailable(error),
-                    error => AdoptRejection::Refused { reason: Text::clipped(in_one_line(&error)) },
-                });
+                return Err(refused);
             }
             old.write(move |tx| tx.give_away(&pod, &own)).await.map_err(stored)?;
             crate::failpoint!("adopt_after_mark");
@@ -143,16 +195,19 @@ async fn take(
         // It was decided before: what is left to be done here is done.
         Whose::MovedTo(adoption, to) if to == own => {
             let (known, pod) = ((adoption.watermark, adoption.works.len()), adoption.child.clone());
-            let name = child.clone();
-            let known_here =
-                shared.store.read(move |reads| Ok((reads.child(&pod)?.is_some(), reads.is_being_adopted(&name)?)));
-            let (is_known, is_begun) = known_here.await.map_err(stored)?;
-            if !is_known && !is_begun {
-                // Our store is older than that: what the old parent's has kept of it makes the child ours. What ours has kept
-                // is never replaced by it: the old parent's next life has closed what it had given away.
-                shared.commit(move |tx| tx.begin_adoption(&adoption)).await.map_err(stored)?;
+            match shared.commit(move |tx| tx.adopt_again(&adoption)).await.map_err(stored)? {
+                Again::Finish => known,
+                Again::Done => (Seq(0), 0),
+                Again::Over => {
+                    let reason = format!(
+                        "pod `{own}` had adopted {pod}, and that life is over; `pod restore {child}` starts another"
+                    );
+                    return Err(missing(reason));
+                }
+                Again::Moved(to) => {
+                    return Err(missing(format!("pod `{own}` had adopted {pod}, and gave it to pod `{to}` since")));
+                }
             }
-            if is_known { (Seq(0), 0) } else { known }
         }
         Whose::MovedTo(_, to) => return Err(missing(format!("`{child}` is a child of pod `{to}` now"))),
         Whose::Nobodys => return Err(missing(format!("pod `{from}` has no child `{child}` that could be adopted"))),
@@ -163,8 +218,8 @@ async fn take(
     Ok((row, watermark, works))
 }
 
-/// The old parent is back: its store says whether it had given the child away. False as long as that cannot be known or done.
-async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) -> bool {
+/// The old parent is back: its store says whether it had given the child away.
+async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) {
     let (store, parent, name) = (shared.roots.pod(from).store(), from.clone(), child.name.clone());
     let whose = StoreReader::open(&store).and_then(|reader| reader.look(|reads| reads.whose(&parent, &name)));
     match whose {
@@ -173,18 +228,16 @@ async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) -> bool 
             match shared.commit(move |tx| tx.finish_adoption(&name)).await {
                 Ok(Some(row)) => follow(shared, row).await,
                 Ok(None) => {}
-                Err(error) => return not_yet(shared, child, error.chain()),
+                Err(error) => not_yet(shared, child, error.chain()),
             }
         }
         Ok(_) => give_up(shared, &child.name).await,
-        Err(error) => return not_yet(shared, child, error.chain()),
+        Err(error) => not_yet(shared, child, error.chain()),
     }
-    true
 }
 
-fn not_yet(shared: &Shared, child: &PodId, error: String) -> bool {
+fn not_yet(shared: &Shared, child: &PodId, error: String) {
     tracing::error!(pod = %shared.id, %child, error, "an adoption cannot be finished yet; it is tried again");
-    false
 }
 
 async fn give_up(shared: &Shared, child: &PodName) {
@@ -192,6 +245,10 @@ async fn give_up(shared: &Shared, child: &PodName) {
     let name = child.clone();
     if let Err(error) = shared.commit(move |tx| tx.drop_adoption(&name)).await {
         tracing::error!(pod = %shared.id, %child, error = error.chain(), "an adoption cannot be dropped");
+    }
+    // It may have moved in the registry, and back: what it holds is not lent by us then.
+    if let Err(error) = shared.member.look_at_lent().await {
+        tracing::warn!(pod = %shared.id, %child, %error, "what is lent cannot be looked at");
     }
 }
 
@@ -237,9 +294,12 @@ async fn follow(shared: &Shared, row: ChildRow) {
         tracing::warn!(pod = %shared.id, child = %row.pod, %error, "an adopted child is not registered as this pod's yet; it is at the next start");
     }
     let child = row.pod.clone();
+    // One that comes while the pod stops is left to its next life: whoever is waited for was told to end before.
     let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
     tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
-    crate::delegation::send_what_came_with(shared, &child).await;
+    if !is_stopping(shared) {
+        crate::delegation::send_what_came_with(shared, &child).await;
+    }
 }
 
 /// The store of a dead pod whose life lock we hold.
@@ -270,4 +330,26 @@ fn unavailable(error: impl std::error::Error) -> AdoptRejection {
 
 fn stored(error: StoreError) -> AdoptRejection {
     AdoptRejection::Unavailable { reason: Text::clipped(error.chain()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{Puppet, within};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn adoption_that_waits_for_its_turn_is_told_that_the_pod_stops_and_holds_up_nothing() {
+        let puppet = Puppet::new().await;
+        let shared = puppet.pod.shared().clone();
+        // Another one is on its way, and does not come to its end.
+        let other = shared.adopting.lock().await;
+        let waits = tokio::spawn({
+            let shared = shared.clone();
+            async move { adopt(&shared, &"a".parse().unwrap(), &"old".parse().unwrap()).await }
+        });
+        within("the end of the pod", puppet.pod.shutdown()).await;
+        let answer = within("the answer", waits).await.unwrap();
+        assert_eq!(answer.unwrap_err(), AdoptRejection::Stopping);
+        drop(other);
+    }
 }

@@ -112,6 +112,8 @@ struct Inner {
     of_pid: HashMap<u32, u64>,
     ended: VecDeque<u64>,
     works: HashMap<WorkId, watch::Sender<WorkProgress>>,
+    /// All were asked to end: one of another life that comes later is left to the pod's next one.
+    stopping: bool,
 }
 
 #[derive(Debug)]
@@ -194,18 +196,19 @@ impl SpawnedPodRegistry {
             return Some(entry.status.pod.clone());
         }
         let known =
-            |entry: &&Entry| entry.identity.as_ref().is_some_and(|(known, alive)| *known == pid && lives(alive));
+            |entry: &&Entry| entry.identity.as_ref().is_some_and(|(known, alive)| *known == pid && !has_ended(alive));
         inner.children.values().filter(|entry| entry.adopted).find(known).map(|entry| entry.status.pod.clone())
     }
 
-    /// Whether `pod` is a living child that an earlier life of ours had started.
-    pub(crate) fn is_adopted(&self, pod: &PodId) -> bool {
+    /// Whether `pod` is a living child that an earlier life of ours had started, and which process it is is not known yet.
+    pub(crate) fn is_unidentified(&self, pod: &PodId) -> bool {
         let inner = self.lock();
         let entry = inner.of_pod.get(pod).and_then(|at| inner.children.get(at));
-        entry.is_some_and(|e| !e.unreaped && e.adopted && e.status.phase != ChildPhase::Ended)
+        let is_adopted = |e: &Entry| !e.unreaped && e.adopted && e.status.phase != ChildPhase::Ended;
+        entry.is_some_and(|e| is_adopted(e) && e.identity.is_none())
     }
 
-    /// The process of a child of an earlier life is this one for certain: it held the life lock after `alive` was opened.
+    /// The process of a child of an earlier life is this one for certain.
     pub(crate) fn identified(&self, pod: &PodId, pid: u32, alive: &Arc<AsyncFd<OwnedFd>>) {
         self.change(pod, |entry| {
             entry.status.pid = Some(pid);
@@ -231,6 +234,7 @@ impl SpawnedPodRegistry {
         {
             let mut inner = self.lock();
             let pid = start()?;
+            let left = pid.is_none() && inner.stopping;
             inner.add(Entry {
                 status: ChildStatus {
                     pod: row.pod.clone(),
@@ -254,7 +258,7 @@ impl SpawnedPodRegistry {
                 identity: None,
                 wanted: false,
                 was_ready: row.state == ChildState::Ready,
-                left: false,
+                left,
                 stop,
             });
         }
@@ -431,6 +435,7 @@ impl SpawnedPodRegistry {
     /// many are asked.
     pub(crate) fn stop_all(&self, stop: Stop) -> usize {
         let mut inner = self.lock();
+        inner.stopping = true;
         let mut asked = 0;
         for entry in inner.children.values_mut().filter(|entry| entry.status.phase != ChildPhase::Ended) {
             // One that is asked to end already is waited for.
@@ -543,10 +548,10 @@ impl Inner {
     }
 }
 
-/// Whether a process lives, or is at least not reaped: its number is then its own.
-fn lives(pidfd: &AsyncFd<OwnedFd>) -> bool {
+/// Whether a process has ended, or that cannot be told. While it has not, its number is its own.
+pub(super) fn has_ended(pidfd: &AsyncFd<OwnedFd>) -> bool {
     let mut dead = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
-    poll(&mut dead, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0)
+    !poll(&mut dead, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready == 0)
 }
 
 /// A later wish only hastens an earlier one.

@@ -48,18 +48,18 @@ fn sender_is_a_child_whose_process_is_not_reaped() {
     let (registry, pod, _stop) = with_child();
     assert_eq!(registry.sender(10), Some(pod.clone()));
     assert_eq!(registry.sender(11), None);
-    assert!(!registry.is_adopted(&pod));
+    assert!(!registry.is_unidentified(&pod));
     registry.reaped(&pod);
     assert_eq!(registry.sender(10), None, "its number may be anybody's");
-    assert!(!registry.is_adopted(&pod), "it is dead, and no child of an earlier life");
+    assert!(!registry.is_unidentified(&pod), "it is dead, and no child of an earlier life");
 
     let adopted = ChildRow { pid: Some(12), ..row("b", 1) };
     let Ok(_stop) = registry.add(&adopted, || Ok::<_, Infallible>(None));
     assert_eq!(registry.sender(12), None, "a stored number is nobody");
-    assert!(registry.is_adopted(&adopted.pod));
-    assert!(!registry.is_adopted(&row("b", 2).pod), "another life of the name");
+    assert!(registry.is_unidentified(&adopted.pod));
+    assert!(!registry.is_unidentified(&row("b", 2).pod), "another life of the name");
     registry.ended(&adopted.pod, &Terminal::ShutDown);
-    assert!(!registry.is_adopted(&adopted.pod));
+    assert!(!registry.is_unidentified(&adopted.pod));
 }
 
 #[test]
@@ -88,6 +88,23 @@ fn child_that_is_left_to_the_next_life_is_not_waited_for() {
     let (registry, pod, _stop) = with_child();
     registry.leave(&pod);
     assert_eq!((registry.living(), registry.children()[0].terminal.clone()), (0, None));
+}
+
+#[test]
+fn child_of_an_earlier_life_that_comes_when_all_were_told_to_end_is_left_and_not_waited_for() {
+    let registry = SpawnedPodRegistry::default();
+    let adopt = |name: &str| {
+        let Ok(stop) = registry.add(&row(name, 1), || Ok::<_, Infallible>(None));
+        stop
+    };
+    let _before = adopt("before");
+    assert_eq!(registry.living(), 1);
+    registry.stop_all(Stop { now: true, grace: Duration::ZERO });
+    let _behind = adopt("behind");
+    assert_eq!(registry.living(), 1, "nobody tells it to end");
+    // One of our own is, by whoever has started it.
+    let Ok(_own) = registry.add(&row("own", 1), || Ok::<_, Infallible>(Some(10)));
+    assert_eq!(registry.living(), 2);
 }
 
 #[test]

@@ -21,9 +21,10 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE, Leader, kill_programs_of, watch_death};
-use super::registry::{ChildPhase, Stop};
+use super::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE, Leader, kill_programs_of, life_of, watch_death};
+use super::registry::{ChildPhase, Stop, has_ended};
 use super::restart::{Decision, Over, decide};
+use crate::admission::{PROC, process};
 use crate::event::settle_dead_child;
 use crate::handle::{PodHandle, Shared, SpawnError, SpawnPod};
 use crate::id::PodId;
@@ -136,7 +137,7 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
             },
             // Another life of that name: the one that we look for is over.
             Ok(Life::Held(holder)) if holder.pod.as_ref().is_some_and(|held| *held != row.pod) => break None,
-            Ok(Life::Held(holder)) if alive.is_none() => alive = identify(&shared, &row, &lock, &holder),
+            Ok(Life::Held(holder)) if alive.is_none() => alive = identify(&shared, &row, &lock, &holder).await,
             Ok(Life::Held(_)) => {}
             Err(error) => tracing::warn!(pod = %row.pod, %error, "the life lock of a child cannot be looked at"),
         }
@@ -175,21 +176,38 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
     bury(&shared, &row, LostReason::Unobserved, proof).await;
 }
 
-/// A descriptor of the process that holds the life lock as `pod`.
-fn identify(shared: &Shared, row: &ChildRow, lock: &Path, holder: &Holder) -> Option<Arc<AsyncFd<OwnedFd>>> {
+/// A descriptor of the process that is the life `row.pod`, which holds its life lock. That lock says a number only, of whoever held it
+/// last: who holds it now may be one that has yet to be its program, or somebody who mends what a dead one has left. So the process
+/// of that number is this life's only if it began when that life said that its process did, or bears its mark.
+async fn identify(shared: &Shared, row: &ChildRow, lock: &Path, holder: &Holder) -> Option<Arc<AsyncFd<OwnedFd>>> {
     let pod = &row.pod;
     let pid = holder.pid.filter(|_| holder.pod.as_ref() == Some(pod))?;
-    let alive = Arc::new(watch_death(Pid::from_raw(pid.cast_signed())?).ok()?);
-    // Looked at again, now that the descriptor says who is meant: the number may have been another's.
-    let still = matches!(life_lock::probe(lock), Ok(Life::Held(now)) if now == *holder);
-    still.then(|| {
-        shared.registry.identified(pod, pid, &alive);
-        if row.state == ChildState::Ready {
-            // It takes work; that it is heard again is not waited for.
-            shared.registry.phase(pod, ChildPhase::Ready);
+    let number = Pid::from_raw(pid.cast_signed())?;
+    let alive = Arc::new(watch_death(number).ok()?);
+    // Looked at now that the descriptor says who is meant, and before that is asked whether it lives: the number was its own then.
+    let is_it = match shared.member.process_of(pod).await {
+        Ok(Some(said)) => {
+            said.pid == number.as_raw_nonzero().get()
+                && process(Path::new(PROC), said.pid).is_ok_and(|now| now == Some(said))
         }
-        alive
-    })
+        // It could not be registered, or the registry is another one than before.
+        Ok(None) | Err(_) => {
+            let (life, roots) = (pod.incarnation, shared.roots.clone());
+            let marked =
+                tokio::task::spawn_blocking(move || life_of(number.as_raw_nonzero().get(), &roots) == Some(life));
+            marked.await.unwrap_or(false)
+        }
+    };
+    let still = || matches!(life_lock::probe(lock), Ok(Life::Held(now)) if now == *holder);
+    if !is_it || !still() || has_ended(&alive) {
+        return None;
+    }
+    shared.registry.identified(pod, pid, &alive);
+    if row.state == ChildState::Ready {
+        // It takes work; that it is heard again is not waited for.
+        shared.registry.phase(pod, ChildPhase::Ready);
+    }
+    Some(alive)
 }
 
 async fn asked_to_stop(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
@@ -407,5 +425,66 @@ fn lost_reason(status: ExitStatus) -> LostReason {
         (Some(code), _) => LostReason::Exited { code },
         (None, Some(signal)) => LostReason::Killed { signal },
         (None, None) => LostReason::Unobserved,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Puppet;
+    use crate::registry::{Claim, Origin};
+    use crate::scope::Rules;
+    use crate::store::fixture::{self, new_child};
+
+    /// Killed when it is dropped.
+    struct Sleeper(std::process::Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[expect(clippy::disallowed_methods, reason = "a process whose number stands in a life lock")]
+    async fn process_whose_number_stands_in_a_life_lock_is_that_life_only_if_it_is_the_one_that_said_so() {
+        let puppet = Puppet::new().await;
+        let shared = puppet.pod.shared().clone();
+        let pod = fixture::pod("a", 7);
+        let reserved = pod.clone();
+        shared.commit(move |tx| tx.reserve_child(&new_child(&reserved)).map(drop)).await.unwrap();
+        let known = pod.clone();
+        let row = shared.store.read(move |reads| reads.child(&known)).await.unwrap().unwrap();
+        let Ok(_stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
+        let paths = shared.roots.pod(&pod.name);
+        paths.make_state_dir().unwrap();
+        let (worker, state_dir) = ("ledger".to_owned(), paths.state_dir().to_owned());
+        let origin = Origin::Child { parent: shared.id.clone(), asked: Rules::default() };
+        let registry = crate::registry::Registry::at(&shared.roots);
+        registry.claim(&Claim { pod: pod.clone(), worker, state_dir, origin }, row.at).unwrap();
+
+        let stranger = Sleeper(std::process::Command::new("sleep").arg("60").spawn().unwrap());
+        // Somebody holds the lock, and the word in it is a dead life's, whose number was given to a stranger.
+        let lock = paths.life_lock();
+        let _held = LifeLock::acquire(&lock, &pod).unwrap();
+        let holder = Holder { pid: Some(stranger.0.id()), pod: Some(pod.clone()) };
+        std::fs::write(&lock, serde_json::to_string(&holder).unwrap()).unwrap();
+        let number = i32::try_from(stranger.0.id()).unwrap();
+        let now = process(Path::new(PROC), number).unwrap().unwrap();
+        assert!(
+            identify(&shared, &row, &lock, &holder).await.is_none(),
+            "it has not said which process it is, and bears no mark"
+        );
+        let earlier = crate::admission::Process { began: now.began.saturating_sub(1), ..now };
+        registry.is_process(&pod, earlier).unwrap();
+        assert!(identify(&shared, &row, &lock, &holder).await.is_none(), "its process began at another moment");
+        assert!(shared.registry.is_unidentified(&pod) && shared.registry.sender(stranger.0.id()).is_none());
+        registry.is_process(&pod, now).unwrap();
+        assert!(identify(&shared, &row, &lock, &holder).await.is_some());
+        assert_eq!(shared.registry.sender(stranger.0.id()), Some(pod.clone()));
+        drop(stranger);
+        assert_eq!(shared.registry.sender(u32::try_from(number).unwrap()), None, "it has ended");
+        assert!(identify(&shared, &row, &lock, &holder).await.is_none());
     }
 }

@@ -59,6 +59,19 @@ pub(crate) enum Whose {
     Nobodys,
 }
 
+/// What is left to be done of an adoption that was decided before, as the adopter's own store says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// The last step, [`finish_adoption`](Tx::finish_adoption).
+    Finish,
+    /// Nothing: the child is known here as ours, alive or over.
+    Done,
+    /// Nothing: it was ours, its life is over, and its row is gone.
+    Over,
+    /// Nothing: it was ours, and was given to that pod.
+    Moved(PodName),
+}
+
 impl Reads<'_> {
     /// What is to be known of the child `name` of the pod `own`, whose store this is.
     pub(crate) fn whose(&self, own: &PodName, name: &PodName) -> Result<Whose, StoreError> {
@@ -86,6 +99,17 @@ impl Reads<'_> {
         bodies.iter().map(|body| from_json("an adoption", body)).collect()
     }
 
+    /// Whether this life was ever adopted here; from the history, which keeps what the rows forget.
+    fn was_adopted(&self, pod: &PodId) -> Result<bool, StoreError> {
+        for (_, body) in self.entries("kind = 'child_adopted'", [])? {
+            if matches!(from_json("a history entry", &body)?, HistoryItem::ChildAdopted { child, .. } if child == *pod)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether a child of that name is on its way here.
     pub(crate) fn is_being_adopted(&self, name: &PodName) -> Result<bool, StoreError> {
         self.exists("SELECT 1 FROM adoptions WHERE name = ?1", [name])
@@ -103,6 +127,27 @@ impl Tx<'_> {
         let body = to_json("an adoption", adoption)?;
         self.run("INSERT OR REPLACE INTO adoptions (name, body) VALUES (?1, ?2)", (&adoption.child.name, body))?;
         Ok(None)
+    }
+
+    /// For one who asks again behind the step that decided, with what the old parent's store has kept. If nothing is known of it
+    /// here, our store is older than that, and it is begun once more. What ours has kept is never replaced: the old parent's
+    /// next life has closed what it had given away.
+    pub(crate) fn adopt_again(&self, adoption: &Adoption) -> Result<Again, StoreError> {
+        let pod = &adoption.child;
+        if self.is_being_adopted(&pod.name)? {
+            return Ok(Again::Finish);
+        }
+        if let Some(row) = self.child(pod)? {
+            return Ok(row.moved_to.map_or(Again::Done, Again::Moved));
+        }
+        if self.was_adopted(pod)? {
+            return Ok(Again::Over);
+        }
+        // A life of that name that is not this one is not given up for it.
+        match self.begin_adoption(adoption)? {
+            None => Ok(Again::Finish),
+            Some(_) => Ok(Again::Over),
+        }
     }
 
     /// The old parent's step, which decides: the child is `to`'s. It has no terminal event here, and its agent is told.
@@ -153,7 +198,9 @@ impl Tx<'_> {
             ],
         )?;
         if let Some(stream) = adoption.stream {
-            self.set_watermark(stream, &child.name, adoption.watermark)?;
+            // It may have been ours before, and have told us more than its old parent has kept of it.
+            let upto = adoption.watermark.max(self.watermark(stream)?);
+            self.set_watermark(stream, &child.name, upto)?;
         }
         for OpenWork { work, input, turn, given_as } in &adoption.works {
             self.run(
@@ -216,6 +263,42 @@ mod tests {
     use crate::id::StreamId;
     use crate::store::Direction;
     use crate::store::fixture::{self, new_child, pod};
+
+    #[test]
+    fn adoption_that_is_asked_for_again_when_its_child_is_over_and_forgotten_brings_nothing_back() {
+        let (old, new) = (fixture::memory("old"), fixture::memory("new"));
+        let (b, name, own, to) = (pod("b", 1), pod("b", 1).name, pod("old", 1).name, pod("new", 1).name);
+        old.with(|tx| {
+            tx.reserve_child(&new_child(&b))?;
+            tx.child_ready(&b, StreamId(5))?;
+            tx.set_watermark(StreamId(5), &name, Seq(7))
+        });
+        let Whose::Ours(adoption) = old.with(|tx| tx.whose(&own, &name)) else { panic!("it is the old one's") };
+        new.with(|tx| tx.begin_adoption(&adoption));
+        old.with(|tx| tx.give_away(&b, &to));
+        let Whose::MovedTo(kept, _) = old.with(|tx| tx.whose(&own, &name)) else { panic!("it is the new one's") };
+        assert_eq!(new.with(|tx| tx.adopt_again(&kept)), Again::Finish);
+        new.with(|tx| tx.finish_adoption(&name));
+        assert_eq!(new.with(|tx| tx.adopt_again(&kept)), Again::Done);
+        new.with(|tx| tx.set_watermark(StreamId(5), &name, Seq(9)));
+        // Its life ends, and thousands after it: its row is gone.
+        let row = new.with(|tx| tx.child(&b)).unwrap();
+        new.with(|tx| tx.end_life(&row));
+        new.with(|tx| tx.run("DELETE FROM children", []).map(drop));
+        assert_eq!(new.with(|tx| tx.adopt_again(&kept)), Again::Over);
+        assert!(new.with(|tx| Ok(tx.live_children()?.is_empty() && !tx.is_being_adopted(&name)?)));
+        // Whatever is begun, what was heard is not heard again.
+        new.with(|tx| tx.begin_adoption(&kept));
+        new.with(|tx| tx.finish_adoption(&name));
+        assert_eq!(new.with(|tx| tx.watermark(StreamId(5))), Seq(9));
+        // One that was given on since is not taken back by the word of whom it was given by.
+        new.with(|tx| tx.give_away(&b, &pod("third", 1).name));
+        assert_eq!(new.with(|tx| tx.adopt_again(&kept)), Again::Moved(pod("third", 1).name));
+        // A store that was put back knows nothing of it, and takes what the other has kept.
+        let older = fixture::memory("new");
+        assert_eq!(older.with(|tx| tx.adopt_again(&kept)), Again::Finish);
+        assert_eq!(older.with(|tx| tx.finish_adoption(&name)).map(|row| row.pod), Some(b));
+    }
 
     #[test]
     fn child_is_one_parents_at_each_step_and_goes_with_its_watermark_and_its_open_works() {

@@ -33,7 +33,7 @@ mod tx;
 mod version;
 mod works;
 
-pub(crate) use adoption::{Adoption, Whose};
+pub(crate) use adoption::{Adoption, Again, Whose};
 pub use children::{
     ChildReadiness, ChildRow, ChildState, EndOfLife, Lifetime, NewChild, Reservation, Restart, RestartWhen, Terminal,
 };
