@@ -78,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) done: watch::Sender<bool>,
     /// Children that are being started and are not in the registry yet.
     pub(crate) spawning: AtomicUsize,
+    /// What is done once for many children that end.
+    pub(crate) ends: spawn::Ends,
     /// Whether somebody tries again what is left to be done outside the store.
     pub(crate) carrying_out: AtomicBool,
     /// Held by whoever adopts a child: one at a time. Whether somebody goes on with what was begun.

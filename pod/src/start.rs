@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::admission::{Admission, bound_by};
 use crate::attach::Tail;
 use crate::controller::actor::Actor;
 use crate::event::{Edge, Reporter};
-use crate::handle::{Inner, PodHandle, Shared};
+use crate::handle::{Inner, Ordered, PodHandle, Shared};
 use crate::id::{Incarnation, PodId, PodName};
 use crate::life_lock::{LifeLock, LifeLockError};
 use crate::manifest::{Limits, Manifest, ManifestError, PodSection, ScopeEntry, WorkerSpec};
@@ -29,8 +30,8 @@ use crate::spawn::adopt;
 use crate::spawn::parent::{self, Parent};
 use crate::spawn::process::kill_programs_of;
 use crate::spawn::reaper;
-use crate::spawn::{SpawnedPodRegistry, carry_out_intents, supervisor};
-use crate::store::{Clock, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader};
+use crate::spawn::{Ends, SpawnedPodRegistry, carry_out_intents, supervisor};
+use crate::store::{ChildRow, Clock, Control, Durability, Own, Owner, Store, StoreError, StoreOptions, StoreReader};
 use crate::worker::live::Live;
 use crate::worker::{ChildEnvironment, Workers};
 
@@ -423,6 +424,7 @@ impl PodController {
             phase: watch::Sender::new(PodState::Idle),
             done: watch::Sender::new(false),
             spawning: AtomicUsize::new(0),
+            ends: Ends::default(),
             carrying_out: AtomicBool::new(false),
             adopting: tokio::sync::Mutex::new(true),
             order: Arc::new(AtomicU64::new(0)),
@@ -431,40 +433,19 @@ impl PodController {
         });
         let handle = PodHandle::new(shared.clone());
 
-        let found: Vec<_> = recovery.children.iter().map(|row| row.pod.clone()).collect();
-        if !found.is_empty() {
-            shared
-                .member
-                .adopted(found)
-                .await
-                .map_err(|error| StartError::Registry { name: id.name.clone(), source: error.into() })?;
-        }
-        for row in recovery.children {
-            let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
-            tokio::spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
-        }
-        if let (Some(mut child), Some(parent)) = (child, parent) {
-            let begun = parent::begin(&handle, &parent, child.parent, &mut child.signals).await;
-            begun.map_err(|reason| StartError::Parent { name, reason })?;
-            child.signals.stop(&handle);
-        }
+        let mut tasks = JoinSet::new();
+        let facts = begin(&handle, child, parent, recovery.children, &mut tasks).await;
+        let (facts, found) = match facts {
+            Ok(begun) => begun,
+            Err(error) => {
+                give_up(&shared, server, tasks).await;
+                return Err(error);
+            }
+        };
+        tasks.detach_all();
         tokio::spawn(adopt::resume(shared.clone()));
-        carry_out_intents(&shared).await;
-        let (_, facts) = shared
-            .store
-            .write(shared.looking(|_| Ok(())))
-            .await
-            .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
-        let found = shared
-            .store
-            .read(|reads| reads.control())
-            .await
-            .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
         let starts_processes = worker.starts_processes();
         let actor = Actor::new(handle.clone(), worker, found, facts);
-        crate::delegation::send_what_was_left(&shared)
-            .await
-            .map_err(|source| StartError::Store { name: id.name.clone(), source })?;
         if owns_process {
             tokio::spawn(reaper::reap(shared.clone(), starts_processes));
         }
@@ -485,6 +466,52 @@ impl PodController {
             return Err(StartError::Bound { name: name.clone(), by: by.name });
         }
         Ok(())
+    }
+}
+
+/// Everything that a new life has to see to before it takes work, and that can fail. What follows the children that it has found is
+/// among `tasks`, to be ended if it does.
+async fn begin(
+    handle: &PodHandle,
+    child: Option<ChildEnvironment>,
+    parent: Option<Parent>,
+    found: Vec<ChildRow>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(Ordered, Control), StartError> {
+    let (shared, name) = (handle.shared(), handle.id().name.clone());
+    let store_error = |source| StartError::Store { name: name.clone(), source };
+    if !found.is_empty() {
+        let pods = found.iter().map(|row| row.pod.clone()).collect();
+        let adopted = shared.member.adopted(pods).await;
+        adopted.map_err(|error| StartError::Registry { name: name.clone(), source: error.into() })?;
+    }
+    for row in found {
+        let Ok(stop) = shared.registry.add(&row, || Ok::<_, std::convert::Infallible>(None));
+        tasks.spawn(supervisor::supervise_adopted(shared.clone(), row, stop));
+    }
+    if let (Some(mut child), Some(parent)) = (child, parent) {
+        let begun = parent::begin(handle, &parent, child.parent, &mut child.signals).await;
+        begun.map_err(|reason| StartError::Parent { name: name.clone(), reason })?;
+        child.signals.stop(handle);
+    }
+    carry_out_intents(shared).await;
+    supervisor::start_what_was_due(shared).await.map_err(store_error)?;
+    let (_, facts) = shared.store.write(shared.looking(|_| Ok(()))).await.map_err(store_error)?;
+    let control = shared.store.read(|reads| reads.control()).await.map_err(store_error)?;
+    crate::delegation::send_what_was_left(shared).await.map_err(store_error)?;
+    Ok((facts, control))
+}
+
+/// A life that cannot begin leaves nothing behind in a process that goes on: nobody follows its children, and its store is closed,
+/// before its life lock is free.
+async fn give_up(shared: &Shared, server: rpc::Server, mut tasks: JoinSet<()>) {
+    // Whoever waits for the end of this pod, or tries something again until then.
+    drop(Done(shared.clone()));
+    tasks.shutdown().await;
+    let _ = tokio::time::timeout(LAST_ANSWERS, server.drain()).await;
+    shared.store.close().await;
+    if let Err(error) = runtime_dir::remove(shared.paths.runtime_dir()) {
+        tracing::warn!(pod = %shared.id, %error, "the runtime directory could not be removed");
     }
 }
 

@@ -149,6 +149,17 @@ const PLANTS: &[(Fault, &str, Plant)] = &[
     }),
     (Fault::SettledTwice, "a work is settled twice", |r| repeat(r, "mid", settled)),
     (Fault::AcceptedLost, "a run was accepted that nobody knows", |r| _ = r.accepted.insert((name("mid"), WorkId(7)))),
+    (Fault::Holders, "a life is another pod's child, too", |r| {
+        let row = record(r, "mid").children[0].clone();
+        record(r, "root").children.push(row);
+    }),
+    (Fault::Holders, "a life was given away, and nobody has taken it", |r| {
+        record(r, "mid").children[0].moved_to = Some(name("root"));
+    }),
+    (Fault::AppliedTwice, "whoever has a child counts fewer of its events than there are", |r| {
+        let stream = record(r, "leaf").stream;
+        record(r, "mid").applied.insert(stream, Seq(1));
+    }),
     (Fault::FalseLost, "a life is lost that nobody killed", |r| r.killed.clear()),
     (Fault::FalseLost, "a life is lost that had said that it shuts down", |r| {
         let shut: fn(&HistoryRow) -> bool =

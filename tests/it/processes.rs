@@ -214,6 +214,39 @@ async fn child_that_fails_is_started_again_until_it_has_failed_too_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn restart_that_was_due_when_the_parent_was_killed_is_carried_out_by_its_next_life_or_told() {
+    for lifetime in [pod::Lifetime::Detached, pod::Lifetime::Tied] {
+        let world = world();
+        let mut boss = HostProcess::start(&world, "boss", Some("burial_after_commit")).await.unwrap();
+        let restart = Restart { when: RestartWhen::OnFailure, max: 3, within_ms: 600_000 };
+        let spawn = Ask::SpawnAs { name: "a".parse().unwrap(), worker: WorkerSpec::ledger(), lifetime, restart };
+        let pid = boss.ask(spawn).await.unwrap().as_u64().unwrap();
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+        boss.wait().await;
+        assert_eq!(world.history("boss").terminals("a").len(), 1, "its parent has died before it knew");
+        let mut again = HostProcess::start(&world, "boss", None).await.unwrap();
+        if lifetime == pod::Lifetime::Detached {
+            world.at_rest_with("boss", 1).await;
+            let next = until("it lives again", || {
+                let rows = world.look("boss", |reads| reads.live_children());
+                rows.into_iter().find(|row| row.state == pod::store::ChildState::Ready && row.restarted)
+            });
+            assert_eq!(next.await.lifetime, lifetime);
+            again.ask(Ask::Stop { child: "a".parse().unwrap(), grace_ms: 30_000 }).await.unwrap();
+        } else {
+            // It would have ended with its parent.
+            let told = |row: &pod::store::HistoryRow| matches!(&row.item, HistoryItem::SystemItem(item) if item.text().contains("`a` had ended and was to be started again"));
+            until("its parent is told", || world.history("boss").0.iter().any(told).then_some(())).await;
+            assert_eq!(world.look("boss", |reads| reads.children()).len(), 1);
+        }
+        again.ask(Ask::Shutdown).await.unwrap();
+        assert!(again.wait().await.success());
+        world.history("boss").assert_one_terminal_a_life();
+        world.deserted().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn child_that_its_parent_stops_is_not_started_again_whatever_its_policy() {
     let world = world();
     let boss = world.boss().await;

@@ -7,7 +7,7 @@ use tests::drive::{Plan, Shape, Soak, soak};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tree_under_random_faults_comes_to_rest_and_has_lost_and_repeated_nothing() {
-    let plan = Plan::new(Shape { seed: 3, pods: 16, length: Duration::from_secs(8) });
+    let plan = Plan::new(Shape { seed: 5, pods: 24, length: Duration::from_secs(10) });
     let program = Path::new(env!("CARGO_BIN_EXE_host_pod"));
     let done = soak(&Soak { program, plan: &plan, keep: false, progress: &|_, _| {} }).await.unwrap();
     eprintln!("{done}\nsettled {:?} after the last fault; {}", done.settled, done.verdict);

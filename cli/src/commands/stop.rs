@@ -32,7 +32,10 @@ pub(crate) async fn stop(args: &StopArgs, global: &Global, output: &mut Output) 
         _ => return stop_all(args, global, output).await,
     };
     let (roots, paths) = existing_pod(global, name)?;
-    let holder = running(&paths)?;
+    let holder = match running(&paths) {
+        Ok(holder) => holder,
+        Err(not_running) => return stop_what_is_due(&roots, name, args, not_running, output).await,
+    };
     match supervisor(&roots, name) {
         // It would be started again, or its end be taken for a failure: its parent is to know that it is wanted.
         Some(parent) => match by_parent(&roots, &parent, name, args.now, args.timeout).await? {
@@ -46,6 +49,26 @@ pub(crate) async fn stop(args: &StopArgs, global: &Global, output: &mut Output) 
     }
     output.line(format!("stopped: {holder} is gone"))?;
     output.record(&serde_json::json!({ "type": "stopped", "pod": name, "pid": holder.pid }))?;
+    Ok(Exit::Ok)
+}
+
+/// One that does not run may be in the pause before its parent starts it again: then it is not to.
+async fn stop_what_is_due(
+    roots: &Roots,
+    name: &PodName,
+    args: &StopArgs,
+    not_running: Failure,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let Some(parent) = supervisor(roots, name) else { return Err(not_running) };
+    let (pod, end) = match by_parent(roots, &parent, name, args.now, args.timeout).await? {
+        // Its next life may have begun just then: that is ended, too.
+        StopOutcome::Ended(stopped) if stopped.was_due || !stopped.already => (stopped.pod, stopped.end),
+        StopOutcome::Ended(_) => return Err(not_running),
+        StopOutcome::StillRunning { .. } => return Err(still_there(name, args, &running(&roots.pod(name))?)),
+    };
+    output.line(format!("stopped: {pod} has ended ({end}), and `{parent}` does not start it again"))?;
+    output.record(&serde_json::json!({ "type": "stopped", "pod": name, "pid": null, "was_due": true }))?;
     Ok(Exit::Ok)
 }
 

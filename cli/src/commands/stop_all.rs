@@ -2,7 +2,8 @@
 //!
 //! Whoever has no parent that is ended with it is told to end, and ends its tied children itself. A detached child lives on: that is
 //! said of each, and with `--detached` it is ended, too, before its parent, so that this is still there to be told how. No
-//! failure stops the others from being told; what still runs in the end is said, and is in the exit code.
+//! failure stops the others from being told; who has begun meanwhile is ended behind them; what still runs in the end is said, and
+//! is in the exit code.
 //!
 //! Used by `stop`.
 
@@ -49,13 +50,32 @@ pub(crate) async fn stop_all(args: &StopArgs, global: &Global, output: &mut Outp
         existing_pod(global, top)?;
     }
     let Ok(roots) = existing_roots(global)? else { return nothing(args, output) };
-    let plan = plan(list(&roots).await?, &roots, args.name.as_ref(), args.detached);
-    if plan.stop.is_empty() && plan.leave.is_empty() {
+    let deadline = Instant::now() + args.timeout;
+    let (mut seen, mut left_running) = (Vec::new(), BTreeMap::new());
+    // Listed again when all are gone: somebody may have begun meanwhile.
+    let leave = loop {
+        let mut plan = plan(list(&roots).await?, &roots, args.name.as_ref(), args.detached);
+        let known = |name: &PodName, living: &Living| {
+            seen.iter().any(|(seen, holder): &(PodName, Holder)| seen == name && *holder == living.holder)
+        };
+        plan.stop.retain(|name, living| !known(name, living));
+        if plan.stop.is_empty() {
+            break plan.leave;
+        }
+        let is_late = !seen.is_empty() && Instant::now() >= deadline;
+        seen.extend(plan.stop.iter().map(|(name, living)| (name.clone(), living.holder.clone())));
+        if is_late {
+            let why = |living: &Living| format!("it has begun meanwhile as {}, and was not told to end", living.holder);
+            let late = plan.stop.iter().map(|(name, living)| (name.clone(), (Exit::NotDelivered, why(living))));
+            left_running.extend(late);
+            break plan.leave;
+        }
+        left_running.extend(end(&plan, &roots, args, deadline, output).await?);
+    };
+    if seen.is_empty() && leave.is_empty() {
         return nothing(args, output);
     }
-    let deadline = Instant::now() + args.timeout;
-    let left_running = end(&plan, &roots, args, deadline, output).await?;
-    for (name, living) in &plan.leave {
+    for (name, living) in &leave {
         let (pid, parent) = (living.holder.pid, living.parent.as_ref().map(|(parent, _)| parent));
         let whose = match &living.parent {
             Some((parent, kept)) if kept.detached => format!("it is a detached child of `{parent}`"),
@@ -65,7 +85,7 @@ pub(crate) async fn stop_all(args: &StopArgs, global: &Global, output: &mut Outp
         output.line(format!("left running: `{name}` ({}); {whose}; --detached ends it, too", living.holder))?;
         output.record(&serde_json::json!({ "type": "left_running", "pod": name, "pid": pid, "parent": parent }))?;
     }
-    let stopped = plan.stop.len() - left_running.len();
+    let stopped = seen.len() - left_running.len();
     let exit = match left_running.values().min_by_key(|(exit, _)| exit.code()) {
         None => Exit::Ok,
         // That one may still end is less certain than that another was not told.
@@ -75,12 +95,12 @@ pub(crate) async fn stop_all(args: &StopArgs, global: &Global, output: &mut Outp
     output.record(&serde_json::json!({
         "type": "stopped_all",
         "stopped": stopped,
-        "left_running": plan.leave.len(),
+        "left_running": leave.len(),
         "still_running": left_running.len(),
         "exit": exit.code(),
     }))?;
     if left_running.is_empty() {
-        let left = if plan.leave.is_empty() { String::new() } else { format!(", {} left running", plan.leave.len()) };
+        let left = if leave.is_empty() { String::new() } else { format!(", {} left running", leave.len()) };
         output.line(format!("{stopped} stopped{left}"))?;
         return Ok(Exit::Ok);
     }

@@ -87,6 +87,27 @@ async fn child_that_is_to_be_restarted_lives_again_until_it_is_stopped_and_that_
 }
 
 #[tokio::test]
+async fn child_that_is_stopped_before_its_parent_has_started_it_again_stays_ended() {
+    let world = Swept(World::new());
+    // One start a minute: the next life is due, and waits for as long.
+    let text = "[pod]\nname = \"boss\"\n[worker]\nkind = \"ledger\"\n[limits]\nspawns_per_minute = 1\n";
+    let manifest = world.file("boss.toml", text);
+    let mut boss = world.start(&["serve", "--manifest", &manifest]);
+    boss.says("ready: `boss` is process").await;
+    ok(&world, &["spawn", "boss", "a", "--restart", "permanent"]).await;
+    kill(&listed(&world, "a").await);
+    let ended = async || of_kind(&world.history("boss").await, "child_terminal").len() == 1;
+    world.until("its end is known", ended).await;
+    says(&ok(&world, &["stop", "a"]).await, &["has ended (", "`boss` does not start it again"]);
+    // There is nothing more to be stopped.
+    world.pod(&["stop", "a"]).await.refused(6, &["`a` does not run"]);
+    ok(&world, &["stop", "boss"]).await;
+    boss.ended().await;
+    let history = world.history("boss").await;
+    assert_eq!(of_kind(&history, "child_spawned").len(), 1, "it was started again after it was stopped: {history:?}");
+}
+
+#[tokio::test]
 async fn all_pods_are_stopped_and_a_detached_child_only_if_that_is_asked_for() {
     let world = Swept(World::new());
     let (boss, other) = (serving(&world, "boss").await, serving(&world, "other").await);
@@ -112,6 +133,27 @@ async fn all_pods_are_stopped_and_a_detached_child_only_if_that_is_asked_for() {
     assert!(world.list().await.iter().all(|line| line["alive"] == false));
     world.pod(&["stop", "--detached", "free"]).await.refused(2, &["--all"]);
     world.pod(&["stop"]).await.refused(2, &["NAME"]);
+}
+
+#[tokio::test]
+async fn pod_that_begins_while_all_are_being_stopped_is_stopped_behind_them() {
+    let world = Swept(World::new());
+    let gate = world.path("gate").display().to_string();
+    let command = format!("while [ ! -e {gate} ]; do sleep 0.02; done");
+    let mut busy = world.start(&["serve", "--name", "busy", "--command", &command]);
+    busy.says("ready: `busy` is process").await;
+    ok(&world, &["send", "busy", "go"]).await;
+    world.until("it works", async || listed(&world, "busy").await["state"] == "running").await;
+    let stop = world.start(&["stop", "--all", "--timeout", "60s"]);
+    // Its turn may end first.
+    world.until("it is told", async || listed(&world, "busy").await["state"] == "stopping").await;
+    let late = serving(&world, "late").await;
+    std::fs::write(&gate, "").unwrap();
+    let done = stop.ended().await;
+    assert_eq!(done.code, 0, "{done:?}");
+    says(&done.stdout, &["stopped: `busy` is gone", "stopped: `late` is gone", "2 stopped"]);
+    busy.ended().await;
+    late.ended().await;
 }
 
 #[tokio::test]

@@ -22,4 +22,5 @@ pub use render::{REPORT_BYTES_MAX, render_event};
 pub use reporter::{
     Delivery, DeliveryError, Drained, Raised, Reporter, fire_and_forget, send_pod_event, send_pod_event_awaited,
 };
+pub(crate) use terminal::settle_dead_child_and;
 pub use terminal::{ChildEnd, end_child, settle_dead_child};

@@ -85,41 +85,74 @@ impl From<StoreError> for Failed {
 /// # Cancel safety
 /// Dropped early, it may be called again.
 pub async fn settle_dead_child(store: &Store, pod: &PodId, end: EndOfLife) -> Result<ChildEnd, StoreError> {
-    settle(store, pod, end, open_left).await
+    settle(store, pod, end, open_left, |_, _, _| Ok(())).await.map(|(end, _)| end)
+}
+
+/// The same, and in the transaction that ends the life what follows from that; if it was ended by this call.
+///
+/// # Errors
+/// As above; `then`'s.
+pub(crate) async fn settle_dead_child_and<T, F>(
+    store: &Store,
+    pod: &PodId,
+    end: EndOfLife,
+    then: F,
+) -> Result<(ChildEnd, Option<T>), StoreError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Tx<'_>, &ChildRow, &Terminal) -> Result<T, StoreError> + Clone + Send + 'static,
+{
+    settle(store, pod, end, open_left, then).await
 }
 
 /// [`settle_dead_child`], by way of what opens the dead child's store.
-async fn settle<O>(store: &Store, pod: &PodId, end: EndOfLife, open: O) -> Result<ChildEnd, StoreError>
+async fn settle<O, T, F>(
+    store: &Store,
+    pod: &PodId,
+    end: EndOfLife,
+    open: O,
+    then: F,
+) -> Result<(ChildEnd, Option<T>), StoreError>
 where
     O: Fn(&ChildRow) -> Result<StoreReader, Failed> + Copy + Send + 'static,
+    T: Send + 'static,
+    F: FnOnce(&Tx<'_>, &ChildRow, &Terminal) -> Result<T, StoreError> + Clone + Send + 'static,
 {
     let mut drained = Drained::default();
     let mut theirs = None;
     loop {
         let left = left_by(store, pod, open, &mut theirs).await?;
         crate::failpoint!("burial_before_drain");
-        let (dead, end) = (pod.clone(), end.clone());
+        let (dead, end, then) = (pod.clone(), end.clone(), then.clone());
         let (page, ended) = store
-            .write(move |tx| match left {
-                Left::Events { stream, rows, end: last } => {
-                    let head = last.as_ref().map_or(Seq(0), |(head, _)| *head);
-                    let page = apply_left(tx, &dead, stream, &rows, head)?;
-                    let ended = last.map(|(_, damage)| end_child(tx, &dead, end, damage)).transpose()?;
-                    Ok((page, ended))
+            .write(move |tx| {
+                let end_it = |unread| {
+                    let row = tx.child(&dead)?;
+                    let ended = end_child(tx, &dead, end, unread)?;
+                    let row = row.filter(|_| ended.first);
+                    let more = row.map(|row| then(tx, &row, &ended.terminal)).transpose()?;
+                    Ok::<_, StoreError>((ended, more))
+                };
+                match left {
+                    Left::Events { stream, rows, end: last } => {
+                        let head = last.as_ref().map_or(Seq(0), |(head, _)| *head);
+                        let page = apply_left(tx, &dead, stream, &rows, head)?;
+                        Ok((page, last.map(|(_, damage)| end_it(damage)).transpose()?))
+                    }
+                    Left::Nothing => Ok((Drained::default(), Some(end_it(None)?))),
+                    Left::Unreadable(why) => Ok((Drained::default(), Some(end_it(Some(why))?))),
                 }
-                Left::Nothing => Ok((Drained::default(), Some(end_child(tx, &dead, end, None)?))),
-                Left::Unreadable(why) => Ok((Drained::default(), Some(end_child(tx, &dead, end, Some(why))?))),
             })
             .await?;
         drained.count += page.count;
         let room = ENDS_MAX.saturating_sub(drained.ends.len());
         drained.ends.extend(page.ends.into_iter().take(room));
         drained.settled.extend(page.settled);
-        if let Some(ended) = ended {
+        if let Some((ended, more)) = ended {
             crate::failpoint!("burial_after_commit");
             drained.settled.extend(ended.settled);
             let Drained { count, ends, settled } = drained;
-            return Ok(ChildEnd { drained: count, ends, settled, ..ended });
+            return Ok((ChildEnd { drained: count, ends, settled, ..ended }, more));
         }
     }
 }

@@ -235,7 +235,7 @@ async fn child_whose_store_is_on_a_dead_sector_is_lost_after_some_attempts_and_t
         ASKED.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         Err(dead_sector())
     };
-    let end = settle(&family.parent, &pod("b", 1), KILLED, never).await.unwrap();
+    let end = settle(&family.parent, &pod("b", 1), KILLED, never, |_, _, _| Ok(())).await.unwrap().0;
     assert!(end.first && end.drained == 0, "{end:?}");
     assert_eq!(ASKED.load(std::sync::atomic::Ordering::SeqCst), ATTEMPTS);
     assert!(unread(&family.parent).await.unwrap().contains("os error 5"));
@@ -249,7 +249,7 @@ async fn store_that_can_be_read_at_the_second_attempt_is_read() {
         0 => Err(dead_sector()),
         _ => open_left(row),
     };
-    let end = settle(&family.parent, &pod("b", 1), KILLED, at_first).await.unwrap();
+    let end = settle(&family.parent, &pod("b", 1), KILLED, at_first, |_, _, _| Ok(())).await.unwrap().0;
     assert_eq!((end.drained, unread(&family.parent).await), (2, None));
 }
 

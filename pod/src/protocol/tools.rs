@@ -455,6 +455,8 @@ pub struct Stopped {
     pub end: LifeEnd,
     /// Whether it had ended before it was told to.
     pub already: bool,
+    /// Whether it was about to be started again by its policy, and is not.
+    pub was_due: bool,
     /// Works that it had and that are lost with it.
     pub works_lost: u64,
     /// Why its last events could not be read, if so: some may be lost.

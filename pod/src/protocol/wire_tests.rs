@@ -142,8 +142,9 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     check(&Sent::Interrupted { turn: Some(TurnId(1)), next: Some(next) }, "02010101020700");
     check(&Sent::Steered { told: Told::NextRequest { turn: TurnId(1) } }, "000001");
     let end = LifeEnd::Killed { signal: 9 };
-    let stopped = Stopped { pod: pod("b"), end, already: false, works_lost: 1, unread: None, returned: true };
-    check(&StopOutcome::Ended(stopped), "000162fb2c01021200010001");
+    let stopped =
+        Stopped { pod: pod("b"), end, already: false, was_due: false, works_lost: 1, unread: None, returned: true };
+    check(&StopOutcome::Ended(stopped), "000162fb2c0102120000010001");
     let piece = OutputPiece { from_byte: 0, text: "hi".into(), whole: true };
     let entry = OutputEntry { entry: 1, at_ms: 2, turn: None, counts: true, what: Produced::Text(piece) };
     let (entries, next) = ([entry].into(), OutputCursor::behind(1));

@@ -123,18 +123,18 @@ impl Member {
         self.look_at_lent().await
     }
 
-    /// Ends what is left of a child that was buried, and takes back what it had. False as long as it is not proven dead.
-    /// Doing it twice does nothing more.
+    /// Ends what is left of children that were buried, and takes back what they had. Returns those of which nothing is there any
+    /// more; the others are not proven dead yet. Doing it twice does nothing more.
     ///
     /// # Errors
     /// [`RegistryError`]; to be tried again.
-    pub(crate) async fn take_back(&self, pod: &PodId, roots: &Roots) -> Result<bool, RegistryError> {
-        let (dead, roots) = (pod.clone(), roots.clone());
-        if !self.blocking(move |registry| registry.take_back(&dead, &roots)).await? {
-            return Ok(false);
+    pub(crate) async fn take_back(&self, pods: Vec<PodId>, roots: &Roots) -> Result<Vec<PodId>, RegistryError> {
+        let roots = roots.clone();
+        let back = self.blocking(move |registry| registry.take_back(&pods, &roots)).await?;
+        if !back.is_empty() {
+            self.look_at_lent().await?;
         }
-        self.look_at_lent().await?;
-        Ok(true)
+        Ok(back)
     }
 
     /// Looks at its place again, and at whether its tree may start one more turn. Waits for nobody who writes.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::Registered;
 use crate::id::{PodId, PodName};
 use crate::life_lock::{self, Life};
-use crate::spawn::process::has_programs;
+use crate::spawn::process::have_programs;
 use crate::store::{ChildState, StoreReader, UnixMillis};
 
 /// LIMIT: a claim whose life was never reserved is given up after so long, though its parent lives: a parent reserves
@@ -29,23 +29,41 @@ pub(super) fn is_dead(life: &Registered, now: UnixMillis) -> bool {
 }
 
 /// Whether `life`, which is over for its parent, and all that it has started are dead.
-#[expect(clippy::disallowed_methods, reason = "two looks at the same moment would be one")]
 pub(super) fn has_left_nothing(life: &Registered) -> bool {
-    let look = || is_unlocked(&life.pod, &life.state_dir) && runs_nothing(life);
-    look() && {
-        std::thread::sleep(BETWEEN_LOOKS);
-        look()
-    }
+    !have_left_nothing(std::slice::from_ref(life)).is_empty()
 }
 
-fn runs_nothing(life: &Registered) -> bool {
-    match has_programs(life.pod.incarnation, life.since) {
-        Ok(some) => !some,
-        Err(error) => {
-            tracing::debug!(pod = %life.pod, %error, "a process cannot be looked at; it may be a program of a dead pod");
-            false
-        }
+/// Those of `lives`, which are over for their parents, that are dead with all that they have started: looked at together.
+#[expect(clippy::disallowed_methods, reason = "two looks at the same moment would be one")]
+pub(super) fn have_left_nothing(lives: &[Registered]) -> Vec<&Registered> {
+    let look = |lives: Vec<_>| {
+        let unlocked = lives.into_iter().filter(|life: &&Registered| is_unlocked(&life.pod, &life.state_dir));
+        run_nothing(unlocked.collect())
+    };
+    let once = look(lives.iter().collect());
+    if once.is_empty() {
+        return once;
     }
+    std::thread::sleep(BETWEEN_LOOKS);
+    look(once)
+}
+
+fn run_nothing(lives: Vec<&Registered>) -> Vec<&Registered> {
+    if lives.is_empty() {
+        return lives;
+    }
+    let begun: Vec<_> = lives.iter().map(|life| (life.pod.incarnation, life.since)).collect();
+    let runs_nothing = |(life, found): (_, std::io::Result<bool>)| {
+        let life: &Registered = life;
+        match found {
+            Ok(some) => (!some).then_some(life),
+            Err(error) => {
+                tracing::debug!(pod = %life.pod, %error, "a process cannot be looked at; it may be a program of a dead pod");
+                None
+            }
+        }
+    };
+    lives.into_iter().zip(have_programs(&begun)).filter_map(runs_nothing).collect()
 }
 
 /// Whether nobody is this life, nor is about to be, or to bury it. Programs of it may run.

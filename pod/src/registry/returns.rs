@@ -11,7 +11,7 @@ use super::rows::by_incarnation;
 use super::{Registered, Registry, RegistryError, all, in_file, proof};
 use crate::id::{Incarnation, PodId};
 use crate::runtime_dir::Roots;
-use crate::spawn::process::kill_programs_of;
+use crate::spawn::process::kill_programs_of_all;
 use crate::store::UnixMillis;
 
 impl Registry {
@@ -21,25 +21,35 @@ impl Registry {
         proof::is_over(life, now)
     }
 
-    /// Ends what is left of a dead life below `roots` that its parent has buried, and takes it out, if it is there. False as long as
-    /// it or something that it has started is not proven dead. Blocks until what is killed is gone, for a few seconds.
+    /// Ends what is left of dead lives below `roots` that their parent has buried, and takes them out, if they are there. Returns
+    /// those that are not there any more; the others, or something that they have started, are not proven dead yet. The process table
+    /// is read as often for many as for one. Blocks until what is killed is gone, for a few seconds.
     ///
     /// # Errors
-    /// [`RegistryError`]; nothing has then been taken out.
-    pub(crate) fn take_back(&self, pod: &PodId, roots: &Roots) -> Result<bool, RegistryError> {
-        let row = self.look(|tx| by_incarnation(tx, pod.incarnation))?;
-        let Some(row) = row.filter(|row| row.pod == *pod) else { return Ok(true) };
-        if !proof::is_unlocked(pod, &row.state_dir) {
-            return Ok(false);
-        }
-        if !proof::has_left_nothing(&row) {
-            kill_programs_of(pod.incarnation, roots);
-            if !proof::has_left_nothing(&row) {
-                return Ok(false);
+    /// [`RegistryError`]; what was taken out until then stays out.
+    pub(crate) fn take_back(&self, pods: &[PodId], roots: &Roots) -> Result<Vec<PodId>, RegistryError> {
+        let found = self.look(|tx| {
+            let row = |pod: &PodId| Ok(by_incarnation(tx, pod.incarnation)?.filter(|row| row.pod == *pod));
+            pods.iter().map(row).collect::<Result<Vec<_>, RegistryError>>()
+        })?;
+        let mut back: Vec<PodId> =
+            pods.iter().zip(&found).filter(|(_, row)| row.is_none()).map(|(pod, _)| pod.clone()).collect();
+        let is_unlocked = |row: &Registered| proof::is_unlocked(&row.pod, &row.state_dir);
+        let mut dead: Vec<Registered> = found.into_iter().flatten().filter(is_unlocked).collect();
+        for is_last in [false, true] {
+            let gone: Vec<PodId> = proof::have_left_nothing(&dead).into_iter().map(|row| row.pod.clone()).collect();
+            for pod in &gone {
+                self.give_back(pod)?;
             }
+            dead.retain(|row| !gone.contains(&row.pod));
+            back.extend(gone);
+            if is_last || dead.is_empty() {
+                break;
+            }
+            let lives: Vec<Incarnation> = dead.iter().map(|row| row.pod.incarnation).collect();
+            kill_programs_of_all(&lives, roots);
         }
-        self.give_back(pod)?;
-        Ok(true)
+        Ok(back)
     }
 
     /// Takes a life out, and its rights back. Only for one that is proven dead, or was never reserved. False if it was

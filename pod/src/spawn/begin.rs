@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::registry::Stop;
-use super::{Child, ChildPhase, adopt, carry_out_intents, stderr, supervisor};
+use super::{Child, ChildPhase, adopt, stderr, supervisor};
 use crate::error::SpawnError;
 use crate::handle::{PodHandle, Shared};
 use crate::id::{PodId, PodName, TurnId};
@@ -34,7 +34,8 @@ pub struct SpawnPod {
     scope: Vec<ScopeRule>,
     lifetime: Lifetime,
     restart: Restart,
-    restarted: bool,
+    /// The life after which this one is due: it is begun if it still is.
+    again: Option<PodId>,
     /// Whether it is still wanted, and what was begun. Clones are about the same.
     wish: Arc<Wish>,
 }
@@ -62,7 +63,7 @@ impl SpawnPod {
     /// A child called `name` that hosts `worker`.
     pub fn new(name: PodName, worker: WorkerSpec) -> Self {
         let (lifetime, restart) = (Lifetime::Tied, Restart::default());
-        Self { name, worker, scope: Vec::new(), lifetime, restart, restarted: false, wish: Arc::default() }
+        Self { name, worker, scope: Vec::new(), lifetime, restart, again: None, wish: Arc::default() }
     }
 
     /// What it is given of this pod's scope: no more than there is, and what it may write is not written by this pod
@@ -97,13 +98,13 @@ impl SpawnPod {
         Arc::clone(&self.wish)
     }
 
-    /// The next life of a child that has ended.
+    /// The next life of a child that has ended; nobody has it begun who does not want it any more.
     pub(crate) fn again(row: &ChildRow) -> Self {
         // What was written by us can be read; if not, the start says what is wrong.
         let worker = serde_json::from_str(&row.worker).unwrap_or_else(|_| WorkerSpec::of_kind("unreadable"));
         let (name, scope) = (row.pod.name.clone(), row.scope.clone());
-        let wish = Arc::default();
-        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, restarted: true, wish }
+        let (again, wish) = (Some(row.pod.clone()), Arc::default());
+        Self { name, worker, scope, lifetime: row.lifetime, restart: row.restart, again, wish }
     }
 }
 
@@ -174,54 +175,64 @@ async fn reserve_and_start(
         worker: serde_json::to_string(&spawn.worker).unwrap_or_default(),
         lifetime: spawn.lifetime,
         restart: spawn.restart,
-        restarted: spawn.restarted,
+        restarted: spawn.again.is_some(),
         socket: paths.socket(),
         store: paths.store(),
         runtime_dir: paths.runtime_dir().to_owned(),
         scope: claimed.rules().to_vec(),
     };
-    let (reserved, max, wish) = (pod.clone(), shared.children_max(), spawn.wish());
+    let (reserved, max) = (pod.clone(), shared.children_max());
+    let (wish, again) = (spawn.wish(), spawn.again.clone());
     let reserve = move |tx: &Tx<'_>| {
         if wish.is_given_up() {
-            return Ok((None, None));
+            return Ok(Begun::NotWanted);
+        }
+        // Whoever stops a child that is about to be started again says so in a transaction: before this one, or after it.
+        if let Some(dead) = &again
+            && !tx.is_restart_due(dead)?
+        {
+            return Ok(Begun::NotWanted);
         }
         // Whoever ended the turn, or was told of its end, reckons with nothing more from it.
         turn.map(|turn| tx.running(turn)).transpose()?;
         // Counted where it is reserved: of two that come for the last place, one gets it.
-        let full = tx.live_children()?.len() >= usize::try_from(max).unwrap_or(usize::MAX);
-        if full { Ok((None, None)) } else { Ok((Some(tx.reserve_child(&new)?), tx.child(&reserved)?)) }
+        if tx.live_children_count()? >= u64::from(max) {
+            return Ok(Begun::TooMany);
+        }
+        let missing = || StoreError::Contradiction(format!("pod {reserved} was reserved and is not there"));
+        Ok(match tx.reserve_child(&new)? {
+            Reservation::Reserved => Begun::Reserved(Box::new(tx.child(&reserved)?.ok_or_else(missing)?)),
+            Reservation::NameTaken { by } => Begun::NameTaken(by),
+        })
     };
     let row = match shared.commit(reserve).await? {
-        (None, _) if spawn.wish.is_given_up() => return Err(SpawnError::GivenUp { name }),
-        (None, _) => return Err(SpawnError::TooMany { name, max }),
-        (Some(Reservation::Reserved), Some(row)) => {
+        Begun::NotWanted => return Err(SpawnError::GivenUp { name }),
+        Begun::TooMany => return Err(SpawnError::TooMany { name, max }),
+        Begun::NameTaken(by) => {
+            return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
+        }
+        Begun::Reserved(row) => {
             claimed.keep();
             // Before the second look at whether it is given up, below.
             let _ = spawn.wish.begun.set(pod.clone());
-            row
-        }
-        (Some(Reservation::NameTaken { by }), _) => {
-            return Err(SpawnError::NameTaken { name, holder: format!("life {}", by.incarnation) });
-        }
-        (Some(Reservation::Reserved), None) => {
-            return Err(StoreError::Contradiction(format!("pod {pod} was reserved and is not there")).into());
+            *row
         }
     };
     let mut leader = None;
-    let started = shared.registry.add(&row, || {
-        let process = supervisor::start(shared, &row, &paths.stderr())?;
-        let pid = process.pid();
-        leader = Some(process);
-        Ok(Some(pid))
+    // Opened before: whoever looks who a sender is waits for what is done in there.
+    let started = supervisor::prepare(shared, &row, &paths.stderr()).and_then(|mut command| {
+        shared.registry.add(&row, || {
+            let process = supervisor::start(&mut command, &row)?;
+            let pid = process.pid();
+            leader = Some(process);
+            Ok(Some(pid))
+        })
     });
     let (stop, leader) = match (started, leader) {
         (Ok(stop), Some(leader)) => (stop, leader),
         (started, _) => {
             let source: std::io::Error = started.err().unwrap_or_else(|| std::io::Error::other("no process"));
-            let end = EndOfLife::NeverStarted { reason: source.to_string() };
-            crate::event::settle_dead_child(&shared.store, &pod, end).await?;
-            carry_out_intents(shared).await;
-            shared.look().await;
+            supervisor::bury_soon(shared, &row, EndOfLife::NeverStarted { reason: source.to_string() }).await;
             return Err(SpawnError::Process { name, program: shared.program.clone(), source });
         }
     };
@@ -236,6 +247,15 @@ async fn reserve_and_start(
     }
     recorded?;
     Ok(pod)
+}
+
+/// What became of a reservation.
+enum Begun {
+    Reserved(Box<ChildRow>),
+    NameTaken(PodId),
+    TooMany,
+    /// Somebody has given it up.
+    NotWanted,
 }
 
 /// A child that is being started counts as one that lives: a pod that stops waits for it.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use super::SpawnedPodRegistry;
 use super::registry::Stop;
+use super::stop::{self, Followed};
 use crate::error::{RunError, StopError};
 use crate::handle::{PodHandle, Work};
 use crate::id::PodId;
-use crate::store::Terminal;
+use crate::store::{StoreError, Terminal};
 
 /// One life of a child.
 #[derive(Clone, Debug)]
@@ -67,12 +68,28 @@ impl Child {
         }
     }
 
-    /// Ends it: it is told to, and after `grace` its process group is signalled. Returns its terminal event.
+    /// Ends it: it is told to, and after `grace` its process group is signalled. Returns its terminal event. Its policy starts it
+    /// no more; if it has already, that life is ended, too.
     ///
     /// # Errors
     /// This pod ended first.
     pub async fn stop(&self, grace: Duration) -> Result<Terminal, StopError> {
-        self.handle.shared().registry.stop(&self.pod, Stop { now: false, grace });
-        self.terminal().await
+        let shared = self.handle.shared();
+        let mut life = self.clone();
+        let mut own = None;
+        loop {
+            shared.registry.stop(&life.pod, Stop { now: false, grace });
+            let terminal = life.terminal().await?;
+            own.get_or_insert(terminal.clone());
+            match stop::forego(shared, &life.pod).await {
+                Ok(Followed { by: Some(next), .. }) => life.pod = next,
+                Ok(Followed { by: None, .. }) => return Ok(own.unwrap_or(terminal)),
+                Err(StoreError::Closed) => return Err(StopError::Stopped { name: self.pod.name.clone() }),
+                Err(error) => {
+                    tracing::error!(pod = %life.pod, error = error.chain(), "that a child is not started again cannot be recorded");
+                    return Ok(own.unwrap_or(terminal));
+                }
+            }
+        }
     }
 }

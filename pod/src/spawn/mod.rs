@@ -9,6 +9,7 @@
 pub(crate) mod adopt;
 mod begin;
 mod child;
+mod ends;
 mod hidden;
 mod intents;
 pub(crate) mod parent;
@@ -16,12 +17,15 @@ pub(crate) mod process;
 pub(crate) mod reaper;
 pub(crate) mod registry;
 pub(crate) mod restart;
+mod rounds;
 pub(crate) mod stderr;
+pub(crate) mod stop;
 pub(crate) mod supervisor;
 
 pub use self::begin::SpawnPod;
 pub(crate) use self::begin::{READY_TIMEOUT, begin};
 pub use self::child::Child;
+pub(crate) use self::ends::Ends;
 pub(crate) use self::intents::carry_out_intents;
 pub use self::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE};
 pub use self::registry::{ChildPhase, ChildStatus, SpawnedPodRegistry, WorkEnd};

@@ -5,7 +5,7 @@
 //!
 //! Used by `supervisor` for children and by the command worker for programs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 
-use super::reaper::Ours;
+use super::reaper::{self, Known, Ours};
 use super::supervisor::{CHILD_VARIABLE, ChildConfig};
 use crate::id::Incarnation;
 use crate::runtime_dir::Roots;
@@ -143,12 +143,21 @@ impl Drop for Leader {
 /// but their mark tells whose they were. Returns how many there were, when nobody of them is seen any more or after a while.
 /// What cannot be looked at is left alone: whether all are gone is for [`has_programs`] to say. Blocks for as long as
 /// reading the process table takes.
-#[expect(clippy::disallowed_methods, reason = "neither an exec that is under way nor a process that is dying says so")]
 pub(crate) fn kill_programs_of(life: Incarnation, roots: &Roots) -> usize {
-    let its = || marked().into_iter().filter(|found| found.is_of(life, roots)).map(|found| found.pid).collect();
-    let killed = kill_all(its, |pid| kill_if_marked(pid, life, roots), || std::thread::sleep(BETWEEN_LOOKS));
+    kill_programs_of_all(&[life], roots)
+}
+
+/// The same for many lives at once: the process table is read as often as for one.
+#[expect(clippy::disallowed_methods, reason = "neither an exec that is under way nor a process that is dying says so")]
+pub(crate) fn kill_programs_of_all(lives: &[Incarnation], roots: &Roots) -> usize {
+    let lives: HashSet<Incarnation> = lives.iter().copied().collect();
+    let theirs = || {
+        let look = Look::of(Path::new(PROC), &lives).unwrap_or_default();
+        look.marked.into_iter().filter(|found| found.is_below(roots)).map(|found| found.pid).collect()
+    };
+    let killed = kill_all(theirs, |pid| kill_if_marked(pid, &lives, roots), || std::thread::sleep(BETWEEN_LOOKS));
     let since = Instant::now();
-    while killed > 0 && since.elapsed() < DYING_MAX && !its().is_empty() {
+    while killed > 0 && since.elapsed() < DYING_MAX && !theirs().is_empty() {
         std::thread::sleep(WHILE_DYING);
     }
     killed
@@ -165,12 +174,8 @@ pub(crate) struct Marked {
 }
 
 impl Marked {
-    /// Whether it belongs to `life` as the tree below `roots` knows it. A copy of a tree knows the same lives, and has no
+    /// Whether it belongs to its life as the tree below `roots` knows it. A copy of a tree knows the same lives, and has no
     /// right to the processes of the original.
-    pub(crate) fn is_of(&self, life: Incarnation, roots: &Roots) -> bool {
-        self.life == life && self.is_below(roots)
-    }
-
     pub(crate) fn is_below(&self, roots: &Roots) -> bool {
         self.roots.as_ref().is_some_and(|found| found.state_root() == roots.state_root())
     }
@@ -197,23 +202,38 @@ fn kill_all(look: impl Fn() -> Vec<Pid>, kill: impl Fn(Pid) -> bool, pause: impl
     killed.len()
 }
 
-/// Whether a process carries the mark of `life`, which began at `since`, below whatever root: the pod itself, or a program
-/// that it has started. Blocks for as long as reading the process table takes.
+/// Which of these lives, each with the time when it began, some process carries the mark of, below whatever root: the pod
+/// itself, or a program that it has started. In one look for all of them. Blocks for as long as reading the process table takes.
 ///
 /// # Errors
-/// If some process that may be one cannot be looked at.
-pub(crate) fn has_programs(life: Incarnation, since: UnixMillis) -> io::Result<bool> {
-    let look = Look::at(Path::new(PROC))?;
-    if look.marked.iter().any(|found| found.life == life) {
-        return Ok(true);
-    }
-    for (pid, error) in look.hidden {
-        let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
-        if !is_denied || !is_none_of_ours(Path::new(PROC), pid, since)? {
-            return Err(error);
+/// For each life: if some process that may be its program cannot be looked at.
+pub(crate) fn have_programs(lives: &[(Incarnation, UnixMillis)]) -> Vec<io::Result<bool>> {
+    let look = match Look::of(Path::new(PROC), &lives.iter().map(|(life, _)| *life).collect()) {
+        Ok(look) => look,
+        Err(error) => return lives.iter().map(|_| Err(again(&error))).collect(),
+    };
+    let marked: HashSet<Incarnation> = look.marked.iter().map(|found| found.life).collect();
+    // What is older than the oldest of them is older than each.
+    let oldest = lives.iter().map(|(_, since)| *since).min().unwrap_or_default();
+    let is_older = |pid| matches!(is_of_another_user_or_older(Path::new(PROC), pid, oldest), Ok(true));
+    let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    let hidden: Vec<_> = look.hidden.iter().filter(|(pid, error)| !is_denied(error) || !is_older(*pid)).collect();
+    let has_programs = |(life, since): &(Incarnation, UnixMillis)| {
+        if marked.contains(life) {
+            return Ok(true);
         }
-    }
-    Ok(false)
+        for (pid, error) in &hidden {
+            if !is_denied(error) || !is_none_of_ours(Path::new(PROC), *pid, *since)? {
+                return Err(again(error));
+            }
+        }
+        Ok(false)
+    };
+    lives.iter().map(has_programs).collect()
+}
+
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 /// All processes that bear a pod's mark, as far as this user may look at them: no proof that there are no others.
@@ -238,16 +258,44 @@ struct Look {
 
 impl Look {
     fn at(proc: &Path) -> io::Result<Self> {
+        Self::but_for(proc, |_| false)
+    }
+
+    /// Only what bears the mark of one of `lives`. A pod that this process has started, that is another life and is not reaped
+    /// before the look is over is none of these: its environment, which is dear to read, is not looked at. So the end of one
+    /// of a thousand children costs a look at the others' numbers.
+    fn of(proc: &Path, lives: &HashSet<Incarnation>) -> io::Result<Self> {
+        let others = |pods: HashMap<Pid, Known>| {
+            let is_other = |known: &Known| known.life.is_some_and(|life| !lives.contains(&life));
+            pods.into_iter().filter(|(_, known)| is_other(known)).collect::<HashMap<_, _>>()
+        };
+        let before = others(reaper::pods());
+        let mut look = Self::but_for(proc, |pid| before.contains_key(&pid))?;
+        let after = others(reaper::pods());
+        for (pid, _) in before.into_iter().filter(|(pid, known)| after.get(pid) != Some(known)) {
+            look.add(proc, pid);
+        }
+        look.marked.retain(|found| lives.contains(&found.life));
+        Ok(look)
+    }
+
+    fn but_for(proc: &Path, is_known: impl Fn(Pid) -> bool) -> io::Result<Self> {
         let mut look = Self::default();
         for entry in std::fs::read_dir(proc)? {
             let name = entry?.file_name();
             let Some(pid) = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else { continue };
-            match mark_of(proc, pid) {
-                Ok(found) => look.marked.extend(found),
-                Err(error) => look.hidden.push((pid, error)),
+            if !is_known(pid) {
+                look.add(proc, pid);
             }
         }
         Ok(look)
+    }
+
+    fn add(&mut self, proc: &Path, pid: Pid) {
+        match mark_of(proc, pid) {
+            Ok(found) => self.marked.extend(found),
+            Err(error) => self.hidden.push((pid, error)),
+        }
     }
 }
 
@@ -388,11 +436,12 @@ pub(super) fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-pub(crate) fn kill_if_marked(pid: Pid, life: Incarnation, roots: &Roots) -> bool {
+fn kill_if_marked(pid: Pid, lives: &HashSet<Incarnation>, roots: &Roots) -> bool {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
     // Looked at again, now that the descriptor says whom a signal reaches: the number may be another's by now.
     let found = mark_of(Path::new(PROC), pid).ok().flatten();
-    found.is_some_and(|found| found.is_of(life, roots)) && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+    let is_theirs = found.is_some_and(|found| lives.contains(&found.life) && found.is_below(roots));
+    is_theirs && pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
 }
 
 #[cfg(test)]

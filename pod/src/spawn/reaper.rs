@@ -18,6 +18,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::process::{PROC, children_of, life_marked, roots_of, state_of};
 use crate::admission::{self, Process};
 use crate::handle::Shared;
-use crate::id::PodId;
+use crate::id::{Incarnation, PodId};
 use crate::registry::Registry;
 
 /// How long a dead process that was inherited is left alone. LIMIT: whoever looks at it sees it; it costs its number and a page.
@@ -53,44 +54,66 @@ const WHILE_ENDING: Duration = Duration::from_millis(5);
 
 /// Processes that this one has started and not reaped, by number: of the process, as its children are, and not of one pod. Held
 /// while one is started, so that none is seen before it is known.
-static OURS: Mutex<Option<HashMap<Pid, usize>>> = Mutex::new(None);
+static OURS: Mutex<Option<HashMap<Pid, Vec<Known>>>> = Mutex::new(None);
+
+/// Tells processes apart that have the same number, one after the other.
+static STARTS: AtomicU64 = AtomicU64::new(0);
+
+/// A process that this one has started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    start: u64,
+    /// The life of a pod that it is, if it is one.
+    pub(super) life: Option<Incarnation>,
+}
 
 /// What was below this process before it became a pod.
 static BEFORE: Mutex<Vec<Process>> = Mutex::new(Vec::new());
 
 /// A process of ours, until it is reaped.
 #[derive(Debug)]
-pub(crate) struct Ours(Pid);
+pub(crate) struct Ours(Pid, Known);
 
-/// Starts a program that somebody here waits for.
+/// Starts a program that somebody here waits for: the life of a pod, or another.
 ///
 /// # Errors
 /// The system's.
-pub(crate) fn start(command: &mut Command) -> io::Result<(Child, Ours)> {
+pub(crate) fn start(command: &mut Command, life: Option<Incarnation>) -> io::Result<(Child, Ours)> {
     let mut ours = lock();
     let child = command.spawn()?;
     let gone = || io::Error::other("the process was reaped by somebody else");
     let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(gone)?;
-    // Counted: the number may be given to the next one before the last one's reaper has said so here.
-    *ours.get_or_insert_default().entry(pid).or_default() += 1;
-    Ok((child, Ours(pid)))
+    let known = Known { start: STARTS.fetch_add(1, Ordering::Relaxed), life };
+    // One of several: the number may be given to the next one before the last one's reaper has said so here.
+    ours.get_or_insert_default().entry(pid).or_default().push(known);
+    Ok((child, Ours(pid, known)))
+}
+
+/// The living pods among the processes that this one has started and not reaped: their numbers are their own.
+pub(super) fn pods() -> HashMap<Pid, Known> {
+    let ours = lock();
+    let single = |(pid, known): (&Pid, &Vec<Known>)| match known.as_slice() {
+        [one] if one.life.is_some() => Some((*pid, *one)),
+        _ => None,
+    };
+    ours.iter().flatten().filter_map(single).collect()
 }
 
 impl Drop for Ours {
     fn drop(&mut self) {
         let mut ours = lock();
         if let Some(known) = ours.as_mut()
-            && let Some(count) = known.get_mut(&self.0)
+            && let Some(same) = known.get_mut(&self.0)
         {
-            *count -= 1;
-            if *count == 0 {
+            same.retain(|one| *one != self.1);
+            if same.is_empty() {
                 known.remove(&self.0);
             }
         }
     }
 }
 
-fn lock() -> MutexGuard<'static, Option<HashMap<Pid, usize>>> {
+fn lock() -> MutexGuard<'static, Option<HashMap<Pid, Vec<Known>>>> {
     OURS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -144,10 +167,11 @@ pub(crate) async fn reap(shared: Shared, starts_processes: bool) {
 impl Others {
     /// Looks at each child that is not ours; reaps what has been dead for long enough.
     fn look(&mut self) {
-        // Nothing is started meanwhile.
+        // Before the lock is taken: a file for each thread is read, and whoever starts a process waits for the lock.
+        let Ok(children) = children_of(Path::new(PROC), getpid()) else { return };
+        // Whatever was just being started is known from here on, and nothing is started meanwhile.
         let ours = lock();
         let is_ours = |pid: &Pid| ours.as_ref().is_some_and(|ours| ours.contains_key(pid));
-        let Ok(children) = children_of(Path::new(PROC), getpid()) else { return };
         let found: HashSet<Pid> = children.into_iter().filter(|pid| !is_ours(pid)).collect();
         // A number that has gone from among the children may come back as anybody's.
         self.dead.retain(|pid, _| found.contains(pid));
@@ -372,7 +396,7 @@ mod tests {
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "a test")]
     async fn what_somebody_here_has_started_is_known_until_it_is_reaped() {
-        let (mut child, ours) = start(Command::new("true").kill_on_drop(true)).unwrap();
+        let (mut child, ours) = start(Command::new("true").kill_on_drop(true), None).unwrap();
         let pid = ours.0;
         let is_known = || lock().as_ref().is_some_and(|ours| ours.contains_key(&pid));
         assert!(is_known());

@@ -21,16 +21,16 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE, Leader, kill_programs_of, life_of, watch_death};
+use super::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE, Leader, life_of, watch_death};
 use super::registry::{ChildPhase, Stop, has_ended};
 use super::restart::{Decision, Over, decide};
 use crate::admission::{PROC, process};
-use crate::event::settle_dead_child;
+use crate::event::{ChildEnd, settle_dead_child_and};
 use crate::handle::{PodHandle, Shared, SpawnError, SpawnPod};
 use crate::id::PodId;
 use crate::life_lock::{self, Holder, Life, LifeLock};
 use crate::protocol::{LostReason, Method, PodState, Shutdown, ShutdownMode};
-use crate::store::{ChildRow, ChildState, Durability, EndOfLife, Lifetime, Terminal, UnixMillis};
+use crate::store::{ChildRow, ChildState, Durability, EndOfLife, Lifetime, StoreError, Terminal, Tx, UnixMillis};
 
 /// The variable by which a child learns what it is.
 pub(crate) const CHILD_VARIABLE: &str = "POD_CHILD";
@@ -66,9 +66,9 @@ pub(crate) struct ChildConfig {
     pub(crate) durability: Durability,
 }
 
-/// Starts the process of `row`. Its standard output and error go to a file of its own.
+/// What is to be started for `row`. Its standard output and error go to a file of its own, which is opened here.
 #[expect(clippy::disallowed_methods, reason = "one of the two places that start programs")]
-pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::Result<Leader> {
+pub(super) fn prepare(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::Result<Command> {
     let config = ChildConfig {
         pod: row.pod.clone(),
         parent: shared.id.clone(),
@@ -91,7 +91,12 @@ pub(crate) fn start(shared: &Shared, row: &ChildRow, stderr: &Path) -> std::io::
     if let Some((name, dir)) = shared.roots.variable() {
         command.env(name, dir);
     }
-    Leader::new(super::reaper::start(&mut command)?)
+    Ok(command)
+}
+
+/// Starts the process of `row`.
+pub(super) fn start(command: &mut Command, row: &ChildRow) -> std::io::Result<Leader> {
+    Leader::new(super::reaper::start(command, Some(row.pod.incarnation))?)
 }
 
 /// Follows a child that we started to the end of its life.
@@ -115,8 +120,8 @@ pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut
             LostReason::Unobserved
         }
     };
-    end_programs(&shared, &pod).await;
-    bury(&shared, &row, reason, None).await;
+    shared.ends.end_programs(&pod, &shared.roots).await;
+    bury(&shared, &row, EndOfLife::Dead(reason), None).await;
 }
 
 /// Follows a child that an earlier life of ours had started. A tied one ends by itself; a detached one lives on, and reports to
@@ -172,8 +177,8 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
             _ => tokio::time::sleep(PROBE_EVERY).await,
         }
     };
-    end_programs(&shared, &row.pod).await;
-    bury(&shared, &row, LostReason::Unobserved, proof).await;
+    shared.ends.end_programs(&row.pod, &shared.roots).await;
+    bury(&shared, &row, EndOfLife::Dead(LostReason::Unobserved), proof).await;
 }
 
 /// A descriptor of the process that is the life `row.pod`, which holds its life lock. That lock says a number only, of whoever held it
@@ -280,24 +285,26 @@ async fn ask(row: &ChildRow, stop: Stop) -> bool {
     !matches!(told, Err(rpc::CallError::NotDelivered(_)))
 }
 
-/// However a child has ended: what it has started may have left its group, and nobody else ends that.
-async fn end_programs(shared: &Shared, pod: &PodId) {
-    let (life, roots) = (pod.incarnation, shared.roots.clone());
-    let killed = tokio::task::spawn_blocking(move || kill_programs_of(life, &roots)).await;
-    if let Ok(killed @ 1..) = killed {
-        tracing::warn!(%pod, killed, "programs that a dead child had left behind were killed");
-    }
+/// What follows from the end of a life.
+#[derive(Clone, Debug)]
+enum Next {
+    /// Nothing.
+    Stays,
+    /// It stays ended, having been started again too often.
+    TooOften,
+    /// Its next life begins after a pause.
+    Again(Box<ChildRow>, Duration),
 }
 
 /// Applies what the dead child had committed, then sets its terminal event; does not give up. `proof` is its life lock, if we
 /// had to take it.
-async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason, proof: Option<LifeLock>) {
+async fn bury(shared: &Shared, row: &ChildRow, how: EndOfLife, proof: Option<LifeLock>) {
     let pod = &row.pod;
     let (mut pause, mut stopping_since) = (RETRY_EVERY, None);
-    let end = loop {
-        match settle_dead_child(&shared.store, pod, EndOfLife::Dead(reason)).await {
-            Ok(end) => break end,
-            Err(crate::store::StoreError::Closed) => return,
+    let (end, next) = loop {
+        match end_life(shared, row, how.clone()).await {
+            Ok(ended) => break ended,
+            Err(StoreError::Closed) => return,
             Err(error) => {
                 let stopping = *shared.phase.borrow() == PodState::Stopping;
                 if stopping && stopping_since.get_or_insert_with(Instant::now).elapsed() > STOP_PATIENCE {
@@ -311,81 +318,118 @@ async fn bury(shared: &Shared, row: &ChildRow, reason: LostReason, proof: Option
             }
         }
     };
-    // It may have been detached since it was started; its next life is then, too.
-    let lifetime = shared.registry.life(pod).map_or(row.lifetime, |line| line.lifetime);
-    let row = &ChildRow { lifetime, ..row.clone() };
     // Before anybody is told: whoever hears of the end may take the name.
     drop(proof);
-    tracing::info!(%pod, terminal = ?end.terminal, drained = end.drained, "a child's life is over");
-    shared.registry.drained(pod, &end.ends);
-    tell_works(shared, pod, &end.terminal).await;
-    shared.registry.settled(&end.settled);
-    let (wanted, was_ready) = shared.registry.course(pod);
-    shared.registry.ended(pod, &end.terminal);
-    super::carry_out_intents(shared).await;
-    shared.look().await;
-    shared.child_ended().await;
-    // What an earlier life of ours had tied to itself has ended with it, and was meant to.
-    let wanted = wanted || (row.lifetime == Lifetime::Tied && shared.started_at_ms > row.at.0);
-    start_again(shared, row, &end.terminal, wanted, was_ready || row.restarted).await;
+    buried(shared, pod, end, next).await;
 }
 
-/// Starts a next life of a child that has ended, if its policy says so. Its last one has its terminal event, and its open works
-/// are lost with it.
-async fn start_again(shared: &Shared, row: &ChildRow, terminal: &Terminal, wanted: bool, had_begun: bool) {
-    let (name, policy) = (row.pod.name.clone(), row.restart);
-    let counted = shared.store.read(move |reads| {
-        let since = UnixMillis(reads.now().0.saturating_sub(policy.within_ms));
-        reads.restarts_since(&name, since)
-    });
-    let restarts = match counted.await {
-        Ok(restarts) => u32::try_from(restarts).unwrap_or(u32::MAX),
-        // A store that is closed belongs to a pod that has ended.
-        Err(_) => return,
-    };
-    let stopping = *shared.phase.borrow() == PodState::Stopping;
-    match decide(policy, Over { terminal, wanted: wanted || stopping, had_begun, restarts }) {
-        Decision::Stay => {}
-        Decision::Again { after } => {
-            tracing::info!(pod = %row.pod, restarts, ?after, "a child has ended and is started again");
-            tokio::spawn(again(shared.clone(), row.clone(), after));
-        }
-        Decision::TooOften => {
-            tracing::warn!(pod = %row.pod, restarts, "a child has ended again and stays ended");
-            stays_ended(shared, row).await;
+/// Ends a life that has no process: at once, or, if that cannot be committed, as soon as it can, in a task of its own.
+pub(super) async fn bury_soon(shared: &Shared, row: &ChildRow, how: EndOfLife) {
+    match end_life(shared, row, how.clone()).await {
+        Ok((end, next)) => buried(shared, &row.pod, end, next).await,
+        Err(error) => {
+            tracing::error!(pod = %row.pod, error = error.chain(), "the end of a child could not be committed; trying again");
+            let (shared, row) = (shared.clone(), row.clone());
+            tokio::spawn(async move { bury(&shared, &row, how, None).await });
         }
     }
 }
 
+/// Commits the end of a life, with what follows from it by the child's policy: whoever dies behind that leaves both, or none.
+async fn end_life(shared: &Shared, row: &ChildRow, how: EndOfLife) -> Result<(ChildEnd, Option<Next>), StoreError> {
+    let of = shared.clone();
+    let follow = move |tx: &Tx<'_>, row: &ChildRow, terminal: &Terminal| what_follows(tx, &of, row, terminal);
+    settle_dead_child_and(&shared.store, &row.pod, how, follow).await
+}
+
+/// `row` is what was written down last: it may have been detached since it was started; its next life is then, too.
+fn what_follows(tx: &Tx<'_>, shared: &Shared, row: &ChildRow, terminal: &Terminal) -> Result<Next, StoreError> {
+    let policy = row.restart;
+    let (wanted, was_ready) = shared.registry.course(&row.pod);
+    // What is tied to this life of ours, or was to an earlier one, ends with that, and is meant to.
+    let ends_with_us = shared.started_at_ms > row.at.0 || *shared.phase.borrow() == PodState::Stopping;
+    let wanted = wanted || (row.lifetime == Lifetime::Tied && ends_with_us);
+    let since = UnixMillis(tx.now().0.saturating_sub(policy.within_ms));
+    let restarts = u32::try_from(tx.restarts_since(&row.pod.name, since)?).unwrap_or(u32::MAX);
+    let over = Over { terminal, wanted, had_begun: was_ready || row.restarted, restarts };
+    Ok(match decide(policy, over) {
+        Decision::Stay => Next::Stays,
+        Decision::TooOften => {
+            tx.restarts_exhausted(&row.pod, policy)?;
+            Next::TooOften
+        }
+        Decision::Again { after } => {
+            tx.restart_at(&row.pod, tx.now().plus(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)))?;
+            Next::Again(Box::new(row.clone()), after)
+        }
+    })
+}
+
+/// The end of a life is committed: whoever has to know is told, and what is left to be done is done.
+async fn buried(shared: &Shared, pod: &PodId, end: ChildEnd, next: Option<Next>) {
+    tracing::info!(%pod, terminal = ?end.terminal, drained = end.drained, "a child's life is over");
+    shared.registry.drained(pod, &end.ends);
+    tell_works(shared, pod, &end.terminal).await;
+    shared.registry.settled(&end.settled);
+    shared.registry.ended(pod, &end.terminal);
+    super::carry_out_intents(shared).await;
+    shared.look().await;
+    shared.child_ended().await;
+    match next {
+        Some(Next::Again(row, after)) => {
+            tracing::info!(%pod, ?after, "a child has ended and is started again");
+            tokio::spawn(again(shared.clone(), *row, after));
+        }
+        Some(Next::TooOften) => tracing::warn!(%pod, "a child has ended again and stays ended"),
+        Some(Next::Stays) | None => {}
+    }
+}
+
+/// Goes on with what an earlier life of ours had left to be started again: detached children. One that was tied to it would have
+/// ended with it; our agent is told.
+///
+/// # Errors
+/// If the store cannot be read or written.
+pub(crate) async fn start_what_was_due(shared: &Shared) -> Result<(), StoreError> {
+    let due = shared.store.read(|reads| {
+        let due = reads.restarts_due()?.into_iter();
+        let rows = due.map(|(dead, at)| Ok((reads.child(&dead)?, dead, at.0.saturating_sub(reads.now().0))));
+        rows.collect::<Result<Vec<_>, StoreError>>()
+    });
+    for (row, dead, wait_ms) in due.await? {
+        match row {
+            Some(row) if row.lifetime == Lifetime::Detached => {
+                // A clock that was set makes nobody wait for ever.
+                tokio::spawn(again(shared.clone(), row, Duration::from_millis(wait_ms).min(AGAIN_MAX)));
+            }
+            _ => shared.commit(move |tx| tx.restart_ended_with_us(&dead)).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Starts the next life of a child, after a pause, if it is still to be. Its last one has its terminal event, and its open works are
+/// lost with it.
 fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     // Boxed: a start that fails is followed by the next one.
     Box::pin(async move {
         let mut pause = after;
         for _ in 0..REFUSED_MAX {
-            // CANCEL SAFETY: waiting changes nothing.
+            // CANCEL SAFETY: waiting changes nothing. A next life of this pod goes on with it.
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shared.stopped() => return,
             }
-            // It may have been stopped in between: then it is to stay ended.
-            if shared.registry.course(&row.pod).0 {
-                return;
-            }
-            // Somebody may have started it meanwhile: what becomes of that life is not this one's to say.
-            let name = row.pod.name.clone();
-            let newest = shared.store.read(move |reads| reads.child_by_name(&name)).await;
-            if matches!(newest, Ok(Some(newest)) if newest.pod != row.pod) {
-                return;
-            }
             match PodHandle::new(shared.clone()).spawn_pod(SpawnPod::again(&row)).await {
                 Ok(_) => return,
-                // Its own end has been seen to, and has decided what follows.
-                Err(SpawnError::DiedEarly { .. } | SpawnError::NotReady { .. } | SpawnError::Stopping { .. }) => return,
-                Err(error @ SpawnError::Process { .. }) => {
-                    tracing::warn!(pod = %row.pod, %error, "a child could not be started again");
-                    let terminal = Terminal::NeverStarted { reason: error.to_string() };
-                    return start_again(&shared, &row, &terminal, false, true).await;
-                }
+                // Somebody has begun one, or has stopped it; or its own end has been seen to, and has decided what follows.
+                Err(
+                    SpawnError::GivenUp { .. }
+                    | SpawnError::DiedEarly { .. }
+                    | SpawnError::NotReady { .. }
+                    | SpawnError::Process { .. },
+                ) => return,
+                Err(SpawnError::Stopping { .. }) => return end_with_us(&shared, &row).await,
                 Err(error @ (SpawnError::Worker { .. } | SpawnError::NotOurs { .. })) => {
                     tracing::error!(pod = %row.pod, %error, "a child that has ended cannot be started again");
                     break;
@@ -399,10 +443,24 @@ fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<O
     })
 }
 
-/// It is not started again, and this pod's agent is told.
+/// This pod ends. What is tied to it does, too; what is not, its next life starts again.
+async fn end_with_us(shared: &Shared, row: &ChildRow) {
+    if row.lifetime == Lifetime::Tied {
+        let name = row.pod.name.clone();
+        // If that is not committed its next life tells its agent.
+        let _ = shared.store.write(move |tx| tx.forego_restart(&name)).await;
+    }
+}
+
+/// It is not started again, and this pod's agent is told; unless somebody has decided otherwise meanwhile.
 async fn stays_ended(shared: &Shared, row: &ChildRow) {
     let (child, policy) = (row.pod.clone(), row.restart);
-    if let Err(error) = shared.commit(move |tx| tx.restarts_exhausted(&child, policy)).await {
+    let stays = move |tx: &Tx<'_>| {
+        let was_due = tx.is_restart_due(&child)?;
+        tx.forego_restart(&child.name)?;
+        if was_due { tx.restarts_exhausted(&child, policy) } else { Ok(()) }
+    };
+    if let Err(error) = shared.commit(stays).await {
         tracing::error!(pod = %row.pod, error = error.chain(), "that a child stays ended cannot be recorded");
     }
 }
@@ -488,3 +546,7 @@ mod tests {
         assert!(identify(&shared, &row, &lock, &holder).await.is_none());
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod ends_tests;

@@ -282,6 +282,11 @@ impl Reads<'_> {
         self.all(&sql, [], raw_row)?.into_iter().map(ChildRow::try_from).collect()
     }
 
+    /// How many lives are not over.
+    pub(crate) fn live_children_count(&self) -> Result<u64, StoreError> {
+        self.number("SELECT count(*) FROM children WHERE state <> 'ended'", [])
+    }
+
     /// How many lives of that name a restart policy has started since `since`.
     pub(crate) fn restarts_since(&self, name: &PodName, since: UnixMillis) -> Result<u64, StoreError> {
         self.number("SELECT count(*) FROM children WHERE name = ?1 AND at >= ?2 AND restarted", (name, since))
@@ -311,6 +316,8 @@ impl Tx<'_> {
             return Ok(Reservation::NameTaken { by: child.pod.clone() });
         }
         self.keep_runtime_dir_of(&child.pod.name)?;
+        // Whoever begins it: this is the next life.
+        self.forego_restart(&child.pod.name)?;
         self.run(
             "INSERT INTO children (name, incarnation, at, state, lifetime, worker, socket, store, runtime_dir, scope,
                                    restart, restarted)

@@ -285,6 +285,8 @@ impl Tx<'_> {
         if !children.is_empty() {
             return Ok(RewindOutcome::ChildrenLive(children));
         }
+        // What has ended already does not come back behind it.
+        self.forego_restarts_since(to)?;
         let (input, target) = (self.input_at(to)?, rewind.target);
         let sql = format!(
             "SELECT count(*) FROM (SELECT history AS seq, cause FROM turns) h

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, PodName};
 use crate::runtime_dir;
+use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::sql::{count, from_json, int, to_json};
 use crate::store::tx::{Reads, Tx};
@@ -42,6 +43,13 @@ pub enum IntentKind {
         /// The life.
         pod: PodId,
     },
+    /// A child that has ended is to be started again, as its policy says.
+    Restart {
+        /// The life that is over.
+        pod: PodId,
+        /// When its next one is to begin.
+        due: UnixMillis,
+    },
 }
 
 /// Does what `intent` says, as far as it is about files of a pod. Blocks for a few file operations. What the registry has
@@ -53,6 +61,7 @@ pub fn carry_out(intent: &Intent) -> io::Result<()> {
     match &intent.kind {
         IntentKind::ReclaimRuntimeDir { pod, dir } => reclaim(pod, dir),
         IntentKind::ReturnLeases { pod } => Err(io::Error::other(format!("what {pod} had is the registry's"))),
+        IntentKind::Restart { pod, .. } => Err(io::Error::other(format!("{pod} is its parent's to start again"))),
     }
 }
 

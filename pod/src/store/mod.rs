@@ -24,6 +24,7 @@ mod outbox;
 mod owner;
 mod prune;
 mod reader;
+mod restarts;
 mod schema;
 mod sql;
 mod status;

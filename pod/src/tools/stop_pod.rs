@@ -9,6 +9,7 @@ use crate::id::{PodId, PodName};
 use crate::protocol::{LifeEnd, StopOutcome, StopPod, StopRejection, Stopped, Text, WorkResult};
 use crate::spawn::carry_out_intents;
 use crate::spawn::registry::{SpawnedPodRegistry, Stop};
+use crate::spawn::stop;
 use crate::store::{ChildState, Direction, IntentKind, StoreError};
 
 /// LIMIT: how long a child may take before its process is signalled.
@@ -69,44 +70,61 @@ impl From<StopPodInput> for StopPod {
 pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, StopRejection> {
     let row = target::child(&caller.pod, &request.pod).await.map_err(|error| unavailable(&error))?;
     let row = row.map_err(StopRejection::Target)?;
-    let (pod, already) = (row.pod, row.state == ChildState::Ended);
+    let (mut pod, already) = (row.pod, row.state == ChildState::Ended);
     let shared = caller.pod.shared();
-    if !already {
-        still_running(caller).await.map_err(|error| unavailable(&error))?;
-        let grace = Duration::from_millis(request.grace_ms).min(GRACE_MAX);
-        let begun = Instant::now();
-        shared.registry.stop(&pod, Stop { now: request.now, grace });
-        // This life and no later one; what is not among the lines any more has ended.
-        let over = |registry: &SpawnedPodRegistry| {
-            registry.life(&pod).is_none_or(|line| line.terminal.is_some()).then_some(())
-        };
-        // CANCEL SAFETY: waiting changes nothing.
-        let ended = tokio::time::timeout(grace + AFTER_GRACE, async {
-            tokio::select! {
-                biased;
-                () = shared.registry.until(over) => true,
-                () = caller.pod.wait() => false,
-            }
-        });
-        match ended.await {
-            Ok(true) => {}
-            Ok(false) => return Err(StopRejection::Stopping),
-            Err(_) => {
-                let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                return Ok(StopOutcome::StillRunning { pod, waited_ms });
-            }
+    let grace = Duration::from_millis(request.grace_ms).min(GRACE_MAX);
+    let begun = Instant::now();
+    let (mut already, mut is_over, mut was_due) = (already, already, false);
+    still_running(caller).await.map_err(|error| unavailable(&error))?;
+    loop {
+        if !is_over && let Err(outcome) = until_ended(caller, &pod, Stop { now: request.now, grace }, begun).await? {
+            return Ok(outcome);
         }
-    }
-    if already {
-        // It may be about to be started again: it is not to be.
-        shared.registry.stop(&pod, Stop { now: request.now, grace: Duration::ZERO });
+        // Whoever would start it again finds that it is not to, or has done so already.
+        let followed = stop::forego(shared, &pod).await.map_err(|error| unavailable(&error))?;
+        was_due |= followed.was_due;
+        match followed.by {
+            Some(next) => (pod, already, is_over) = (next, false, false),
+            None => break,
+        }
     }
     // Its supervisor does the same; whoever comes second finds it done. What is not yet possible goes on being tried.
     carry_out_intents(shared).await;
-    how_it_ended(caller, pod, already).await.map(StopOutcome::Ended).map_err(|error| unavailable(&error))
+    let ended = how_it_ended(caller, pod, already, was_due).await;
+    ended.map(StopOutcome::Ended).map_err(|error| unavailable(&error))
 }
 
-async fn how_it_ended(caller: &Caller, pod: PodId, already: bool) -> Result<Stopped, StoreError> {
+/// Tells the life `pod` to end and waits until it has; as long as is reasonable, from `begun` on.
+async fn until_ended(
+    caller: &Caller,
+    pod: &PodId,
+    stop: Stop,
+    begun: Instant,
+) -> Result<Result<(), StopOutcome>, StopRejection> {
+    let shared = caller.pod.shared();
+    shared.registry.stop(pod, stop);
+    // This life and no later one; what is not among the lines any more has ended.
+    let over =
+        |registry: &SpawnedPodRegistry| registry.life(pod).is_none_or(|line| line.terminal.is_some()).then_some(());
+    // CANCEL SAFETY: waiting changes nothing.
+    let ended = tokio::time::timeout((stop.grace + AFTER_GRACE).saturating_sub(begun.elapsed()), async {
+        tokio::select! {
+            biased;
+            () = shared.registry.until(over) => true,
+            () = caller.pod.wait() => false,
+        }
+    });
+    match ended.await {
+        Ok(true) => Ok(Ok(())),
+        Ok(false) => Err(StopRejection::Stopping),
+        Err(_) => {
+            let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Ok(Err(StopOutcome::StillRunning { pod: pod.clone(), waited_ms }))
+        }
+    }
+}
+
+async fn how_it_ended(caller: &Caller, pod: PodId, already: bool, was_due: bool) -> Result<Stopped, StoreError> {
     let dead = pod.clone();
     let look = caller.pod.store().read(move |reads| {
         let works = reads.works(Direction::Delegated, false)?;
@@ -122,6 +140,7 @@ async fn how_it_ended(caller: &Caller, pod: PodId, already: bool) -> Result<Stop
             already,
             works_lost,
             returned,
+            was_due,
             unread: end.unread.map(Text::clipped),
             pod,
         }),

@@ -141,7 +141,7 @@ impl CommandWorker {
         let failed = |error: std::io::Error| {
             WorkerError::new(format!("failed to start `{program}`: {error}; check that it exists and may be executed"))
         };
-        let (mut child, ours) = reaper::start(&mut command).map_err(failed)?;
+        let (mut child, ours) = reaper::start(&mut command, None).map_err(failed)?;
         if let (Some(mut stdin), Some(orders)) = (child.stdin.take(), confined) {
             // Beside the turn: it is read before the program runs. Nobody reads it if the program is killed before, and a part
             // of it is no order.

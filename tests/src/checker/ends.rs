@@ -16,13 +16,36 @@ use super::{Fault, PodRecord, Recording, Verdict};
 
 pub(super) fn judge(recording: &Recording, verdict: &mut Verdict) {
     let said = last_words(recording);
+    one_holder(recording, verdict);
     for (parent, record) in &recording.pods {
         one_each(parent, record, recording.over, verdict);
+        let is_adoption = |row: &&HistoryRow| matches!(row.item, HistoryItem::ChildAdopted { .. });
+        verdict.counts.adopted += record.history.iter().filter(is_adoption).count() as u64;
         for (life, row) in lost(record) {
             verdict.counts.lost += 1;
             if let Some(why) = why_not_lost(recording, record, life, row, &said) {
                 verdict.find(Fault::FalseLost, format!("`{parent}` calls {life} lost: {why}"));
             }
+        }
+    }
+}
+
+/// Every life is the child of one pod: of all who have a row of it, all but one say that it is another's now.
+fn one_holder(recording: &Recording, verdict: &mut Verdict) {
+    let mut holders: BTreeMap<&PodId, Vec<&PodName>> = BTreeMap::new();
+    for (parent, record) in &recording.pods {
+        for row in &record.children {
+            let holds = holders.entry(&row.pod).or_default();
+            holds.extend(row.moved_to.is_none().then_some(parent));
+        }
+    }
+    for (life, holds) in holders {
+        match holds.as_slice() {
+            [_] => {}
+            // As long as somebody is at it, it may be on its way.
+            [] if !recording.over => {}
+            [] => verdict.find(Fault::Holders, format!("{life} was given away, and nobody has it")),
+            more => verdict.find(Fault::Holders, format!("{life} is the child of {more:?}")),
         }
     }
 }
@@ -105,8 +128,16 @@ fn why_not_lost(
     }
     // One that was not ready yet may have given up: its parent died, or was about to stop. So may one whose parent died
     // before it could answer that it is taken up; it has then written nothing but that its life began.
-    let ready = |row: &&HistoryRow| matches!(&row.item, HistoryItem::ChildReady { child } if child == life);
-    let ready = parent.history.iter().find(ready)?.seq;
+    let is_ready = |row: &&HistoryRow| matches!(&row.item, HistoryItem::ChildReady { child } if child == life);
+    let is_adopted = |row: &&HistoryRow| matches!(&row.item, HistoryItem::ChildAdopted { child, .. } if child == life);
+    let ready = match parent.history.iter().find(is_ready) {
+        Some(ready) => ready.seq,
+        // It was another one's when it became so.
+        None => {
+            let adopted = parent.history.iter().find(is_adopted)?.seq;
+            recording.pods.values().any(|record| record.history.iter().any(|row| is_ready(&row))).then_some(adopted)?
+        }
+    };
     let mut between = parent.history.iter().filter(|row| row.seq > ready && row.seq < end.seq);
     let parent_died = between.any(|row| matches!(row.item, HistoryItem::LifeStarted { .. }));
     let was_up = own.is_some_and(|own| rows_of(own, life).count() > 1);

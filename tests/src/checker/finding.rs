@@ -31,6 +31,8 @@ pub enum Fault {
     AcceptedLost,
     /// A life, or a work, was called lost although it was not.
     FalseLost,
+    /// A life is the child of two pods, or of none.
+    Holders,
 }
 
 /// One thing that is wrong.
@@ -51,6 +53,8 @@ pub struct Counts {
     pub lives: u64,
     /// Of these, lives that were lost.
     pub lost: u64,
+    /// How often a life has become another pod's.
+    pub adopted: u64,
     /// Events that are applied at a parent.
     pub events: u64,
     /// Of these, events whose content was compared with what the child had offered or kept.
@@ -74,7 +78,7 @@ pub struct Verdict {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AckedLost,
         Self::CommittedLost,
         Self::Altered,
@@ -86,6 +90,7 @@ impl Fault {
         Self::SettledTwice,
         Self::AcceptedLost,
         Self::FalseLost,
+        Self::Holders,
     ];
 }
 
@@ -111,6 +116,7 @@ impl Counts {
         self.pods += other.pods;
         self.lives += other.lives;
         self.lost += other.lost;
+        self.adopted += other.adopted;
         self.events += other.events;
         self.compared += other.compared;
         self.acks += other.acks;
@@ -133,6 +139,7 @@ impl fmt::Display for Fault {
             Self::SettledTwice => "work settled twice",
             Self::AcceptedLost => "accepted run lost",
             Self::FalseLost => "falsely lost",
+            Self::Holders => "children of other than one pod",
         })
     }
 }
@@ -145,10 +152,10 @@ impl fmt::Display for Finding {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pods, lives, lost, events, compared, acks, works, accepted } = self;
+        let Self { pods, lives, lost, adopted, events, compared, acks, works, accepted } = self;
         write!(
             f,
-            "{pods} pods, {lives} lives of children ({lost} lost), {events} events applied ({compared} compared with what \
+            "{pods} pods, {lives} lives of children ({lost} lost, {adopted} adoptions), {events} events applied ({compared} compared with what \
              was offered), {acks} acks given, {works} works delegated, {accepted} runs accepted"
         )
     }

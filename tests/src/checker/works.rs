@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pod::WorkResult;
 use pod::id::{PodId, PodName, WorkId};
-use pod::store::{ChildState, HistoryItem};
+use pod::store::{ChildRow, ChildState, HistoryItem};
 
 use super::judge::rows_of;
 use super::{Fault, PodRecord, Recording, Verdict};
@@ -26,9 +26,15 @@ pub(super) fn judge(recording: &Recording, verdict: &mut Verdict) {
         for (work, child) in delegated(record) {
             verdict.counts.works += 1;
             let results = settled.delegated.get(&work).map_or(&[][..], Vec::as_slice);
-            let ended = record.children.iter().any(|row| row.pod == *child && row.state == ChildState::Ended);
+            let its = |row: &&ChildRow| row.pod == *child;
+            let row = record.children.iter().find(its);
+            let ended = row.is_some_and(|row| row.state == ChildState::Ended && row.moved_to.is_none());
             once(parent, work, results, recording.over || ended, verdict);
-            if let [result] = results {
+            // What it gave to a child that is another pod's now, it does not hear of: for itself that is lost.
+            let is_anothers = row.is_some_and(|row| row.moved_to.is_some()) && results == [WorkResult::Lost];
+            if let [result] = results
+                && !is_anothers
+            {
                 settled_by_parent.insert(work);
                 as_it_was(recording, parent, work, child, *result, verdict);
             }
@@ -36,6 +42,13 @@ pub(super) fn judge(recording: &Recording, verdict: &mut Verdict) {
     }
     for (name, record) in &recording.pods {
         let settled = settled(record);
+        // What came with a child that was adopted.
+        let given: BTreeSet<WorkId> = delegated(record).map(|(work, _)| work).collect();
+        for row in record.delegated.iter().filter(|row| !given.contains(&row.work)) {
+            let results = settled.delegated.get(&row.work).map_or(&[][..], Vec::as_slice);
+            once(name, row.work, results, recording.over, verdict);
+            settled_by_parent.extend((!results.is_empty()).then_some(row.work));
+        }
         for row in &record.received {
             let results = settled.received.get(&row.work).map_or(&[][..], Vec::as_slice);
             // What the parent has settled may be open here, if the life that had it is dead.

@@ -5,15 +5,16 @@
 //!
 //! Used by the binary `ends`, and small by `it`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use futures::stream;
+use futures::stream::{self, FuturesUnordered};
 use pod::manifest::Limits;
 use pod::store::HistoryItem;
-use pod::{Child, PodController, PodHandle, SpawnPod, Terminal, WorkResult, WorkerSpec};
+use pod::{Child, PodController, PodHandle, PodId, SpawnPod, Terminal, WorkResult, WorkerSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -30,8 +31,29 @@ const STARTS_MAX: usize = 8;
 const NAMES: usize = 16;
 /// LIMIT: processes whose memory is looked at: a look walks all of one's pages.
 const LOOKED_AT_MAX: usize = 32;
+/// Between two lines that say how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Nothing that is waited for takes longer on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How far a measurement is, on standard error, now and then.
+struct Progress {
+    began: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { began: Instant::now(), told: Instant::now() }
+    }
+
+    fn at(&mut self, what: &str, count: usize, of: usize) {
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            eprintln!("{:>4} s: {count} of {of} {what}", self.began.elapsed().as_secs());
+        }
+    }
+}
 
 /// What was measured.
 #[derive(Debug, Default)]
@@ -64,6 +86,7 @@ pub struct Ends {
 /// # Panics
 /// If there is no room for a world.
 pub async fn sequential(program: &Path, lives: usize) -> Result<Ends, String> {
+    let mut progress = Progress::new();
     let (world, boss, mut ends) = begin(program, 64).await?;
     for life in 0..lives {
         let child = started(&boss, &format!("c{:02}", life % NAMES), &mut ends).await?;
@@ -71,10 +94,11 @@ pub async fn sequential(program: &Path, lives: usize) -> Result<Ends, String> {
         if work.settled().await != WorkResult::Finished {
             ends.wrong.push(format!("life {life} did not finish its work"));
         }
-        let dead = death_of(&boss, &child)?;
+        let dead = deaths_of(&boss, [&child])?;
         let terminal = within(child.stop(Duration::from_secs(60))).await?.map_err(|error| error.to_string())?;
-        ended(&mut ends, dead.await, &terminal, &Terminal::ShutDown);
+        ended(&mut ends, since(dead).await, &terminal, &Terminal::ShutDown);
         ends.descriptors_most = ends.descriptors_most.max(descriptors());
+        progress.at("lives", life + 1, lives);
     }
     finish(&world, &boss, ends).await
 }
@@ -87,14 +111,16 @@ pub async fn sequential(program: &Path, lives: usize) -> Result<Ends, String> {
 /// # Panics
 /// If there is no room for a world.
 pub async fn beside(program: &Path, children: usize) -> Result<Ends, String> {
+    let mut progress = Progress::new();
     let (world, boss, mut ends) = begin(program, children).await?;
-    let all = grow(&boss, children, &mut ends).await?;
+    let all = grow(&boss, children, &mut ends, &mut progress).await?;
     ends.pss_kib = memory(&boss);
     ends.descriptors_most = descriptors();
-    for child in &all {
-        let dead = death_of(&boss, child)?;
+    for (at, child) in all.iter().enumerate() {
+        let dead = deaths_of(&boss, [child])?;
         let terminal = within(child.stop(Duration::from_secs(60))).await?.map_err(|error| error.to_string())?;
-        ended(&mut ends, dead.await, &terminal, &Terminal::ShutDown);
+        ended(&mut ends, since(dead).await, &terminal, &Terminal::ShutDown);
+        progress.at("ended", at + 1, children);
     }
     finish(&world, &boss, ends).await
 }
@@ -107,27 +133,35 @@ pub async fn beside(program: &Path, children: usize) -> Result<Ends, String> {
 /// # Panics
 /// If there is no room for a world.
 pub async fn burst(program: &Path, children: usize) -> Result<Ends, String> {
+    let mut progress = Progress::new();
     let (world, boss, mut ends) = begin(program, children).await?;
-    let all = grow(&boss, children, &mut ends).await?;
+    let all = grow(&boss, children, &mut ends, &mut progress).await?;
     ends.pss_kib = memory(&boss);
     ends.descriptors_most = descriptors();
-    let pidfds: Vec<_> = all.iter().filter_map(|child| pidfd_of(&boss, child)).collect();
-    let deaths = all.iter().map(|child| death_of(&boss, child)).collect::<Result<Vec<_>, _>>()?;
+    let pids = pids_of(&boss);
+    let pidfds: Vec<_> = all.iter().filter_map(|child| pidfd_of(&pids, child)).collect();
+    let deaths = deaths_of(&boss, &all)?;
     for pidfd in &pidfds {
         pidfd_send_signal(pidfd, Signal::KILL).map_err(|error| error.to_string())?;
     }
     drop(pidfds);
     let expected = Terminal::Lost { reason: pod::LostReason::Killed { signal: 9 } };
-    let terminals = futures::future::join_all(all.iter().zip(deaths).map(|(child, dead)| async move {
-        let terminal = child.terminal().await;
-        (terminal, Instant::now(), dead.await)
-    }));
-    for (terminal, at, dead) in within(terminals).await? {
+    let mut terminals: FuturesUnordered<_> = (all.iter().enumerate())
+        .map(|(at, child)| async move { (at, child.terminal().await, Instant::now()) })
+        .collect();
+    let mut committed = Vec::new();
+    while let Some((at, terminal, now)) = within(terminals.next()).await? {
         let terminal = terminal.map_err(|error| error.to_string())?;
-        ends.committed.add(at.saturating_duration_since(dead.map_err(|error| error.to_string())?));
         if terminal != expected {
             ends.wrong.push(format!("{terminal:?} instead of {expected:?}"));
         }
+        committed.push((at, now));
+        progress.at("ended", committed.len(), children);
+    }
+    drop(terminals);
+    let died = deaths.await.map_err(|error| error.to_string())?;
+    for (at, now) in committed {
+        ends.committed.add(now.saturating_duration_since(died[at]));
     }
     finish(&world, &boss, ends).await
 }
@@ -159,9 +193,9 @@ pub async fn below(program: &Path, depth: usize) -> Result<Ends, String> {
     }
     ends.pss_kib = mean(living.into_iter().filter_map(pss));
     ends.descriptors_most = descriptors();
-    let dead = death_of(&boss, &top)?;
+    let dead = deaths_of(&boss, [&top])?;
     let terminal = within(top.stop(Duration::from_secs(120))).await?.map_err(|error| error.to_string())?;
-    ended(&mut ends, dead.await, &terminal, &Terminal::ShutDown);
+    ended(&mut ends, since(dead).await, &terminal, &Terminal::ShutDown);
     for level in 1..depth {
         let terminals = world.history(name(level).as_str()).terminals(name(level + 1).as_str());
         if terminals != [Terminal::ShutDown] {
@@ -219,7 +253,12 @@ async fn finish(world: &World, boss: &PodHandle, mut ends: Ends) -> Result<Ends,
     Ok(ends)
 }
 
-async fn grow(boss: &PodHandle, children: usize, ends: &mut Ends) -> Result<Vec<Child>, String> {
+async fn grow(
+    boss: &PodHandle,
+    children: usize,
+    ends: &mut Ends,
+    progress: &mut Progress,
+) -> Result<Vec<Child>, String> {
     let starts = (0..children).map(|number| {
         let spawn = SpawnPod::new(format!("c{number:04}").parse().expect("a name"), WorkerSpec::of_kind(GROVE));
         async move {
@@ -234,6 +273,7 @@ async fn grow(boss: &PodHandle, children: usize, ends: &mut Ends) -> Result<Vec<
         ends.ready.add(took);
         ends.lives += 1;
         all.push(child);
+        progress.at("ready", all.len(), children);
     }
     Ok(all)
 }
@@ -247,25 +287,51 @@ async fn started(boss: &PodHandle, name: &str, ends: &mut Ends) -> Result<Child,
     Ok(child)
 }
 
-/// When the process of `child` is dead.
-fn death_of(boss: &PodHandle, child: &Child) -> Result<tokio::task::JoinHandle<Instant>, String> {
-    let pidfd = pidfd_of(boss, child).ok_or_else(|| format!("{} has no process", child.id()))?;
-    Ok(tokio::task::spawn_blocking(move || {
-        let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None);
-        Instant::now()
-    }))
+/// When the processes of `children` are dead, in their order. On a thread of its own: the runtime is busy with what is measured.
+fn deaths_of<'c>(
+    boss: &PodHandle,
+    children: impl IntoIterator<Item = &'c Child>,
+) -> Result<tokio::sync::oneshot::Receiver<Vec<Instant>>, String> {
+    let missing = |child: &Child| format!("{} has no process", child.id());
+    let pids = pids_of(boss);
+    let pidfds = children.into_iter().map(|child| pidfd_of(&pids, child).ok_or_else(|| missing(child)));
+    let pidfds = pidfds.collect::<Result<Vec<_>, _>>()?;
+    let (told, deaths) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut died = vec![None; pidfds.len()];
+        while died.contains(&None) {
+            let living: Vec<usize> = (0..died.len()).filter(|at| died[*at].is_none()).collect();
+            let mut looks: Vec<_> = living.iter().map(|at| PollFd::new(&pidfds[*at], PollFlags::IN)).collect();
+            let _ = poll(&mut looks, None);
+            let now = Instant::now();
+            for (at, _) in living.iter().zip(&looks).filter(|(_, look)| !look.revents().is_empty()) {
+                died[*at] = Some(now);
+            }
+        }
+        // Whoever asked may have given up.
+        let _ = told.send(died.into_iter().flatten().collect());
+    });
+    Ok(deaths)
 }
 
-fn pidfd_of(boss: &PodHandle, child: &Child) -> Option<std::os::fd::OwnedFd> {
-    let line = boss.children().into_iter().find(|line| line.pod == *child.id())?;
-    // It is a child of this process that has not been reaped: the number is its own.
-    pidfd_open(Pid::from_raw(line.pid?.cast_signed())?, PidfdFlags::empty()).ok()
+/// The processes of all children. They are children of this process: until they are reaped their numbers are their own.
+fn pids_of(boss: &PodHandle) -> HashMap<PodId, u32> {
+    boss.children().into_iter().filter_map(|line| Some((line.pod, line.pid?))).collect()
 }
 
-fn ended(ends: &mut Ends, dead: Result<Instant, tokio::task::JoinError>, terminal: &Terminal, expected: &Terminal) {
-    if let Ok(dead) = dead {
-        ends.committed.add(dead.elapsed());
-    }
+fn pidfd_of(pids: &HashMap<PodId, u32>, child: &Child) -> Option<std::os::fd::OwnedFd> {
+    let pid = pids.get(child.id())?;
+    pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()
+}
+
+/// How long ago one died.
+async fn since(dead: tokio::sync::oneshot::Receiver<Vec<Instant>>) -> Option<Duration> {
+    let now = Instant::now();
+    dead.await.ok().and_then(|died| died.first().map(|at| now.saturating_duration_since(*at)))
+}
+
+fn ended(ends: &mut Ends, took: Option<Duration>, terminal: &Terminal, expected: &Terminal) {
+    took.into_iter().for_each(|took| ends.committed.add(took));
     if terminal != expected {
         ends.wrong.push(format!("{terminal:?} instead of {expected:?}"));
     }

@@ -47,6 +47,15 @@ pub enum Action {
     Halt(usize, Duration),
     /// Have its parent end it.
     Stop(usize),
+    /// Kill its parent, have another pod adopt it, and bring its parent back after a while.
+    Adopt {
+        /// Which.
+        child: usize,
+        /// By which.
+        by: usize,
+        /// For how long its parent is away.
+        away: Duration,
+    },
 }
 
 /// A plan.
@@ -107,8 +116,17 @@ impl Plan {
         let pods = self.names.len();
         let pod = random.index(pods);
         let below = if pods > 1 { 1 + random.index(pods - 1) } else { 0 };
-        let kind =
-            random.choose(&[(500, 'g'), (250, 'w'), (150, 'e'), (35, 'k'), (15, 'a'), (2, 'r'), (35, 'h'), (13, 's')]);
+        let kind = random.choose(&[
+            (488, 'g'),
+            (250, 'w'),
+            (150, 'e'),
+            (35, 'k'),
+            (15, 'a'),
+            (2, 'r'),
+            (35, 'h'),
+            (13, 's'),
+            (12, 'd'),
+        ]);
         match kind {
             'g' => Action::Grow(below),
             'w' => Action::Ask(pod, self.work(random)),
@@ -119,6 +137,15 @@ impl Plan {
             'h' => {
                 let most = if random.per_mille(100) { HALT_MAX_MS } else { 2_000 };
                 Action::Halt(pod, Duration::from_millis(random.between(50, most)))
+            }
+            'd' => {
+                // What is tied ends with its parent.
+                let detached: Vec<usize> = (1..pods).filter(|pod| self.is_detached(*pod)).collect();
+                if detached.is_empty() {
+                    return Action::Grow(below);
+                }
+                let (child, away) = (detached[random.index(detached.len())], random.between(0, 4_000));
+                Action::Adopt { child, by: pod, away: Duration::from_millis(away) }
             }
             _ => Action::Stop(below),
         }
@@ -208,7 +235,7 @@ mod tests {
         assert!((0..200).all(|pod| plan.way(pod).len() <= DEPTH_MAX && plan.way(pod)[0] == 0));
         assert!((0..200).any(|pod| plan.way(pod).len() == DEPTH_MAX));
         let kinds = plan.actions.iter().map(|(_, action)| std::mem::discriminant(action));
-        assert_eq!(kinds.collect::<std::collections::HashSet<_>>().len(), 6);
+        assert_eq!(kinds.collect::<std::collections::HashSet<_>>().len(), 7);
         assert!(plan.actions.is_sorted_by_key(|(at, _)| *at));
         let restarted = |when| plan.kept.iter().filter(|(_, restart)| restart.when == when).count();
         assert!((1..200).filter(|pod| plan.is_detached(*pod)).count() > 10 && !plan.is_detached(0));

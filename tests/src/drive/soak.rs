@@ -5,7 +5,7 @@
 //!
 //! Used by the binary `soak`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -48,6 +48,8 @@ pub struct Done {
     pub left_out: u64,
     /// Calls that were not taken: the pod was busy, halted or died.
     pub not_taken: u64,
+    /// Adoptions that the adopter says are done; of those that are in doubt the checker counts what came of them.
+    pub adopted: u64,
     /// The most pods that lived at once.
     pub most_alive: usize,
     /// The most memory that the runner had, in KiB.
@@ -69,7 +71,9 @@ pub struct Done {
 /// If the root's process cannot be started or waited for.
 pub async fn soak(soak: &Soak<'_>) -> Result<Done, String> {
     let tree = Tree::new(soak.program).map_err(|error| error.to_string())?;
-    let mut run = Running { tree, plan: soak.plan, done: Done::default(), asks: JoinSet::new(), later: Vec::new() };
+    let (asks, adoptions) = (JoinSet::new(), JoinSet::new());
+    let (later, moved) = (Vec::new(), BTreeSet::new());
+    let mut run = Running { tree, plan: soak.plan, done: Done::default(), asks, adoptions, later, moved };
     let ended = run.carry_out(soak).await;
     let wrong = ended.is_err() || !run.done.verdict.is_clean();
     if wrong && soak.keep {
@@ -83,8 +87,11 @@ struct Running<'a> {
     plan: &'a Plan,
     done: Done,
     asks: JoinSet<Result<(PodName, WorkId), String>>,
+    adoptions: JoinSet<Result<(), String>>,
     /// What is to be undone, and when: pods to be continued, and to be brought back.
     later: Vec<(Instant, Undo)>,
+    /// Pods that may be another one's child than the plan says.
+    moved: BTreeSet<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -123,6 +130,9 @@ impl Running<'_> {
         while !self.asks.is_empty() {
             self.asks.join_next().await.into_iter().for_each(|asked| self.take(asked));
         }
+        while let Some(adopted) = self.adoptions.join_next().await {
+            self.done.adopted += u64::from(matches!(adopted, Ok(Ok(()))));
+        }
         self.come_to_rest(last_fault).await?;
         self.measure();
         self.end_detached().await?;
@@ -148,8 +158,9 @@ impl Running<'_> {
             }
             Action::Stop(pod) => {
                 let lives = self.tree.lives(self.plan.names[*pod].as_str());
-                ("stop", lives && self.ask(self.plan.parents[*pod], vec![Step::Stop(self.plan.names[*pod].clone())]))
+                ("stop", lives && self.ask(self.parent(*pod), vec![Step::Stop(self.plan.names[*pod].clone())]))
             }
+            Action::Adopt { child, by, away } => ("adopt", self.adopt(*child, *by, *away).await),
         };
         if carried_out {
             *self.done.carried_out.entry(kind).or_default() += 1;
@@ -165,17 +176,62 @@ impl Running<'_> {
         (meant && self.tree.kill(self.plan.names[hit].as_str()).await).then_some(hit)
     }
 
+    /// Kills the parent of `child`, or of the next that can be adopted, so that `by`, or the next that can, adopts it. Not for the
+    /// root's children, and nobody becomes the child of one that is below it; but who is dead or halted by then is as it comes.
+    async fn adopt(&mut self, child: usize, by: usize, away: Duration) -> bool {
+        let pods = self.plan.names.len();
+        let from = |first: usize| (0..pods).map(move |next| (first + next) % pods);
+        let Some((child, parent)) = from(child)
+            .filter(|child| *child != 0 && self.plan.is_detached(*child) && self.lives(*child))
+            .map(|child| (child, self.parent(child)))
+            .find(|(_, parent)| *parent != 0 && self.lives(*parent))
+        else {
+            return false;
+        };
+        let can = |by: &usize| *by != parent && self.lives(*by) && !self.way(*by).contains(&child);
+        let Some(by) = from(by).find(can) else { return false };
+        let names = &self.plan.names;
+        self.tree.kill(names[parent].as_str()).await;
+        self.moved.insert(child);
+        self.adoptions.spawn(self.tree.adopting(names[child].as_str(), names[parent].as_str(), names[by].as_str()));
+        self.later.push((Instant::now() + away, Undo::BringBack(parent)));
+        true
+    }
+
+    /// Whose child it is, as far as that is decided.
+    fn parent(&self, pod: usize) -> usize {
+        let first = self.plan.parents[pod];
+        if !self.moved.contains(&pod) {
+            return first;
+        }
+        let holder = self.tree.holder(self.plan.names[pod].as_str(), self.plan.names[first].as_str());
+        self.plan.names.iter().position(|name| *name == holder).unwrap_or(first)
+    }
+
+    /// The way from the root to `pod`, both included, as it is now.
+    fn way(&self, pod: usize) -> Vec<usize> {
+        let mut way = vec![pod];
+        while let Some(last) = way.last().copied().filter(|last| *last != 0) {
+            match self.parent(last) {
+                // Nobody is below itself; what is read while it changes may say so.
+                parent if way.contains(&parent) => break,
+                parent => way.push(parent),
+            }
+        }
+        way.reverse();
+        way
+    }
+
     /// The pod, if it lives, or the nearest living one above it; the root, if there is none.
     fn living_above(&self, pod: usize) -> usize {
-        let way = self.plan.way(pod);
+        let way = self.way(pod);
         way.into_iter().rev().find(|pod| self.tree.lives(self.plan.names[*pod].as_str())).unwrap_or(0)
     }
 
     fn grow(&mut self, pod: usize) -> bool {
-        let way = self.plan.way(pod);
-        let dead = way.iter().find(|pod| !self.tree.lives(self.plan.names[**pod].as_str())).copied();
+        let dead = self.way(pod).into_iter().find(|pod| !self.lives(*pod));
         // Without its root there is no tree to grow.
-        dead.is_some_and(|dead| dead != 0 && self.ask(self.plan.parents[dead], vec![self.plan.grow(dead)]))
+        dead.is_some_and(|dead| dead != 0 && self.ask(self.parent(dead), vec![self.plan.grow(dead)]))
     }
 
     fn ask(&mut self, pod: usize, steps: Vec<Step>) -> bool {
@@ -190,6 +246,9 @@ impl Running<'_> {
     fn taken(&mut self) {
         while let Some(asked) = self.asks.try_join_next() {
             self.take(asked);
+        }
+        while let Some(adopted) = self.adoptions.try_join_next() {
+            self.done.adopted += u64::from(matches!(adopted, Ok(Ok(()))));
         }
     }
 
@@ -249,7 +308,7 @@ impl Running<'_> {
         loop {
             let left = (1..self.plan.names.len()).filter(|pod| self.plan.is_detached(*pod) && self.lives(*pod));
             let left: Vec<usize> = left.collect();
-            let Some(deepest) = left.iter().copied().max_by_key(|pod| self.plan.way(*pod).len()) else {
+            let Some(deepest) = left.iter().copied().max_by_key(|pod| self.way(*pod).len()) else {
                 while let Some(asked) = self.asks.join_next().await {
                     self.take(asked);
                 }
@@ -263,9 +322,9 @@ impl Running<'_> {
             if began.elapsed() > REST_MAX {
                 return Err(format!("detached pods do not end: {}", self.plan.names[deepest]));
             }
-            let depth = self.plan.way(deepest).len();
-            for pod in left.into_iter().filter(|pod| self.plan.way(*pod).len() == depth) {
-                let parent = self.plan.parents[pod];
+            let depth = self.way(deepest).len();
+            for pod in left.into_iter().filter(|pod| self.way(*pod).len() == depth).collect::<Vec<_>>() {
+                let parent = self.parent(pod);
                 if self.tree.lives(self.plan.names[parent].as_str()) {
                     self.ask(parent, vec![Step::Stop(self.plan.names[pod].clone())]);
                 } else {
@@ -309,8 +368,9 @@ impl fmt::Display for Done {
         let carried_out: Vec<String> = self.carried_out.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         write!(
             f,
-            "done: {}; {} left out, {} calls not taken; at most {} pods alive; the runner: {} MiB, {} descriptors",
+            "done: {} ({} adoptions done at once); {} left out, {} calls not taken; at most {} pods alive; the runner: {} MiB, {} descriptors",
             carried_out.join(", "),
+            self.adopted,
             self.left_out,
             self.not_taken,
             self.most_alive,

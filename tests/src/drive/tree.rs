@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pod::discovery::{self, PodSummary};
 use pod::id::{PodId, PodName, WorkId};
 use pod::life_lock::{self, Life};
-use pod::protocol::{PodState, Run, RunRejection};
+use pod::protocol::{Adopt, PodState, Run, RunRejection};
 use pod::store::{ChildState, Direction};
 use pod::{Roots, StoreReader};
 use rpc::CallError;
@@ -145,6 +145,29 @@ impl Tree {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
+    }
+
+    /// Has `by` adopt `child` of the dead pod `from`.
+    ///
+    /// # Errors
+    /// Why it has not, or is not known to have.
+    pub fn adopting(&self, child: &str, from: &str, by: &str) -> impl Future<Output = Result<(), String>> + use<> {
+        let (client, adopt) = (self.world.client(by), Adopt { child: named(child), from: named(from) });
+        async move { client.call(adopt).deadline(CALL).await.map(drop).map_err(|error| error.to_string()) }
+    }
+
+    /// Whose child `child` is, which was `first`'s at the beginning: each that has given it away says to whom.
+    pub fn holder(&self, child: &str, first: &str) -> PodName {
+        let (child, mut holder, mut seen) = (named(child), named(first), BTreeSet::new());
+        while seen.insert(holder.clone()) {
+            let looked = StoreReader::open(self.roots().pod(&holder).store())
+                .and_then(|reader| reader.look(|reads| reads.child_by_name(&child)));
+            match looked.ok().flatten().and_then(|row| row.moved_to) {
+                Some(to) => holder = to,
+                None => break,
+            }
+        }
+        holder
     }
 
     /// Keeps in mind that `pod` has accepted `work`.
