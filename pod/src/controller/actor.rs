@@ -83,6 +83,8 @@ pub(crate) struct Actor {
     later: FuturesUnordered<Completing>,
     worker: Option<Box<dyn Worker>>,
     in_flight: Option<TurnInFlight>,
+    /// How many turns have begun in this life.
+    pub(super) launched: u64,
     signal: watch::Sender<Option<Signal>>,
     /// When a turn that was asked to end is ended.
     patience: Option<Patience>,
@@ -128,6 +130,7 @@ impl Actor {
             later: FuturesUnordered::new(),
             worker: Some(worker),
             in_flight: None,
+            launched: 0,
             signal: watch::Sender::new(None),
             patience: None,
             time: TurnTime::default(),
@@ -561,6 +564,7 @@ impl Actor {
         self.shared.registry.settled(&started.settled);
         give(self.waiting.launched(self.phase(), started.turn));
         self.watch_time(started.turn);
+        self.launched += 1;
         self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
     }
 

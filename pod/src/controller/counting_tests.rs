@@ -263,3 +263,22 @@ async fn turn_that_takes_longer_than_its_pod_allows_has_reached_a_limit_and_the_
     run(&puppet, 2).await.unwrap();
     puppet.expect(Said::Started(TurnCause::Run)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_was_counted_and_not_taken_is_no_way_past_the_time_of_the_tree_and_is_given_back() {
+    let puppet = Puppet::bounded(Limits { turns: 9, tree_seconds: 3_600, ..Limits::default() }).await;
+    let refuse = "CREATE TRIGGER held BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'held by a test'); END";
+    puppet.pod.store().write(move |tx| tx.run(refuse, [])).await.unwrap();
+    for work in 1..4 {
+        assert!(matches!(run(&puppet, work).await, Err(RunRejection::Unavailable { .. })));
+    }
+    assert_eq!(spent(&puppet, "puppet"), 1, "each was counted anew");
+    puppet.pod.store().write(|tx| tx.run("DROP TRIGGER held", [])).await.unwrap();
+    let registry = rusqlite::Connection::open(puppet.pod.roots().registry()).unwrap();
+    registry.busy_timeout(crate::fixture::SOON).unwrap();
+    registry.execute("UPDATE trees SET ends_at = 1", []).unwrap();
+    let cap = TurnCap::WallTime { max_seconds: 3_600 };
+    assert_eq!(run(&puppet, 5).await, Err(RunRejection::Cap { cap }));
+    within("the end of the pod", puppet.pod.shutdown()).await;
+    assert_eq!(spent(&puppet, "puppet"), 0, "a turn that did not begin stays counted");
+}

@@ -26,8 +26,8 @@ struct Wish {
     interrupt: bool,
     /// No admission was needed.
     behind: bool,
-    /// The turn that ran when it was asked for.
-    meant: Option<TurnId>,
+    /// The turn that ran when it was asked for, or was about to: by its place among all of this life.
+    meant: Option<u64>,
     counted: bool,
 }
 
@@ -131,7 +131,10 @@ impl Actor {
         let origin = self.origin(responder.context());
         let run = NewRun { work: request.key, origin, input: request.text.as_str().to_owned() };
         // Until it is committed another turn may have begun: that one nobody has interrupted.
-        let meant = self.turn();
+        let meant = match self.turn() {
+            Some(_) => Some(self.launched),
+            None => behind.then_some(self.launched + 1),
+        };
         self.counted(Some(request.key), move |actor, counted| match counted {
             Ok(counted) => actor.stage_run(run, Wish { interrupt, behind, meant, counted }, responder),
             Err(why) => {
@@ -156,7 +159,7 @@ impl Actor {
                     let running = actor.turn().filter(|_| actor.phase() == PodState::Running);
                     // The turn that ran when it was committed: no other can have begun behind that.
                     let ended = match running {
-                        Some(_) if interrupt && !run.duplicate && (meant.is_none() || running == meant) => {
+                        Some(_) if interrupt && !run.duplicate && meant == Some(actor.launched) => {
                             let told = actor.step(Input::Method(MethodKind::Cancel)).verdict;
                             // One whose end is being committed was not told: it has ended by itself.
                             running.filter(|_| !matches!(told, Some(Verdict::Refuse(_))))

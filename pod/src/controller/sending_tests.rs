@@ -209,3 +209,71 @@ async fn too_much_and_nothing_is_refused_and_changes_nothing() {
     let staged = puppet.pod.store().read(|reads| Ok(reads.control()?.runs_staged)).await.unwrap();
     assert_eq!(staged, super::STAGED_MAX as u64);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupt_that_waits_behind_a_follow_up_does_not_undo_the_pause_of_that_in_the_next_life() {
+    let mut puppet = pod(PodState::Running).await;
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+    send(&puppet, WorkId(6), SendKind::FollowUp, "next").await.unwrap();
+    let sent = send(&puppet, WorkId(7), SendKind::Interrupt, "instead").await.unwrap();
+    assert!(matches!(sent, Sent::Interrupted { turn: Some(TurnId(1)), next: Some(Next { ahead: 1, .. }) }), "{sent:?}");
+    puppet.expect(Said::Asked).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::EndWhenAsked(TurnEnd::Paused)).await;
+    client.call(Pause).await.unwrap();
+    puppet.expect(Said::Asked).await;
+    puppet.state(PodState::Paused).await;
+    assert_eq!(puppet.pod.status().await.unwrap().turn, Some(TurnId(2)), "it is shown as what it is");
+    puppet.pod.request_stop(ShutdownMode::Now);
+    puppet = puppet.again(true).await;
+    assert_eq!(puppet.pod.status().await.unwrap().state, PodState::Paused, "what somebody has paused gave way");
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    client.call(crate::protocol::Resume).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Resume)).await;
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert_eq!(inputs(&puppet).await.last().unwrap().1, "instead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupt_ends_no_other_turn_than_the_one_that_it_was_sent_for() {
+    let limits = crate::manifest::Limits { turns: 9, ..Default::default() };
+    let mut puppet = Puppet::bounded(limits).await;
+    send(&puppet, WorkId(1), SendKind::FollowUp, "the first").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    send(&puppet, WorkId(2), SendKind::FollowUp, "the second").await.unwrap();
+    // Until it is counted, the turn that it is to end has ended by itself, and the next one runs.
+    let held = puppet.pod.shared().member.registry().hold();
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    let request = SendToPod { key: KEY, how: SendKind::Interrupt, text: "instead".into() };
+    let mut interrupting = std::pin::pin!(client.call(request));
+    assert!(futures::poll!(&mut interrupting).is_pending());
+    client.call(crate::protocol::Status).await.unwrap();
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    drop(held);
+    let next = Some(Next { turn: TurnId(3), work: KEY, ahead: 0 });
+    assert_eq!(within("the answer", interrupting).await.unwrap(), Sent::Interrupted { turn: None, next });
+    assert_eq!(puppet.told().await.len(), 0, "the second turn was asked to end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupt_that_comes_while_a_turn_is_about_to_begin_ends_that_one() {
+    let limits = crate::manifest::Limits { turns: 9, ..Default::default() };
+    let mut puppet = Puppet::bounded(limits).await;
+    let held = puppet.pod.shared().member.registry().hold();
+    assert!(puppet.pod.notify("do this").await.unwrap().woke);
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    let request = SendToPod { key: KEY, how: SendKind::Interrupt, text: "instead".into() };
+    let mut interrupting = std::pin::pin!(client.call(request));
+    assert!(futures::poll!(&mut interrupting).is_pending());
+    client.call(crate::protocol::Status).await.unwrap();
+    puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+    drop(held);
+    let sent = within("the answer", interrupting).await.unwrap();
+    assert!(matches!(sent, Sent::Interrupted { turn: Some(_), next: Some(Next { ahead: 0, .. }) }), "{sent:?}");
+    puppet.expect(Said::Started(TurnCause::Reports)).await;
+    puppet.expect(Said::Asked).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+}

@@ -10,6 +10,7 @@
 use rusqlite::params;
 
 use crate::id::{NoteKey, TurnId, WorkId};
+use crate::protocol::WorkResult;
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::guard;
@@ -155,8 +156,14 @@ impl Tx<'_> {
             ],
         )?;
         let id = InboxId(count(self.conn.last_insert_rowid()));
+        // A bound of the tree refuses the turn that would be told: it is kept for one that may come, and no work waits for that.
+        let is_waited_for = self.blocked_by()?.is_none();
         for work in &report.works {
-            self.run("INSERT OR IGNORE INTO inbox_works (inbox, work) VALUES (?1, ?2)", (int(id.0), work))?;
+            if is_waited_for {
+                self.run("INSERT OR IGNORE INTO inbox_works (inbox, work) VALUES (?1, ?2)", (int(id.0), work))?;
+            } else {
+                self.set_last_result(*work, WorkResult::LimitReached)?;
+            }
         }
         self.file_unless_read(id.0, report.works.first().copied(), report.item.clone())?;
         Ok(id)

@@ -75,13 +75,15 @@ pub struct TurnFailure {
 const FAILURE_BYTES_MAX: usize = 256;
 
 impl Tx<'_> {
-    /// The run of `turn` takes the place of what is paused: also if this process dies before it starts. One that is to wait for
-    /// the pause to end does not.
+    /// The run of `turn` takes the place of what is paused now, or will be when what runs now is: also if this process dies before it
+    /// starts. One that is to wait for the pause to end does not; nor does it take the place of what comes in between and is paused.
     ///
     /// # Errors
     /// If it cannot be written.
     pub(crate) fn lift_with(&self, turn: TurnId) -> Result<(), StoreError> {
-        self.set_meta_number("lifting_run", turn.0)
+        let lifted = self.turn_in("paused")?.or(self.turn_in("running")?);
+        self.set_meta_number("lifting_run", turn.0)?;
+        self.set_meta_number("lifted_turn", lifted.unwrap_or(TurnId(0)).0)
     }
 
     /// Keeps how the worker failed last, until a turn finishes.
@@ -109,7 +111,9 @@ impl Reads<'_> {
         let (wakes_due, inbox_due) = self.inbox_due()?;
         // Accepted to be done instead of what is paused, and not started yet.
         let lifting = self.meta_number("lifting_run")?;
-        let is_lifted = paused.is_some() && self.exists("SELECT 1 FROM runs WHERE turn = ?1", [int(lifting)])?;
+        let lifted = self.meta_number("lifted_turn")?;
+        let is_lifted = paused.is_some_and(|turn| turn.0 == lifted)
+            && self.exists("SELECT 1 FROM runs WHERE turn = ?1", [int(lifting)])?;
         Ok(Control {
             state: state_of(running, paused.filter(|_| !is_lifted), until.is_some()),
             turn: running.or(paused),

@@ -200,6 +200,8 @@ impl Tx<'_> {
         self.run("DELETE FROM runs WHERE turn = ?1", [turn])?;
         guard::sum_up(self.conn, "runs")?;
         self.open_turn(turn, TurnCause::Run)?;
+        // What is paused gives way to it, as to any run: it is not gone on with.
+        self.run("UPDATE turns SET state = 'ended' WHERE state = 'paused'", [])?;
         // By its turn: what the run itself says is not to be believed.
         self.run(
             "INSERT INTO turn_works (turn, work) SELECT ?1, work FROM works WHERE turn = ?1 AND direction = 'received'",
@@ -333,8 +335,8 @@ impl Tx<'_> {
     }
 
     /// A bound of the tree refuses the turn that was to tell the agent what waits: none is started until a run, a resume or the
-    /// timer; the parent is told once. What waits is kept, but no work waits for it any more: a turn that may never come
-    /// would leave it open for ever. Returns the works that are settled by that. Nothing to do if a turn runs or is paused.
+    /// timer; the parent is told once. What waits is kept, but no work waits for it any more, nor for what comes until the pod is
+    /// unblocked: a turn that may never come would leave it open for ever. Returns the works that are settled by that. Nothing to do if a turn runs or is paused.
     ///
     /// # Errors
     /// If it cannot be written.

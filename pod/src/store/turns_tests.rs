@@ -315,6 +315,65 @@ fn work_that_waits_for_a_turn_which_a_bound_refuses_is_settled_and_what_waits_is
 }
 
 #[test]
+fn report_that_comes_while_a_bound_blocks_the_pod_is_kept_and_leaves_no_work_open() {
+    let store = fixture::memory("a");
+    let (work, cap) = (WorkId(5), crate::protocol::TurnCap::Turns { max: 1 });
+    let limit = crate::protocol::WorkResult::LimitReached;
+    let event = |work, end: fn(PodId, WorkId) -> PodEvent| end(pod("b", 1), work);
+    let turn_ended = |pod, work| PodEvent::TurnEnded { pod, work, turn: TurnId(1), result: TurnResult::Finished };
+    let settled = |pod, work| PodEvent::WorkSettled { pod, work, result: crate::protocol::WorkResult::Finished };
+    store.with(|tx| {
+        tx.reserve_child(&fixture::new_child(&pod("b", 1)))?;
+        tx.stage_run(&NewRun { work, origin: Origin::Host, input: "do it".into() })?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        tx.delegate(WorkId(21), &pod("b", 1), Some(work), "one")?;
+        tx.delegate(WorkId(22), &pod("b", 1), Some(work), "other")?;
+        assert!(tx.end_turn(&ended(turn, TurnResult::Finished))?.settled.is_empty(), "it waits for both");
+        let mut seq = 0;
+        let mut apply = |event: PodEvent| {
+            seq += 1;
+            let (from, stream) = (pod("b", 1), crate::id::StreamId(5));
+            let offer = crate::event::Offer { from: &from, stream, seq: Seq(seq), event: &event };
+            Ok::<_, StoreError>(crate::event::apply_event_side_effects(tx, &offer)?.unwrap().settled)
+        };
+        assert_eq!(apply(event(WorkId(21), turn_ended))?, []);
+        assert_eq!(apply(event(WorkId(21), settled))?, []);
+        // No turn will tell the agent; and the other one is open still.
+        assert_eq!(tx.block_by(cap)?, []);
+        assert_eq!(apply(event(WorkId(22), turn_ended))?, []);
+        assert_eq!(apply(event(WorkId(22), settled))?, [(work, limit)], "it is left open by the bound");
+        assert_eq!(
+            (tx.control()?.state, tx.inbox_waiting()?, tx.control()?.next_due.is_some()),
+            (PodState::Blocked, 4, true)
+        );
+        // What was kept is told when there may be turns again, and is nobody's then.
+        tx.unblock()?;
+        let told = started(tx.start_turn(StartCause::Wake)?);
+        assert_eq!((told.cause, told.reports.len(), told.works), (TurnCause::Reports, 4, vec![]));
+        Ok(())
+    });
+}
+
+#[test]
+fn paused_turn_gives_way_to_a_run_that_is_damaged_and_what_waits_is_told_then() {
+    let store = fixture::memory("a");
+    store.with(|tx| {
+        tx.stage_run(&run(1))?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        tx.end_turn(&ended(turn, TurnResult::Paused))?;
+        let staged = tx.stage_run(&run(2))?;
+        tx.lift_with(staged.accepted.turn)?;
+        tx.push_report(&report(1))?;
+        tx.run("UPDATE runs SET input = 'something else'", [])?;
+        let TurnStart::Failed(failed) = tx.start_turn(StartCause::Wake)? else { panic!("a damaged run was started") };
+        assert_eq!(failed.ended.settled.len(), 2, "{:?}", failed.ended.settled);
+        assert_eq!((tx.control()?.state, tx.control()?.turn), (PodState::Idle, None));
+        assert_eq!(started(tx.start_turn(StartCause::Wake)?).cause, TurnCause::Reports);
+        Ok(())
+    });
+}
+
+#[test]
 fn worker_that_ignores_its_reports_is_blocked_rather_than_started_for_ever() {
     let store = fixture::memory("a");
     store.with(|tx| tx.push_report(&report(1)));
