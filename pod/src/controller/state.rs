@@ -411,7 +411,7 @@ impl State {
         match (method, self.phase) {
             (M::Notify | M::PodEvent | M::Read | M::ChildReady, _) => Verdict::Admit,
             (M::ShutdownNow, phase) => {
-                self.phase = P::Stopping;
+                self.stop();
                 self.abort_rewind(step);
                 let told = self.signal(Signal::Shutdown, step);
                 let hastened = self.stop_children(Signal::Shutdown, step);
@@ -421,7 +421,7 @@ impl State {
             (M::ShutdownGraceful, P::Stopping) => Verdict::Already,
             (M::ShutdownGraceful, _) => {
                 // The children are stopped when the turn is over: it may be waiting for them.
-                self.phase = P::Stopping;
+                self.stop();
                 self.abort_rewind(step);
                 Verdict::Admit
             }
@@ -559,6 +559,12 @@ impl State {
             (Some(V::Cancelled | V::Interrupted), Signal::Cancel) => Verdict::Already,
             (Some(_), _) => Verdict::Refuse(Refusal::NotRunning),
         }
+    }
+
+    fn stop(&mut self) {
+        // That the block is lifted may still be committed; if it is not, nobody tries it again.
+        self.resuming &= self.phase != PodState::Blocked;
+        self.phase = PodState::Stopping;
     }
 
     fn abandon(&mut self, step: &mut Step) {

@@ -278,6 +278,8 @@ struct World {
     taking: bool,
     /// Whether the time of the tree is still to be over.
     time: bool,
+    /// Whether methods may come after the timer has fired: without, none finds a pod that rests.
+    unhurried: bool,
     /// What the shell knows of turns.
     in_flight: Option<u32>,
     paused: Option<u32>,
@@ -349,6 +351,7 @@ impl World {
             counting: None,
             taking: false,
             time: false,
+            unhurried: false,
             in_flight: None,
             paused: None,
             waiting: Waiting::default(),
@@ -825,7 +828,8 @@ impl World {
         push(self.crashes > 0 && !self.finished, &Self::crash);
         let resting = self.state.phase() == PodState::Blocked && self.rests == plan.rests;
         let at = self.timer.filter(|_| !resting && !self.finished);
-        push(self.quiet() && at.is_some(), &|world| {
+        let is_slow = self.quiet() || (self.unhurried && self.is_at_rest());
+        push(is_slow && at.is_some(), &|world| {
             world.rests += u32::from(world.state.phase() == PodState::Blocked);
             world.model.now = world.model.now.max(at.unwrap_or(0));
             world.timer = None;
@@ -836,11 +840,14 @@ impl World {
 
     /// Nothing is under way and nothing more will come from outside.
     fn quiet(&self) -> bool {
+        self.is_at_rest() && self.reports == 0 && self.methods.is_empty()
+    }
+
+    /// Nothing is under way.
+    fn is_at_rest(&self) -> bool {
         let under_way = !self.submitted.is_empty() || !self.completions.is_empty() || !self.messages.is_empty();
         !under_way
             && self.worker == Worker::None
-            && self.reports == 0
-            && self.methods.is_empty()
             && !self.put_off
             && self.retrying.is_empty()
             && self.counting.is_none()
@@ -1009,7 +1016,7 @@ fn blocked_pod_is_lifted_by_run_resume_and_time() {
     };
     for methods in [&[][..], &[MethodKind::Resume], &[MethodKind::Run], &[MethodKind::Resume, MethodKind::Run]] {
         let mut world = World::new(1, methods);
-        world.hiccups = 1;
+        (world.hiccups, world.unhurried) = (1, true);
         sweep(world, &plan, lifted);
     }
 }
@@ -1123,7 +1130,7 @@ fn end_that_is_refused_by_the_store_at_every_point_costs_no_run_and_no_answer() 
     let bad: &[Act] = &[Act::Request, Act::Over(V::Errored)];
     for methods in [&[Run][..], &[Resume], &[Resume, Run]] {
         let mut world = World::new(1, methods);
-        world.failures = 2;
+        (world.failures, world.unhurried) = (2, true);
         let mut plan = Plan::new(&[bad, bad, bad, GOOD]);
         plan.rests = 4;
         sweep(world, &plan, |world| {
@@ -1151,7 +1158,7 @@ fn resume_of_a_blocked_pod_that_stops_before_it_is_tried_again_is_answered() {
     let bad: &[Act] = &[Act::Request, Act::Over(V::Errored)];
     for methods in [&[Resume, ShutdownNow][..], &[Resume, ShutdownGraceful], &[Resume, Run, ShutdownGraceful]] {
         let mut world = World::new(1, methods);
-        world.failures = 2;
+        (world.failures, world.unhurried) = (2, true);
         // Every world is one in which nobody waits at its end.
         sweep(world, &Plan::new(&[bad, bad, bad, GOOD]), |world| assert!(world.finished, "{world:?}"));
     }
