@@ -531,6 +531,9 @@ fn join(registry: Registry, claim: &Claim, roots: &Roots) -> Result<Member, Clai
     if is_root && let Err(error) = registry.reclaim(RECLAIMED_MAX, Clock::System.now()) {
         tracing::warn!(%error, "lives that are over are still registered");
     }
+    if is_root && let Err(error) = registry.forget_spent(roots) {
+        tracing::warn!(%error, "what roots have spent that are no more is still registered");
+    }
     Ok(member)
 }
 

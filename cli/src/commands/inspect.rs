@@ -143,7 +143,7 @@ fn outbox(report: &PodReport) -> String {
     if report.outbox_undeliverable > 0 {
         said.push_str(&format!(", {} cannot be delivered", report.outbox_undeliverable));
     }
-    if is_outbox_full(pending, report.outbox_undeliverable) {
+    if is_outbox_full(pending) {
         said.push_str(&format!("; it {}", outbox_full("its parent")));
     }
     if let Some(outcome) = &report.outbox_last_outcome {

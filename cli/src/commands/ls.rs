@@ -97,8 +97,8 @@ pub(crate) async fn ls(global: &Global, output: &mut Output) -> Result<Exit, Fai
 }
 
 /// Whether so many events wait for a pod's parent that no turn is started.
-pub(super) fn is_outbox_full(pending: u64, undeliverable: u64) -> bool {
-    pending.saturating_add(undeliverable) >= OUTBOX_FULL_AT
+pub(super) fn is_outbox_full(pending: u64) -> bool {
+    pending >= OUTBOX_FULL_AT
 }
 
 /// What is so then, and what to do.
@@ -157,6 +157,7 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
     };
     // What a dead pod has not heard to be acked may have been read by its parent from its store.
     let unheard = pod.holder.is_some() || !parent.as_ref().is_some_and(|parent| parent.has_all);
+    let outbox = if unheard { counts.outbox_pending } else { 0 };
     let pid = pod.holder.as_ref().and_then(|holder| holder.pid);
     let kept = parent.as_ref().map(|parent| parent.kept);
     Line {
@@ -172,9 +173,9 @@ fn line(pod: PodSummary, status: Option<PodStatus>, parent: Option<Parent>) -> L
         children_live: if pod.holder.is_some() { counts.children_live } else { 0 },
         children: counts.children_total,
         inbox: counts.inbox_waiting,
-        outbox: if unheard { counts.outbox_pending } else { 0 },
+        outbox,
         undeliverable: counts.outbox_undeliverable,
-        outbox_full: is_outbox_full(counts.outbox_pending, counts.outbox_undeliverable),
+        outbox_full: is_outbox_full(outbox),
         last_outcome: counts.outbox_last_outcome.clone(),
         last_failure: counts.last_failure.clone(),
         blocked_by: counts.blocked_by,

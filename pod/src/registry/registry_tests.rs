@@ -404,6 +404,31 @@ fn turns_are_counted_for_the_whole_tree_over_all_lives_of_its_root() {
 }
 
 #[test]
+fn what_a_root_has_spent_is_forgotten_when_neither_its_tree_nor_its_store_is_there() {
+    let world = World::new();
+    let bounded = || {
+        let limits = TreeLimits { turns: 9, ..limits() };
+        Origin::Root { limits, scope: None, confinement: Confinement::Off }
+    };
+    let names = ["alive", "kept", "gone"];
+    for name in names {
+        world.claim(&pod(name, 1), bounded()).unwrap();
+        world.registry.take_turn(&pod(name, 1), NOW).unwrap().unwrap();
+    }
+    let store = world.roots.pod(&pod("kept", 1).name).store();
+    std::fs::create_dir_all(store.parent().unwrap()).unwrap();
+    std::fs::write(&store, "").unwrap();
+    for name in ["kept", "gone"] {
+        assert!(world.registry.give_back(&pod(name, 1)).unwrap());
+    }
+    world.registry.forget_spent(&world.roots).unwrap();
+    let conn = Connection::open(world.registry.path()).unwrap();
+    let mut statement = conn.prepare("SELECT root_name FROM spent ORDER BY root_name").unwrap();
+    let left: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(left, ["alive", "kept"]);
+}
+
+#[test]
 fn claim_that_was_never_reserved_is_given_up_with_its_parent_or_after_a_while() {
     let world = World::new();
     let (top, a, b) = (pod("top", 1), pod("a", 1), pod("b", 1));

@@ -9,9 +9,13 @@ use rusqlite::{OptionalExtension as _, Transaction};
 
 use super::claim::place_in;
 use super::{Place, Registry, RegistryError, in_file};
-use crate::id::PodId;
+use crate::id::{PodId, PodName};
 use crate::protocol::TurnCap;
+use crate::runtime_dir::Roots;
 use crate::store::UnixMillis;
+
+/// LIMIT: roots that are looked after by one that starts: each costs a look at a file.
+const FORGOTTEN_MAX: u32 = 64;
 
 impl Registry {
     /// The place of `pod` as it is now, and whether its tree may start one more turn. Counts nothing, and waits for nobody who writes.
@@ -65,6 +69,29 @@ impl Registry {
                        WHERE root_name = (SELECT root_name FROM trees WHERE root = ?1)";
             tx.execute(sql, (counted_in.root, turns)).map(drop).map_err(|error| in_file(tx, error))
         })
+    }
+
+    /// Forgets what the trees of roots have spent that are no more: nobody lives of their trees, and there is no store that a next life
+    /// could go on with. A few at a time.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what is left is forgotten another time.
+    pub(crate) fn forget_spent(&self, roots: &Roots) -> Result<(), RegistryError> {
+        let sql = "SELECT root_name FROM spent WHERE root_name NOT IN (SELECT root_name FROM trees) LIMIT ?1";
+        let left = self.look(|tx| {
+            let read = || -> rusqlite::Result<Vec<PodName>> {
+                tx.prepare(sql)?.query_map([FORGOTTEN_MAX], |row| row.get(0))?.collect()
+            };
+            read().map_err(|error| in_file(tx, error))
+        })?;
+        // Looked at outside of the transaction. A root that comes meanwhile without a store has spent nothing anyway.
+        for gone in left.into_iter().filter(|name| !roots.pod(name).store().exists()) {
+            self.transaction(|tx| {
+                let sql = "DELETE FROM spent WHERE root_name = ?1 AND root_name NOT IN (SELECT root_name FROM trees)";
+                tx.execute(sql, [&gone]).map(drop).map_err(|error| in_file(tx, error))
+            })?;
+        }
+        Ok(())
     }
 
     fn living(&self, tx: &Transaction<'_>, pod: &PodId) -> Result<Place, RegistryError> {
