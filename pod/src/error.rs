@@ -128,7 +128,11 @@ pub enum SpawnError {
         stderr: String,
     },
     /// It did not say that it is ready.
-    #[error("pod `{name}` was not ready within {} s and was stopped{}", READY_TIMEOUT.as_secs(), said(stderr))]
+    #[error(
+        "pod `{name}` was not ready within {} s and was stopped{}; look what its program waits for (`stderr.log` in its state \
+         directory has all that it has printed), or try again on a machine that is less busy",
+        READY_TIMEOUT.as_secs(), said(stderr)
+    )]
     NotReady {
         /// The child.
         name: PodName,

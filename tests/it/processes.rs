@@ -269,7 +269,8 @@ async fn child_that_its_parent_stops_is_not_started_again_whatever_its_policy() 
 #[expect(clippy::disallowed_methods, reason = "descriptors and zombies are counted in a process of its own")]
 async fn many_ends_leave_no_zombie_and_no_descriptor() {
     let mut ends = tokio::process::Command::new(env!("CARGO_BIN_EXE_ends"));
-    ends.args(["--sequential", "24", "--children", "8", "--depth", "4", "--burst", "16"]).kill_on_drop(true);
+    ends.args(["--sequential", "24", "--children", "8", "--depth", "4", "--rounds", "2", "--burst", "16"])
+        .kill_on_drop(true);
     let done = tokio::time::timeout(Duration::from_secs(180), ends.output()).await.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     eprintln!("{said}");

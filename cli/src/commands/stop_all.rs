@@ -15,7 +15,7 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use pod::discovery::{self, PodSummary};
-use pod::id::PodName;
+use pod::id::{PodId, PodName};
 use pod::life_lock::{Holder, Life};
 use pod::protocol::{Kept, RestartKind, StopOutcome};
 use pod::runtime_dir::{PodPaths, Roots};
@@ -163,10 +163,14 @@ fn plan(pods: Vec<PodSummary>, roots: &Roots, top: Option<&PodName>, detached: b
 
 /// Whose child each pod is, or was last, and how it is kept.
 fn parents(pods: &[PodSummary]) -> BTreeMap<PodName, (PodName, Kept)> {
+    let living: BTreeMap<&PodName, &PodId> =
+        pods.iter().filter_map(|pod| Some((&pod.name, pod.holder.as_ref()?.pod.as_ref()?))).collect();
+    // What lives is the child of whoever has begun that life, and of nobody who had one of that name before.
+    let is_its = |child: &PodId| living.get(&child.name).is_none_or(|life| *life == child);
     let mut newest = BTreeMap::new();
     for pod in pods {
         let children = pod.store.as_ref().map_or(&[][..], |record| &record.children);
-        for child in children.iter().filter(|child| child.moved_to.is_none()) {
+        for child in children.iter().filter(|child| child.moved_to.is_none() && is_its(&child.pod)) {
             let known = newest.get(&child.pod.name).map(|(at, _): &(_, _)| *at);
             if known.is_none_or(|at| at <= child.at) {
                 let edge = (pod.name.clone(), child.kept(children));
@@ -198,8 +202,8 @@ async fn end(
             (Exit::Unknown, format!("it was told to, and still runs after {after}, as {}", living.holder)),
         );
     }
-    let told = Mutex::new(BTreeSet::new());
-    let mut telling = std::pin::pin!(tell_all(plan, roots, args, deadline, &told));
+    let asked = Mutex::new(BTreeMap::new());
+    let mut telling = std::pin::pin!(tell_all(plan, roots, args, deadline, &asked));
     let mut untold: Option<BTreeMap<PodName, (Exit, String)>> = None;
     while !waiting.is_empty() {
         // CANCEL SAFETY: waiting changes nothing, and each keeps its state.
@@ -218,17 +222,39 @@ async fn end(
             break;
         }
     }
-    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
     let mut untold = untold.unwrap_or_default();
     for (name, known) in &mut left {
         if let Some(why) = untold.remove(name) {
             *known = why;
-        } else if is_told_here(plan, name) && !told.contains(name) {
-            let why = "it was not told to: first those below it are to be gone, and they still run".to_owned();
-            *known = (Exit::NotDelivered, why);
+        } else if is_told_here(plan, name) {
+            match asked.get(name) {
+                None => {
+                    let why = "it was not told to: first those below it are to be gone, and they still run".to_owned();
+                    *known = (Exit::NotDelivered, why);
+                }
+                // Whether it has heard of it is not known.
+                Some(Asked::Asking) => {
+                    let living = plan.stop.get(name).map(|living| living.holder.to_string()).unwrap_or_default();
+                    *known = (
+                        Exit::Unknown,
+                        format!("it was asked to, has not answered and still runs after {after}, as {living}"),
+                    );
+                }
+                Some(Asked::Told) => {}
+            }
         }
     }
     Ok(left)
+}
+
+/// How far it is with one that is to be told.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// A call is under way.
+    Asking,
+    /// It has heard of it.
+    Told,
 }
 
 /// Whether nobody else ends it.
@@ -240,8 +266,9 @@ fn is_told_here(plan: &Plan, name: &PodName) -> bool {
 
 /// Whether `name` is below `above`, as far as both are to be stopped.
 fn is_below(plan: &Plan, name: &PodName, above: &PodName) -> bool {
-    let mut at = plan.stop.get(name);
-    while let Some((parent, _)) = at.and_then(|living| living.parent.as_ref()) {
+    let (mut at, mut seen) = (plan.stop.get(name), BTreeSet::new());
+    while let Some((parent, _)) = at.and_then(|living| living.parent.as_ref()).filter(|(parent, _)| seen.insert(parent))
+    {
         if parent == above {
             return true;
         }
@@ -251,22 +278,24 @@ fn is_below(plan: &Plan, name: &PodName, above: &PodName) -> bool {
 }
 
 /// Tells those to end that nobody else ends, each when those of them that are below it are gone, so that it knows how they
-/// ended; nobody waits for a stranger. Returns who could not be told, and why; `told` are the others, as soon as they are.
+/// ended; nobody waits for a stranger. Returns who could not be told, and why; `asked` says how far it is with each.
 async fn tell_all(
     plan: &Plan,
     roots: &Roots,
     args: &StopArgs,
     deadline: Instant,
-    told: &Mutex<BTreeSet<PodName>>,
+    asked: &Mutex<BTreeMap<PodName, Asked>>,
 ) -> BTreeMap<PodName, (Exit, String)> {
     let ours = || plan.stop.iter().filter(|(name, _)| is_told_here(plan, name));
     let each = ours().map(|(name, living)| async move {
         for (_, below) in ours().filter(|(below, _)| is_below(plan, below, name)) {
             let _ = gone(&below.paths, &below.holder).await;
         }
+        let is = |state| asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), state);
+        is(Asked::Asking);
         let done = tell(name, living, roots, args, deadline).await;
         if done.is_ok() {
-            told.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+            is(Asked::Told);
         }
         (name.clone(), done)
     });

@@ -21,7 +21,7 @@ use crate::scope::launch::effective;
 use crate::store::{ChildRow, EndOfLife, Lifetime, NewChild, Reservation, Restart, StoreError, Terminal, Tx};
 
 /// How long a child may take until it says that it is ready. LIMIT: a cold start on a loaded machine takes a second.
-pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 
 /// How finely the time until then is counted. LIMIT: a halt of this process counts as one of these.
 const BEAT: Duration = Duration::from_secs(1);
@@ -242,8 +242,12 @@ async fn reserve_and_start(
     // Whoever stops all children does so after the phase is set: it sees this one, or this sees the phase.
     // The same holds for whoever gives it up, and looks then which life was begun.
     let unwanted = *shared.phase.borrow() == PodState::Stopping || spawn.wish.is_given_up();
-    if recorded.is_err() || unwanted {
-        shared.registry.stop(&pod, Stop { now: true, grace: Duration::from_secs(5) });
+    let stop = Stop { now: true, grace: Duration::from_secs(5) };
+    if unwanted {
+        shared.registry.stop(&pod, stop);
+    } else if recorded.is_err() {
+        // Nobody has meant it to end: its policy decides what follows.
+        shared.registry.give_up(&pod, stop);
     }
     recorded?;
     Ok(pod)

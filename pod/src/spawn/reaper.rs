@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper, waitid,
 };
@@ -216,9 +217,12 @@ pub(crate) fn end_strays(own: &PodId, registry: &Registry, is_scoped: bool) -> u
     let known = Exempt::new(own, registry, is_scoped);
     let look = || strays(Path::new(PROC), getpid(), &|process| known.is(process));
     let (mut told, mut asked, mut in_vain) = (HashSet::new(), HashSet::new(), 0);
+    let mut refused: HashMap<i32, Process> = HashMap::new();
     let began = Instant::now();
     loop {
-        let found = look();
+        let mut found = look();
+        // Whom this user may not signal nobody here waits for.
+        found.retain(|process| refused.get(&process.pid) != Some(process));
         in_vain = if found.is_empty() { in_vain + 1 } else { 0 };
         if in_vain == 2 {
             return told.len();
@@ -237,9 +241,19 @@ pub(crate) fn end_strays(own: &PodId, registry: &Registry, is_scoped: bool) -> u
             let Some(pid) = Pid::from_raw(stray.pid) else { continue };
             let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             // Looked at again, now that the descriptor says whom a signal reaches: the number may be another's by now.
-            if process(pid) == Some(stray) && pidfd_send_signal(&pidfd, signal).is_ok() {
-                told.insert(stray.pid);
-                asked.insert(stray.pid);
+            if process(pid) != Some(stray) {
+                continue;
+            }
+            match pidfd_send_signal(&pidfd, signal) {
+                Ok(()) => {
+                    told.insert(stray.pid);
+                    asked.insert(stray.pid);
+                }
+                Err(Errno::PERM) => {
+                    tracing::error!(pod = %own, pid = stray.pid, "a program that this pod has started may not be signalled, and lives on");
+                    refused.insert(stray.pid, stray);
+                }
+                Err(_) => {}
             }
         }
         std::thread::sleep(WHILE_ENDING);
@@ -278,20 +292,18 @@ impl<'r> Exempt<'r> {
         }
         let is_pod_of = |registry: &Registry| registry.kin(self.own, &[process], &[]).map(|kin| !kin.pods.is_empty());
         let found = match is_pod_of(self.registry) {
-            Ok(true) => true,
             // A pod of another root that a program has started. What a scope binds has no such way out.
             Ok(false) if !self.is_scoped => Pid::from_raw(process.pid)
                 .and_then(roots_of)
                 .map(|roots| Registry::at(&roots))
-                .filter(|registry| registry.path().exists())
-                .is_some_and(|registry| is_pod_of(&registry).unwrap_or(false)),
-            Ok(false) => false,
-            Err(error) => {
-                tracing::error!(pod = %self.own, %error, pid = process.pid, "who is a pod cannot be told: it is left alone");
-                // Asked again: the next look may find out.
-                return true;
-            }
+                .filter(|registry| registry.path() != self.registry.path() && registry.path().exists())
+                .map_or(Ok(false), |registry| is_pod_of(&registry)),
+            known => known,
         };
+        let found = found.unwrap_or_else(|error| {
+            tracing::error!(pod = %self.own, %error, pid = process.pid, "who is a pod cannot be told: it is left alone");
+            true
+        });
         self.pods.borrow_mut().insert(key, found);
         found
     }

@@ -25,6 +25,7 @@ use super::process::{BACKGROUND_VARIABLE, LIFE_VARIABLE, Leader, life_of, watch_
 use super::registry::{ChildPhase, Stop, has_ended};
 use super::restart::{Decision, Over, decide};
 use crate::admission::{PROC, process};
+use crate::error::in_one_line;
 use crate::event::{ChildEnd, settle_dead_child_and};
 use crate::handle::{PodHandle, Shared, SpawnError, SpawnPod};
 use crate::id::PodId;
@@ -102,10 +103,12 @@ pub(super) fn start(command: &mut Command, row: &ChildRow) -> std::io::Result<Le
 /// Follows a child that we started to the end of its life.
 pub(crate) async fn supervise(shared: Shared, row: ChildRow, leader: Leader, mut stop: watch::Receiver<Option<Stop>>) {
     let pod = row.pod.clone();
-    // CANCEL SAFETY: `exited` and `changed` may be dropped and called again.
+    // CANCEL SAFETY: `exited`, `changed` and `stopped` may be dropped and called again.
     let asked = tokio::select! {
         () = leader.exited() => None,
         asked = asked_to_stop(&mut stop) => Some(asked),
+        // It is detached, in a process that goes on: a next life of this pod finds it.
+        () = shared.stopped() => return,
     };
     if let Some(asked) = asked {
         end(&shared, &row, &leader, asked, &mut stop).await;
@@ -173,7 +176,9 @@ pub(crate) async fn supervise_adopted(shared: Shared, row: ChildRow, mut stop: w
             Some(pidfd) if asked.is_none() => tokio::select! {
                 _ = pidfd.readable() => tokio::time::sleep(BETWEEN_LOOKS).await,
                 changed = stop.changed() => if changed.is_err() { return },
+                () = shared.stopped() => return,
             },
+            _ if *shared.done.borrow() => return,
             _ => tokio::time::sleep(PROBE_EVERY).await,
         }
     };
@@ -413,7 +418,7 @@ pub(crate) async fn start_what_was_due(shared: &Shared) -> Result<(), StoreError
 fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     // Boxed: a start that fails is followed by the next one.
     Box::pin(async move {
-        let mut pause = after;
+        let (mut pause, mut why) = (after, String::new());
         for _ in 0..REFUSED_MAX {
             // CANCEL SAFETY: waiting changes nothing. A next life of this pod goes on with it.
             tokio::select! {
@@ -430,16 +435,19 @@ fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<O
                     | SpawnError::Process { .. },
                 ) => return,
                 Err(SpawnError::Stopping { .. }) => return end_with_us(&shared, &row).await,
-                Err(error @ (SpawnError::Worker { .. } | SpawnError::NotOurs { .. })) => {
-                    tracing::error!(pod = %row.pod, %error, "a child that has ended cannot be started again");
-                    break;
+                Err(error) => {
+                    why = in_one_line(&error);
+                    if matches!(error, SpawnError::Worker { .. } | SpawnError::NotOurs { .. }) {
+                        tracing::error!(pod = %row.pod, why, "a child that has ended cannot be started again");
+                        break;
+                    }
+                    // A program of its last life is still dying, a bound is reached, a file is busy: that passes.
+                    tracing::warn!(pod = %row.pod, why, "a child is not started again yet");
                 }
-                // A program of its last life is still dying, a bound is reached, a file is busy: that passes.
-                Err(error) => tracing::warn!(pod = %row.pod, %error, "a child is not started again yet"),
             }
             pause = (pause * 2).min(AGAIN_MAX);
         }
-        stays_ended(&shared, &row).await;
+        stays_ended(&shared, &row, why).await;
     })
 }
 
@@ -453,14 +461,9 @@ async fn end_with_us(shared: &Shared, row: &ChildRow) {
 }
 
 /// It is not started again, and this pod's agent is told; unless somebody has decided otherwise meanwhile.
-async fn stays_ended(shared: &Shared, row: &ChildRow) {
-    let (child, policy) = (row.pod.clone(), row.restart);
-    let stays = move |tx: &Tx<'_>| {
-        let was_due = tx.is_restart_due(&child)?;
-        tx.forego_restart(&child.name)?;
-        if was_due { tx.restarts_exhausted(&child, policy) } else { Ok(()) }
-    };
-    if let Err(error) = shared.commit(stays).await {
+async fn stays_ended(shared: &Shared, row: &ChildRow, why: String) {
+    let child = row.pod.clone();
+    if let Err(error) = shared.commit(move |tx| tx.restart_impossible(&child, &why)).await {
         tracing::error!(pod = %row.pod, error = error.chain(), "that a child stays ended cannot be recorded");
     }
 }

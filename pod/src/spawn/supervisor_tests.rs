@@ -36,7 +36,7 @@ fn child(roots: &Roots, name: &str, restart: Restart) -> NewChild {
 
 /// A child of `puppet`, which is a row and no process, and is to be started again whenever it ends.
 async fn row_of(puppet: &Puppet, name: &str) -> ChildRow {
-    let restart = Restart { when: RestartWhen::Always, max: 9, within_ms: 600_000 };
+    let restart = Restart { when: RestartWhen::Always, max: 3, within_ms: 600_000 };
     let new = child(puppet.pod.roots(), name, restart);
     puppet.pod.roots().pod(&new.pod.name).make_state_dir().unwrap();
     let row = puppet.pod.commit(move |tx| {
@@ -165,6 +165,38 @@ async fn child_whose_next_life_has_begun_before_it_is_stopped_is_ended_with_that
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn restart_whose_process_cannot_be_started_is_one_of_those_that_are_counted_and_the_next_follows() {
+    let puppet = Puppet::with(TempDir::new().unwrap(), true, false, Path::new("/nowhere/at/all")).await;
+    let first = due(&puppet).await;
+    let rows = || puppet.pod.store().read(|reads| reads.history_after(0, 1000));
+    let exhausted = async || {
+        let is_one = |row: &crate::store::HistoryRow| matches!(row.item, HistoryItem::RestartsExhausted { .. });
+        rows().await.unwrap().iter().filter(|row| is_one(row)).count()
+    };
+    until("it stays ended", async || exhausted().await == 1).await;
+    let lives = lives(&puppet).await;
+    assert_eq!(lives.len(), 1 + usize::try_from(first.restart.max).unwrap(), "{lives:?}");
+    let never = |row: &&ChildRow| matches!(row.terminal, Some(Terminal::NeverStarted { .. }));
+    assert_eq!(lives.iter().filter(never).count(), lives.len() - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restart_that_is_impossible_is_given_up_and_its_parents_agent_is_told_why() {
+    let puppet = Puppet::new().await;
+    let row = due(&puppet).await;
+    stays_ended(puppet.pod.shared(), &row, "its worker is unknown".into()).await;
+    stays_ended(puppet.pod.shared(), &row, "once more".into()).await;
+    let told = puppet.pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap();
+    let untold = puppet.pod.store().read(|reads| reads.inbox_untold()).await.unwrap();
+    let says = |text: &str| text.contains("its worker is unknown") && !text.contains("once more");
+    let notes = untold.iter().filter(|item| says(item.text())).count()
+        + told.iter().filter(|row| matches!(&row.item, HistoryItem::SystemItem(item) if says(item.text()))).count();
+    assert!(notes >= 1, "{untold:?}");
+    assert!(!told.iter().any(|row| matches!(row.item, HistoryItem::RestartsExhausted { .. })));
+    assert_eq!(lives(&puppet).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn restarts_are_counted_within_the_time_of_the_policy_alone() {
     let puppet = Puppet::new().await;
     let restart = Restart { when: RestartWhen::Always, max: 2, within_ms: 60_000 };
@@ -219,6 +251,39 @@ async fn child_that_cannot_be_started_nor_be_ended_at_once_is_ended_as_soon_as_t
     assert!(matches!(row.terminal, Some(Terminal::NeverStarted { .. })), "{row:?}");
     let again = within("the answer", spawn()).await.unwrap_err();
     assert!(matches!(again, SpawnError::Process { .. }), "its name is taken: {again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_never_gets_ready_is_ended_with_what_it_said_and_leaves_its_name_free() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let program = dir.path().join("hangs");
+    std::fs::write(&program, "#!/bin/sh\necho waiting for a licence >&2\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let puppet = Puppet::with(TempDir::new().unwrap(), true, false, &program).await;
+    let mut spent = Vec::new();
+    for life in 1..=2 {
+        let spawn = SpawnPod::new("c".parse().unwrap(), WorkerSpec::ledger());
+        let refused = within("the answer", puppet.pod.spawn_pod(spawn)).await.unwrap_err();
+        assert!(matches!(refused, SpawnError::NotReady { .. }), "life {life}: {refused}");
+        for words in ["pod `c` was not ready", "waiting for a licence", "stderr.log"] {
+            assert!(refused.to_string().contains(words), "`{words}` is not in: {refused}");
+        }
+        until("its end is told", async || lives(&puppet).await.iter().all(|row| row.state == ChildState::Ended)).await;
+        let rows = lives(&puppet).await;
+        assert_eq!(rows.len(), life, "{rows:?}");
+        let lost = |row: &ChildRow| matches!(row.terminal, Some(Terminal::Lost { reason: LostReason::Killed { .. } }));
+        assert!(rows.iter().all(lost), "{rows:?}");
+        spent.extend(rows.last().and_then(|row| row.pid));
+    }
+    for pid in spent {
+        let mark = life_of(pid.cast_signed(), puppet.pod.roots());
+        assert!(mark.is_none(), "process {pid} lives on");
+    }
+    let history = puppet.pod.store().read(|reads| reads.history_after(0, 1000)).await.unwrap();
+    let terminals = history.iter().filter(|row| matches!(row.item, HistoryItem::ChildTerminal { .. })).count();
+    assert_eq!(terminals, 2, "one a life");
+    assert_eq!(puppet.pod.shared().registry.living(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

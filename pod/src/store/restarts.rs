@@ -59,6 +59,19 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// What was due cannot be done, and is not tried any more. The agent is told why; unless somebody has decided otherwise.
+    pub(crate) fn restart_impossible(&self, dead: &PodId, why: &str) -> Result<(), StoreError> {
+        if !self.is_restart_due(dead)? {
+            return Ok(());
+        }
+        self.forego_restart(&dead.name)?;
+        let why = crate::protocol::clip(why, 512);
+        let text =
+            format!("Child `{}` has ended and cannot be started again, which is not tried any more: {why}", dead.name);
+        self.push_note(NoteKey::random(), &text, Origin::Host, true)?;
+        Ok(())
+    }
+
     /// As if that life had been reserved so long ago.
     #[cfg(test)]
     pub(crate) fn backdate_child(&self, life: &PodId, age_ms: u64) -> Result<(), StoreError> {

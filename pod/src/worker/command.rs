@@ -9,6 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use rustix::io::Errno;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt as _};
 use tokio::process::{ChildStderr, ChildStdout, Command};
@@ -138,8 +139,18 @@ impl CommandWorker {
         for variable in WITHHELD {
             command.env_remove(variable);
         }
-        let failed = |error: std::io::Error| {
-            WorkerError::new(format!("failed to start `{program}`: {error}; check that it exists and may be executed"))
+        let input_bytes = cx.input().map_or(0, str::len);
+        let failed = |error: std::io::Error| match error.raw_os_error() {
+            // One variable has at most 128 KiB, with its name; no variable has a NUL.
+            Some(code) if code == Errno::TOOBIG.raw_os_error() => WorkerError::new(format!(
+                "failed to start `{program}`: its input of {input_bytes} bytes and the environment are too much for a program; put the input into a file, and give it the file's name"
+            )),
+            _ if cx.input().is_some_and(|input| input.contains('\0')) => WorkerError::new(format!(
+                "failed to start `{program}`: its input has a NUL, which no program can be given in its environment; put the input into a file, and give it the file's name"
+            )),
+            _ => WorkerError::new(format!(
+                "failed to start `{program}`: {error}; check that it exists and may be executed"
+            )),
         };
         let (mut child, ours) = reaper::start(&mut command, None).map_err(failed)?;
         if let (Some(mut stdin), Some(orders)) = (child.stdin.take(), confined) {

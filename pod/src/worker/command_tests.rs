@@ -114,6 +114,23 @@ async fn command_that_does_not_exist_is_an_error_that_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn input_that_no_program_can_be_given_is_an_error_that_says_so_and_what_to_do() {
+    let longest = crate::protocol::RUN_INPUT_BYTES_MAX;
+    for (input, words) in [("a\0b".to_owned(), "has a NUL"), ("x".repeat(longest), "too much for a program")] {
+        let commands = Commands::shell("true", 100).await;
+        let work = commands.pod.run(input).await.unwrap();
+        let WorkEnd::Errored { message } = within("the end of the turn", work.ended()).await else {
+            panic!("no error")
+        };
+        assert!(message.contains(words) && message.contains("put the input into a file"), "{message}");
+    }
+    // The longest that one can be given: with its name and its end 128 KiB.
+    let commands = Commands::shell("true", 100).await;
+    let work = commands.pod.run("x".repeat(longest - "POD_INPUT=".len() - 1)).await.unwrap();
+    assert_eq!(within("the end of the turn", work.ended()).await, WorkEnd::TurnEnded(TurnResult::Finished));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn command_gets_its_input_and_nothing_of_ours() {
     let command =
         "echo \"$POD_NAME: $POD_INPUT: ${POD_CHILD-none}\"; cat; ls -l /proc/self/fd | grep -c -e socket: -e pods/";

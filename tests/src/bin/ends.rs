@@ -10,15 +10,16 @@ use tests::drive::many;
 const USAGE: &str = "\
 Begins and ends many children of one parent, and prints what each costs.
 
-usage: ends [--sequential N] [--children N] [--depth N] [--burst N]
+usage: ends [--sequential N] [--children N] [--depth N [--rounds N]] [--burst N]
 
   --sequential N  N short children one after another (10 000 on record)
   --children N    N children of one parent that live at once (1 000)
   --depth N       a chain of N pods, each the child of the last (32)
+  --rounds N      grow and end the chain so often (5): fewer are no percentiles
   --burst N       N children that are killed in the same instant (64)
   --help          print this
 
-Without any: --sequential 200 --children 32 --depth 8 --burst 64. Times are those of the machine as it is.
+Without any: --sequential 200 --children 32 --depth 32 --burst 64. A line on standard error every 10 s says how far it is. Times are those of the machine as it is.
 Needs the program `host_pod` beside itself: cargo build --release -p tests --bins.
 
 Exit code 0: each life has one terminal event, the one that it should have; no descriptor, process or zombie is left.
@@ -33,8 +34,8 @@ enum Mode {
 }
 
 fn main() -> ExitCode {
-    let modes = match tests::drive::arguments(USAGE, parse) {
-        Ok(modes) => modes,
+    let (modes, rounds) = match tests::drive::arguments(USAGE, parse) {
+        Ok(arguments) => arguments,
         Err(exit) => return exit,
     };
     let program = match tests::drive::program() {
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
             match mode {
                 Mode::Sequential => ("one after another", many::sequential(&program, count).await),
                 Mode::Children => ("beside each other", many::beside(&program, count).await),
-                Mode::Depth => ("below each other", many::below(&program, count).await),
+                Mode::Depth => ("below each other", many::below(&program, count, rounds).await),
                 Mode::Burst => ("killed in the same instant", many::burst(&program, count).await),
             }
         };
@@ -78,25 +79,29 @@ fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Vec<(Mode, usize)>>, String> {
-    let mut modes = Vec::new();
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<(Vec<(Mode, usize)>, usize)>, String> {
+    let (mut modes, mut rounds) = (Vec::new(), 5);
     while let Some(name) = arguments.next() {
         let mode = match name.as_str() {
-            "--sequential" => Mode::Sequential,
-            "--children" => Mode::Children,
-            "--depth" => Mode::Depth,
-            "--burst" => Mode::Burst,
+            "--sequential" => Some(Mode::Sequential),
+            "--children" => Some(Mode::Children),
+            "--depth" => Some(Mode::Depth),
+            "--burst" => Some(Mode::Burst),
+            "--rounds" => None,
             "--help" | "-h" => return Ok(None),
             other => return Err(format!("`{other}` is no argument")),
         };
         let value = arguments.next().ok_or(format!("`{name}` needs a number"))?;
         match value.parse() {
-            Ok(count @ 1..=10_000) => modes.push((mode, count)),
+            Ok(count @ 1..=10_000) => match mode {
+                Some(mode) => modes.push((mode, count)),
+                None => rounds = count,
+            },
             _ => return Err(format!("`{value}` is no number from 1 to 10000")),
         }
     }
     if modes.is_empty() {
-        modes = vec![(Mode::Sequential, 200), (Mode::Children, 32), (Mode::Depth, 8), (Mode::Burst, 64)];
+        modes = vec![(Mode::Sequential, 200), (Mode::Children, 32), (Mode::Depth, 32), (Mode::Burst, 64)];
     }
-    Ok(Some(modes))
+    Ok(Some((modes, rounds)))
 }

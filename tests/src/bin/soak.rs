@@ -13,12 +13,13 @@ const USAGE: &str = "\
 Grows a tree of pods, gives them work, kills, halts, stops and restarts them at random, brings all of it to rest, and
 judges their stores.
 
-usage: soak [--minutes N | --seconds N] [--seed S] [--pods N] [--keep] [--plan]
+usage: soak [--minutes N | --seconds N] [--seed S] [--pods N] [--settle-max N] [--keep] [--plan]
 
   --minutes N   for how long there are faults (default 1)
   --seconds N   the same, in seconds
   --seed S      what is done when follows from it (default 0); what comes of it, from the machine as well
   --pods N      pods that may live at once (default 200)
+  --settle-max N  seconds in which everything is settled after the last fault (default 10, for a machine that does nothing else)
   --keep        leave the files where they are if something is wrong, and say where
   --plan        print what would be done, and do nothing
   --help        print this
@@ -28,7 +29,7 @@ Needs the program `host_pod` beside itself: cargo build --release -p tests --bin
 A line on standard error every 10 s says how far it is. Interrupted, it ends its processes and says so.
 
 Exit code 0: nothing acked was lost, nothing was applied twice, no gap, one end for each life, every work was settled
-once, nobody was falsely lost, and memory and descriptors of this program stayed within their bounds. 1: not so.
+once and in time, nobody was falsely lost, every life was the child of one pod, and memory and descriptors of this program stayed within their bounds. 1: not so.
 2: wrong arguments.";
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -39,6 +40,7 @@ const DESCRIPTORS_MAX: usize = 256;
 
 struct Arguments {
     shape: Shape,
+    settle_max: Duration,
     keep: bool,
     only_plan: bool,
 }
@@ -77,7 +79,7 @@ fn main() -> ExitCode {
         }
     });
     let good = match &ended {
-        Ok(done) => report(done, began.elapsed()),
+        Ok(done) => report(done, began.elapsed(), arguments.settle_max),
         Err(error) => {
             println!("{error}");
             false
@@ -91,7 +93,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn report(done: &Done, took: Duration) -> bool {
+fn report(done: &Done, took: Duration, settle_max: Duration) -> bool {
     println!("{done}");
     println!("settled {:.1} s after the last fault; {:.0} s in all", done.settled.as_secs_f64(), took.as_secs_f64());
     println!("judged: {}", done.verdict);
@@ -106,12 +108,16 @@ fn report(done: &Done, took: Duration) -> bool {
     if !happened {
         println!("nothing has happened");
     }
-    bounded && happened && done.verdict.is_clean()
+    let in_time = done.settled <= settle_max;
+    if !in_time {
+        println!("not everything was settled within {} s after the last fault", settle_max.as_secs());
+    }
+    bounded && happened && in_time && done.verdict.is_clean()
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
     let mut shape = Shape { seed: 0, pods: 200, length: Duration::from_secs(60) };
-    let (mut keep, mut only_plan) = (false, false);
+    let (mut keep, mut only_plan, mut settle_max) = (false, false, Duration::from_secs(10));
     while let Some(name) = arguments.next() {
         let mut value = || {
             let text = arguments.next().ok_or(format!("`{name}` needs a value"))?;
@@ -121,6 +127,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments
             "--minutes" => shape.length = Duration::from_secs(value()?.saturating_mul(60)),
             "--seconds" => shape.length = Duration::from_secs(value()?),
             "--seed" => shape.seed = value()?,
+            "--settle-max" => settle_max = Duration::from_secs(value()?),
             "--pods" => {
                 let pods = value()?;
                 if !(2..=999).contains(&pods) {
@@ -138,5 +145,5 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments
     if shape.length > Duration::from_secs(24 * 3600) || shape.length.is_zero() {
         return Err("a soak takes from a second to a day".to_owned());
     }
-    Ok(Some(Arguments { shape, keep, only_plan }))
+    Ok(Some(Arguments { shape, settle_max, keep, only_plan }))
 }

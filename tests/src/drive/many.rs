@@ -62,6 +62,8 @@ pub struct Ends {
     pub lives: u64,
     /// From the wish for a child until it takes work.
     pub ready: Figures,
+    /// From the wish for the first of a chain until the last takes work.
+    pub grown: Figures,
     /// From the death of a child's process until its end is committed at its parent.
     pub committed: Figures,
     /// The memory of a pod with its share of what is shared (PSS), in KiB: the mean of those that were looked at.
@@ -166,41 +168,47 @@ pub async fn burst(program: &Path, children: usize) -> Result<Ends, String> {
     finish(&world, &boss, ends).await
 }
 
-/// A chain of `depth` pods, each the child of the last, that is grown and then ended from above.
+/// A chain of `depth` pods, each the child of the last, that is grown and then ended from above, `rounds` times. What is shown of
+/// starts and ends is the topmost one's; `grown` is how long all of it takes.
 ///
 /// # Errors
 /// What could not be done.
 ///
 /// # Panics
 /// If there is no room for a world.
-pub async fn below(program: &Path, depth: usize) -> Result<Ends, String> {
+pub async fn below(program: &Path, depth: usize, rounds: usize) -> Result<Ends, String> {
+    let mut progress = Progress::new();
     let (world, boss, mut ends) = begin(program, 4).await?;
-    let name = |level: usize| format!("d{level:02}").parse::<pod::PodName>().expect("a name");
-    let mut steps = Vec::new();
-    for level in (2..=depth).rev() {
-        steps = vec![Step::Grow(name(level)), Step::GiveAndWait(name(level), steps)];
-    }
-    let began = Instant::now();
-    let top = started(&boss, name(1).as_str(), &mut ends).await?;
-    let input = serde_json::to_string(&steps).map_err(|error| error.to_string())?;
-    let work = top.run(input).await.map_err(|error| error.to_string())?;
-    within(work.settled()).await?;
-    ends.ready.add(began.elapsed());
-    ends.lives += depth as u64 - 1;
-    let living = world.processes().into_iter().filter(|pid| *pid != std::process::id()).collect::<Vec<_>>();
-    if living.len() < depth {
-        ends.wrong.push(format!("{} of {depth} pods live when all are grown", living.len()));
-    }
-    ends.pss_kib = mean(living.into_iter().filter_map(pss));
-    ends.descriptors_most = descriptors();
-    let dead = deaths_of(&boss, [&top])?;
-    let terminal = within(top.stop(Duration::from_secs(120))).await?.map_err(|error| error.to_string())?;
-    ended(&mut ends, since(dead).await, &terminal, &Terminal::ShutDown);
-    for level in 1..depth {
-        let terminals = world.history(name(level).as_str()).terminals(name(level + 1).as_str());
-        if terminals != [Terminal::ShutDown] {
-            ends.wrong.push(format!("level {} has for its child {terminals:?}", level));
+    for round in 0..rounds {
+        // Names of its own: a pod that lives again has first to be told what it has missed.
+        let name = |level: usize| format!("d{round:02}-{level:02}").parse::<pod::PodName>().expect("a name");
+        let mut steps = Vec::new();
+        for level in (2..=depth).rev() {
+            steps = vec![Step::Grow(name(level)), Step::GiveAndWait(name(level), steps)];
         }
+        let input = serde_json::to_string(&steps).map_err(|error| error.to_string())?;
+        let began = Instant::now();
+        let top = started(&boss, name(1).as_str(), &mut ends).await?;
+        let work = top.run(input).await.map_err(|error| error.to_string())?;
+        within(work.settled()).await?;
+        ends.grown.add(began.elapsed());
+        ends.lives += depth as u64 - 1;
+        let living = world.processes().into_iter().filter(|pid| *pid != std::process::id()).collect::<Vec<_>>();
+        if living.len() < depth {
+            ends.wrong.push(format!("{} of {depth} pods live when all are grown", living.len()));
+        }
+        ends.pss_kib = mean(living.into_iter().filter_map(pss));
+        ends.descriptors_most = ends.descriptors_most.max(descriptors());
+        let dead = deaths_of(&boss, [&top])?;
+        let terminal = within(top.stop(Duration::from_secs(120))).await?.map_err(|error| error.to_string())?;
+        ended(&mut ends, since(dead).await, &terminal, &Terminal::ShutDown);
+        for level in 1..depth {
+            let terminals = world.history(name(level).as_str()).terminals(name(level + 1).as_str());
+            if terminals != [Terminal::ShutDown] {
+                ends.wrong.push(format!("level {level} has for its child {terminals:?}"));
+            }
+        }
+        progress.at("rounds", round + 1, rounds);
     }
     finish(&world, &boss, ends).await
 }
@@ -384,6 +392,9 @@ impl fmt::Display for Ends {
         };
         writeln!(f, "{} lives", self.lives)?;
         writeln!(f, "spawn to ready:           {}", millis(&self.ready))?;
+        if self.grown.count() > 0 {
+            writeln!(f, "all of them grown:        {}", millis(&self.grown))?;
+        }
         writeln!(f, "end to parent's commit:   {}", millis(&self.committed))?;
         if self.pss_kib > 0 {
             writeln!(f, "memory per pod (PSS):     {} KiB", self.pss_kib)?;
