@@ -58,11 +58,13 @@ async fn child_restored_from_an_old_copy_goes_on_behind_what_its_parent_has_and_
     let (there, backup) = (world.root().join("state/a"), world.root().join("backup"));
     copy(&there, &backup);
     life(&world, &boss, 2).await;
+    world.at_rest_with("boss", 0).await;
     let before = world.history("boss").told_of("a").len();
     copy(&backup, &there);
 
     let child = scripted(&boss, "a", SAYS).await;
     work(&world, &child).await;
+    world.at_rest_with("boss", 1).await;
     let told = world.history("boss").told_of("a").split_off(before);
     // That it is older, and the two events of its work: none of them taken for one that the parent has.
     let kinds: Vec<&str> = told.iter().map(PodEvent::kind).collect();
@@ -99,6 +101,7 @@ async fn parent_restored_from_an_old_copy_is_told_at_once_what_it_lacks() {
     assert!(matches!(gap, PodEvent::Gap { from, to, .. } if (from.0, to.0) == (4, 8)), "{gap:?}");
     work(&world, &child).await;
     assert_eq!(noted(&world, "a", "newer_than_parent"), 1);
+    world.at_rest_with("boss", 1).await;
     boss.shutdown().in_time().await;
     let history = world.history("boss");
     let places: Vec<u64> = history.told().iter().filter_map(|(key, _)| key.map(|key| key.seq.0)).collect();
