@@ -16,11 +16,13 @@ pub(crate) struct Failure {
     message: String,
     source: Option<Box<dyn Error + Send + Sync>>,
     broken_pipe: bool,
+    /// The same for programs, beside the words.
+    rejection: Option<serde_json::Value>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), source: None, broken_pipe: false }
+        Self { exit, message: message.into(), source: None, broken_pipe: false, rejection: None }
     }
 
     /// The command line, or what it names, is wrong.
@@ -36,7 +38,7 @@ impl Failure {
     pub(crate) fn from_error(exit: Exit, error: impl Error + Send + Sync + 'static) -> Self {
         let chain = Chain::below(&error);
         let source = chain.map(|chain| Box::new(chain) as Box<dyn Error + Send + Sync>);
-        Self { exit, message: error.to_string(), source, broken_pipe: false }
+        Self { exit, message: error.to_string(), source, broken_pipe: false, rejection: None }
     }
 
     /// Standard output did not take what we wrote.
@@ -54,6 +56,11 @@ impl Failure {
     /// The same, as what it means for the command.
     pub(crate) fn with_exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
+    }
+
+    /// The same, with the pod's own word, for whoever reads JSON.
+    pub(crate) fn with_rejection(self, rejection: Option<serde_json::Value>) -> Self {
+        Self { rejection, ..self }
     }
 
     pub(crate) fn exit(&self) -> Exit {
@@ -96,12 +103,15 @@ impl Failure {
         let mut stderr = io::stderr().lock();
         // Whom could we tell that this cannot be written?
         let _ = if json {
-            let line = serde_json::json!({
+            let mut line = serde_json::json!({
                 "type": "error",
                 "exit": self.exit.code(),
                 "error": self.message,
                 "causes": self.causes(),
             });
+            if let (Some(rejection), Some(line)) = (&self.rejection, line.as_object_mut()) {
+                line.insert("rejection".to_owned(), rejection.clone());
+            }
             writeln!(stderr, "{line}")
         } else {
             let causes = self.causes().into_iter().map(|cause| format!("\n  because: {cause}"));

@@ -230,7 +230,7 @@ async fn passed(deadline: Option<Instant>) {
 pub(crate) fn not_started(error: StartError) -> Failure {
     let exit = match &error {
         StartError::HeldBy { .. } => Exit::Held,
-        StartError::Bound { .. } | StartError::Confinement { .. } => Exit::Rejected,
+        StartError::Bound { .. } | StartError::Unplaced { .. } | StartError::Confinement { .. } => Exit::Rejected,
         StartError::Worker { .. } | StartError::Directory { .. } => Exit::Usage,
         _ => Exit::Internal,
     };

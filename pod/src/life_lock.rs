@@ -191,7 +191,7 @@ fn holder(file: &mut File) -> Holder {
 impl Holder {
     /// Whether whoever holds the lock of the pod `name` does so in the stead of a life that is over: another pod, or one whose word
     /// is that of a process which is gone. One that has not said yet who it is may be just starting.
-    pub(crate) fn is_for_the_dead(&self, name: &PodName) -> bool {
+    pub fn is_for_the_dead(&self, name: &PodName) -> bool {
         let is_gone = |pid: u32| {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
             pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))

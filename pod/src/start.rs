@@ -159,6 +159,14 @@ pub enum StartError {
         /// Whose program this is.
         by: PodName,
     },
+    /// Whether it is a program of a pod with a scope cannot be known, and so not whether it may start a root.
+    #[error("pod `{name}` is not started: {reason}")]
+    Unplaced {
+        /// The pod.
+        name: PodName,
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// The program that children are started from is not known.
     #[error("the program that children are started from cannot be found; name it with `PodOptions::program`")]
     Program(#[source] std::io::Error),
@@ -457,12 +465,14 @@ impl PodController {
     /// would have none. Looks, and makes nothing.
     ///
     /// # Errors
-    /// [`StartError::Bound`].
+    /// [`StartError::Bound`]; [`StartError::Unplaced`] if it cannot be known.
     pub async fn may_start(name: &PodName, roots: &Roots) -> Result<(), StartError> {
         let (registry, below, own) =
             (Registry::at(roots), roots.clone(), PodId::new(name.clone(), Incarnation::random()));
-        let bound = tokio::task::spawn_blocking(move || bound_by(&registry, &below, &own)).await.ok().flatten();
-        if let Some(by) = bound.filter(|by| by.name != *name) {
+        let bound = tokio::task::spawn_blocking(move || bound_by(&registry, &below, &own)).await;
+        let unplaced = |reason: String| StartError::Unplaced { name: name.clone(), reason };
+        let bound = bound.map_err(|error| unplaced(error.to_string()))?;
+        if let Some(by) = bound.map_err(|error| unplaced(error.to_string()))?.filter(|by| by.name != *name) {
             return Err(StartError::Bound { name: name.clone(), by: by.name });
         }
         Ok(())

@@ -23,14 +23,30 @@ fn places(world: &World) -> (PathBuf, PathBuf) {
     (inside, outside)
 }
 
+/// Says that there is no Landlock here.
+const NO_LANDLOCK: &str = "POD_TEST_NO_LANDLOCK";
+
 fn rule(path: &std::path::Path, permission: Permission) -> ScopeRule {
     ScopeRule::below(path.to_str().unwrap(), permission)
 }
 
+/// Whether the kernel has Landlock. A test that was left out is no test that has passed: where it has not, somebody has to say so.
+fn can_confine() -> bool {
+    if kernel_confinement() != Confinement::Off {
+        return true;
+    }
+    let said = std::env::var_os(NO_LANDLOCK).is_some();
+    assert!(
+        said,
+        "this kernel has no Landlock, and nothing is known of confined programs; set {NO_LANDLOCK}=1 where that is so"
+    );
+    writeln!(std::io::stdout(), "SKIPPED, as {NO_LANDLOCK} says: nothing is known of confined programs").unwrap();
+    false
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn program_of_a_scoped_pod_writes_inside_and_reaches_nothing_outside() {
-    if kernel_confinement() == Confinement::Off {
-        writeln!(std::io::stdout(), "skipped: this kernel has no Landlock").unwrap();
+    if !can_confine() {
         return;
     }
     let world = world();
@@ -105,8 +121,7 @@ async fn scope_that_a_sibling_writes_is_refused_by_its_name_and_is_free_after_it
 
 #[tokio::test(flavor = "multi_thread")]
 async fn way_that_a_program_has_turned_into_a_link_leads_its_next_turn_nowhere() {
-    if kernel_confinement() == Confinement::Off {
-        writeln!(std::io::stdout(), "skipped: this kernel has no Landlock").unwrap();
+    if !can_confine() {
         return;
     }
     let world = world();

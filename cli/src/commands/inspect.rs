@@ -101,9 +101,10 @@ fn lines(report: &PodReport) -> Vec<(&'static str, String)> {
 
 /// How its programs are kept to its scope.
 fn programs(confined: &Confined) -> String {
-    let kernel = match confined.landlock_abi {
-        0 => "this kernel has no Landlock".to_owned(),
-        abi => format!("Landlock ABI {abi}"),
+    let kernel = match (confined.landlock_kernel, confined.landlock_abi) {
+        (0, 0) => "this kernel has no Landlock".to_owned(),
+        (kernel, used) if kernel == used => format!("Landlock ABI {kernel}"),
+        (kernel, used) => format!("Landlock ABI {kernel}, of which {used} is made use of"),
     };
     let in_force = match confined.in_force {
         Confinement::Required => "the kernel keeps them to the scope wholly",

@@ -1,7 +1,8 @@
 //! `pod restore --tree`: a pod, then its children that lived when it ended, and theirs, from the top downwards.
 //!
 //! Who lived then says the pod's own history: whose life was not over, or was ended last of all, as a pod that stops ends its
-//! children. No failure keeps the others from being restored; what is below one that could not be is left, and named.
+//! children. Nothing else in its store tells those from one that somebody has stopped as the last thing that happened before the
+//! pod itself ended: such a one is brought back, too. Of a pod that lives, none that has ended in its present life is. No failure keeps the others from being restored; what is below one that could not be is left, and named.
 //!
 //! Used by `restore`.
 
@@ -9,6 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use pod::StoreReader;
 use pod::id::{PodId, PodName};
+use pod::life_lock::{self, Life};
 use pod::runtime_dir::Roots;
 use pod::store::{ChildRow, HistoryItem, HistoryRow, StoreError, SystemItem};
 
@@ -77,34 +79,46 @@ fn worse(before: Exit, now: Exit) -> Exit {
 
 /// The children of `name` that live, or lived when it ended.
 fn lived(roots: &Roots, name: &PodName) -> Result<Vec<PodName>, StoreError> {
-    let store = roots.pod(name).store();
+    let paths = roots.pod(name);
+    let store = paths.store();
     if !store.exists() {
         return Ok(Vec::new());
     }
+    // That it cannot be known is no proof that it has ended; that somebody sees to its end is.
+    let lives = match life_lock::probe(&paths.life_lock()) {
+        Ok(Life::Free) => false,
+        Ok(Life::Held(holder)) => !holder.is_for_the_dead(name),
+        Err(_) => true,
+    };
     StoreReader::open(store)?.look(|reads| {
         let mut history: Vec<HistoryRow> = Vec::new();
         loop {
             let page = reads.history_after(history.last().map_or(0, |row| row.seq), PAGE)?;
             if page.is_empty() {
-                return Ok(ended_with_it(&reads.children()?, &history));
+                return Ok(ended_with_it(&reads.children()?, &history, lives));
             }
-            // Output of workers, which is most of it, says nothing of children.
+            // Output of workers and reports, which are most of it, are in nobody's tail: kept as the places that they are.
             let last = page.len() - 1;
             history.extend(page.into_iter().enumerate().filter_map(|(at, row)| {
-                let says = !matches!(row.item, HistoryItem::Output { .. }) || at == last;
-                says.then_some(row)
+                let says = !matches!(
+                    row.item,
+                    HistoryItem::Output { .. }
+                        | HistoryItem::ControlEvent { .. }
+                        | HistoryItem::SystemItem(SystemItem::Report { .. })
+                );
+                (says || at == last).then_some(row)
             }));
         }
     })
 }
 
 /// Of each name the newest life counts: one that is not over; one whose end its parent found when it began again, or one that
-/// was ended as the last thing that happened before its parent's end.
-fn ended_with_it(children: &[ChildRow], history: &[HistoryRow]) -> Vec<PodName> {
+/// was ended as the last thing that happened before its parent's end, which is yet to come for one that lives.
+fn ended_with_it(children: &[ChildRow], history: &[HistoryRow], lives: bool) -> Vec<PodName> {
     let mut with_it: BTreeSet<&PodId> = BTreeSet::new();
     let mut spawned_since_start: BTreeSet<&PodId> = BTreeSet::new();
     // Backwards: in the tail of a life of the parent nothing stands but what its own end makes of its children.
-    let mut in_tail = true;
+    let mut in_tail = !lives;
     let mut found_at_start: Vec<&PodId> = Vec::new();
     for row in history.iter().rev() {
         match &row.item {

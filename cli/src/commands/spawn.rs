@@ -23,8 +23,13 @@ pub(crate) async fn spawn(args: &SpawnArgs, global: &Global, output: &mut Output
     let kept = Kept { detached: request.detached, restart: request.restart.kind, restarts: 0 };
     let client = running_client(global, parent)?;
     let unsure = format!("`pod inspect {name}` shows whether it was started");
-    let said = |rejection: &SpawnRejection| in_words(parent, rejection);
-    let Spawned { pod, pid, work, not_given } = ask(&client, request, args.timeout, &unsure, said).await?;
+    let mut why = None;
+    let said = |rejection: &SpawnRejection| {
+        why = serde_json::to_value(rejection).ok();
+        in_words(parent, rejection)
+    };
+    let answer = ask(&client, request, args.timeout, &unsure, said).await;
+    let Spawned { pod, pid, work, not_given } = answer.map_err(|failure| failure.with_rejection(why))?;
     let process = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
     let how = if kept == Kept::default() { String::new() } else { format!(" ({kept})") };
     output.line(format!("spawned: `{name}` is ready{process}, a child of `{parent}`{how}"))?;

@@ -352,5 +352,9 @@ async fn tree_is_restored_from_the_top_downwards_with_those_that_lived_and_goes_
         &done.stdout,
         &["restored: `boss` lives again", "restored: `mid` lives again", "restored: `leaf` lives again"],
     );
+    // What is stopped while its parent lives stays so, though nothing has happened behind it.
+    ok(&world, &["stop", "mid"]).await;
+    let done = world.pod(&["restore", "boss", "--tree"]).await;
+    assert!(done.stdout.contains("`boss` lived already") && !done.stdout.contains("`mid`"), "{done:?}");
     ok(&world, &["stop", "--all", "--detached"]).await;
 }

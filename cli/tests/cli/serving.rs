@@ -130,6 +130,7 @@ async fn child_is_spawned_steered_sent_more_interrupted_and_read() {
     let in_force = pod::scope::kernel_confinement().word();
     let confined = serde_json::json!({
         "asked": "best-effort", "in_force": in_force, "scoped": true, "landlock_abi": pod::scope::kernel_landlock_abi(),
+        "landlock_kernel": pod::scope::kernel_landlock_version(),
     });
     assert_eq!(record["confined"], confined);
     let listed = world.list().await;

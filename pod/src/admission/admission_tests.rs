@@ -44,8 +44,16 @@ impl World {
         self.registry.claim(&claim, NOW).unwrap();
     }
 
+    /// It has said so, in the registry and in its life lock.
     fn is_process(&self, name: &str, process: Process) {
         self.registry.is_process(&pod(name), process).unwrap();
+        self.says(name, process.pid);
+    }
+
+    fn says(&self, name: &str, pid: i32) {
+        let holder = life_lock::Holder { pid: u32::try_from(pid).ok(), pod: Some(pod(name)) };
+        let lock = self.roots.pod(&name.parse().unwrap()).life_lock();
+        std::fs::write(lock, serde_json::to_string(&holder).unwrap()).unwrap();
     }
 
     fn kin(&self, asked: &str, line: &[Process], marks: &[&str]) -> Kin {
@@ -161,6 +169,40 @@ fn denial_says_who_is_bound_by_what_and_fits_whatever_the_names_are() {
     assert!(said.len() <= 256 && said.ends_with("none of them"), "{} bytes: {said}", said.len());
     let said = Reach::Unplaced("it has ended".into()).denial(1, who_in_words(None), "a").unwrap();
     assert!(said.contains("may only look") && said.ends_with("it has ended"), "{said}");
+}
+
+#[test]
+fn row_whose_process_is_not_the_one_that_holds_its_life_lock_is_of_another_boot_or_namespace() {
+    let world = World::new();
+    world.is_process("bound", process(102));
+    assert_eq!(world.kin("root", &[process(500), process(102)], &[]).pods.len(), 1);
+    world.says("bound", 7);
+    assert_eq!(world.kin("root", &[process(500), process(102)], &[]).pods.len(), 0);
+}
+
+#[test]
+fn root_starts_where_nobody_is_bound_for_certain_and_else_only_if_it_is_known_by_whom_it_is_not() {
+    let world = World::new();
+    let nothing_shown = tempfile::tempdir().unwrap();
+    let own = PodId::new("new".parse().unwrap(), Incarnation(1));
+    let bound_by = |proc: &Path| bound_by_in(proc, &world.registry, &world.roots, &own);
+    let Err(Unplaced::Processes(why)) = bound_by(nothing_shown.path()) else { panic!("nobody has looked") };
+    assert!(why.contains("ended"), "{why}");
+    let said = Unplaced::Processes(why).to_string();
+    assert!(said.contains("hidepid") && said.contains("scope"), "{said}");
+    for name in ["below", "bound"] {
+        world.registry.give_back(&pod(name)).unwrap();
+    }
+    assert_eq!(bound_by(nothing_shown.path()), Ok(None), "nobody has a scope");
+    let none = Registry::at(&Roots::at(&nothing_shown.path().join("root")).unwrap());
+    assert_eq!(bound_by_in(nothing_shown.path(), &none, &world.roots, &own), Ok(None), "there is no registry");
+    // One that is not there and one that cannot be read are two things.
+    let broken = Registry::at(&Roots::at(&nothing_shown.path().join("broken")).unwrap());
+    std::fs::write(broken.path(), "no registry, but long enough to be taken for one".repeat(20)).unwrap();
+    let Err(Unplaced::Registry(why)) = bound_by_in(nothing_shown.path(), &broken, &world.roots, &own) else {
+        panic!("what cannot be read binds nobody")
+    };
+    assert!(why.contains("no database"), "{why}");
 }
 
 /// A look from the outside, as at the first stranger who connects.

@@ -27,7 +27,7 @@ use crate::protocol::{
     ChildReady, InspectPod, ListCompletions, ListPods, ListRewindTargets, ListVisiblePods, PodEventOffer,
     ReadPodOutput, Status, Subscribe,
 };
-use crate::registry::{Kin, Registered, Registry};
+use crate::registry::{Kin, Registered, Registry, RegistryError};
 use crate::runtime_dir::Roots;
 use crate::scope::Scope;
 use crate::spawn::SpawnedPodRegistry;
@@ -195,6 +195,14 @@ impl Sight {
     }
 }
 
+/// Whether it is shown who has started this process, and that one, up to the first.
+///
+/// # Errors
+/// Who is not.
+pub(crate) fn is_own_line_shown() -> std::io::Result<()> {
+    ancestry::line(Path::new(ancestry::PROC), rustix::process::getpid().as_raw_nonzero().get()).map(drop)
+}
+
 /// What the registry knows of the line of `pid`, and of the marks in it, when it asks `own`.
 fn kin_of(registry: &Registry, roots: &Roots, own: &PodId, pid: i32) -> Result<Kin, String> {
     let line = ancestry::line(Path::new(ancestry::PROC), pid).map_err(|error| error.to_string())?;
@@ -202,17 +210,49 @@ fn kin_of(registry: &Registry, roots: &Roots, own: &PodId, pid: i32) -> Result<K
     registry.kin(own, &line, &lives).map_err(|error| error.to_string())
 }
 
-/// The pod with a scope whose program this process is, if there is one below `roots`: what it starts is to be below that. What
-/// cannot be looked at is no such pod. Blocks.
-pub(crate) fn bound_by(registry: &Registry, roots: &Roots, own: &PodId) -> Option<PodId> {
-    if !registry.path().exists() || !registry.any_scoped().ok()? {
-        return None;
+/// The pod with a scope whose program this process is, if there is one below `roots`: what it starts is to be below that. Blocks.
+///
+/// # Errors
+/// Why it cannot be known. Nobody is bound for certain only where no pod has a scope.
+pub(crate) fn bound_by(registry: &Registry, roots: &Roots, own: &PodId) -> Result<Option<PodId>, Unplaced> {
+    bound_by_in(Path::new(ancestry::PROC), registry, roots, own)
+}
+
+fn bound_by_in(proc: &Path, registry: &Registry, roots: &Roots, own: &PodId) -> Result<Option<PodId>, Unplaced> {
+    match registry.path().try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        Err(error) => return Err(Unplaced::Registry(format!("`{}`: {error}", registry.path().display()))),
     }
-    let kin = kin_of(registry, roots, own, rustix::process::getpid().as_raw_nonzero().get()).ok()?;
+    let in_registry = |error: RegistryError| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Unplaced::Registry(format!("{error}{cause}"))
+    };
+    if !registry.any_scoped().map_err(in_registry)? {
+        return Ok(None);
+    }
+    let line = ancestry::line(proc, rustix::process::getpid().as_raw_nonzero().get());
+    let line = line.map_err(|error| Unplaced::Processes(error.to_string()))?;
+    let lives: Vec<Incarnation> = line.iter().filter_map(|process| life_of(process.pid, roots)).collect();
+    let kin = registry.kin(own, &line, &lives).map_err(in_registry)?;
     match decide(&kin) {
-        Reach::Outside(by) => Some(by),
-        Reach::All | Reach::Unplaced(_) => None,
+        Reach::Outside(by) => Ok(Some(by)),
+        Reach::All | Reach::Unplaced(_) => Ok(None),
     }
+}
+
+/// Why it cannot be known whose program a process is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unplaced {
+    #[error(
+        "who has started it is not shown ({0}), and some pod has a scope that may bind it: mount /proc so that all processes are \
+         shown (without `hidepid`), or stop the pods that have scopes"
+    )]
+    Processes(String),
+    #[error(
+        "whether a pod has a scope that may bind it cannot be read ({0}): `pod doctor` looks at the registry of pods"
+    )]
+    Registry(String),
 }
 
 impl Reach {
@@ -242,7 +282,8 @@ fn decide(kin: &Kin) -> Reach {
     for at in kin.pods.iter().map(|(at, _)| *at) {
         let hosted = || kin.pods.iter().filter(|(other, _)| *other == at).map(|(_, life)| life);
         // The process itself is each of the pods that it hosts. What one of several has started says its mark, and without
-        // one it may be anybody's.
+        // one it may be anybody's. A mark is the process's own word: one that says another pod of the same process goes free of
+        // its own, which only a program that embeds pods with and without a scope in one process allows.
         let bound = match at {
             0 if !hosted().all(|life| binds(&life)) => None,
             _ if hosted().any(|life| kin.marked.contains(life)) => None,

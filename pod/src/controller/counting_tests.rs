@@ -224,6 +224,7 @@ async fn turn_that_runs_when_the_time_of_its_tree_is_over_has_reached_a_limit_an
         // As if it had been so long.
         let registry = rusqlite::Connection::open(puppet.pod.roots().registry()).unwrap();
         registry.busy_timeout(crate::fixture::SOON).unwrap();
+        crate::store::install_sums(&registry).unwrap();
         registry.execute("UPDATE trees SET ends_at = 1", []).unwrap();
         if !is_deaf {
             puppet.expect(Said::Asked).await;
@@ -276,6 +277,7 @@ async fn turn_that_was_counted_and_not_taken_is_no_way_past_the_time_of_the_tree
     puppet.pod.store().write(|tx| tx.run("DROP TRIGGER held", [])).await.unwrap();
     let registry = rusqlite::Connection::open(puppet.pod.roots().registry()).unwrap();
     registry.busy_timeout(crate::fixture::SOON).unwrap();
+    crate::store::install_sums(&registry).unwrap();
     registry.execute("UPDATE trees SET ends_at = 1", []).unwrap();
     let cap = TurnCap::WallTime { max_seconds: 3_600 };
     assert_eq!(run(&puppet, 5).await, Err(RunRejection::Cap { cap }));

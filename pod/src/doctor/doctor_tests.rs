@@ -291,6 +291,7 @@ async fn rights_of_nobody_are_found_and_taken_out() {
     let _lives = place.lives("lives");
     place.registers(&pod("lives", 1), Some(&place._dir.path().canonicalize().unwrap()));
     let conn = rusqlite::Connection::open(place.roots.registry()).unwrap();
+    crate::store::install_sums(&conn).unwrap();
     conn.execute_batch("PRAGMA foreign_keys = OFF; UPDATE leases SET holder = '00000000000000ff';").unwrap();
     drop(conn);
     let found = place.found(false);

@@ -6,7 +6,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::process::{PidfdFlags, Resource};
 
 use super::finding::{Check, Finding, Report, Severity};
-use crate::scope::{Confinement, kernel_confinement, kernel_landlock_abi};
+use crate::scope::{Confinement, kernel_confinement, kernel_landlock_abi, kernel_landlock_version};
 
 /// LIMIT: descriptors that a pod with a hundred children and observers may have open.
 const DESCRIPTORS_MIN: u64 = 1024;
@@ -26,11 +26,13 @@ pub(super) fn examine(report: &mut Report) {
         there(peer_pidfd()),
         "the very process that has connected, and not one with its number",
     );
-    let landlock = match kernel_landlock_abi() {
-        0 => "not there".to_owned(),
-        abi => format!("there, ABI {abi} at least"),
+    let landlock = match (kernel_landlock_version(), kernel_landlock_abi()) {
+        (0, 0) => "not there".to_owned(),
+        (kernel, used) if kernel == used => format!("there, ABI {kernel}"),
+        (kernel, used) => format!("there, ABI {kernel}, of which {used} is made use of"),
     };
     report.fact("Landlock", landlock, "confining the programs that a pod runs");
+    processes(report);
     confinement(report);
     report.fact("user namespaces", user_namespaces(), "confining programs without privileges");
 
@@ -49,6 +51,20 @@ pub(super) fn examine(report: &mut Report) {
             max,
             PROCESSES_MIN,
             "raise pids.max of the cgroup, or TasksMax of the unit",
+        );
+    }
+}
+
+/// Whether it is shown who has started a process, up to the first: a pod decides by that what whoever connects may ask.
+fn processes(report: &mut Report) {
+    let shown = crate::admission::is_own_line_shown();
+    report.fact("line of processes", there(shown.is_ok()), "whose program it is that asks a pod for something");
+    if let Err(error) = shown {
+        let what = format!("it does not show who has started a process: {error}");
+        report.add(
+            Finding::new(Check::Kernel, Severity::Warning, "/proc", what)
+                .because("as long as any pod has a scope, whoever asks a pod may only look, and no root starts")
+                .remedy("mount /proc without `hidepid`, or so that this user's group sees all processes (`gid=`)"),
         );
     }
 }

@@ -117,6 +117,7 @@ fn unusable(registry: &Registry, error: &RegistryError) -> Finding {
         RegistryError::Busy { .. } => {
             "look for a pod that is halted (`ps` shows state T), continue or end it, and look again"
         }
+        RegistryError::DiskFull { .. } => "free some space; nothing of it is lost",
         RegistryError::Unusable { .. } => {
             "end all pods, move it and the files of that name beside it away, and start them again"
         }

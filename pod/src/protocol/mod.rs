@@ -45,8 +45,9 @@ pub use text::{Text, clip};
 pub use tools::{
     Kept, LifeEnd, ListPods, ListRejection, NAMES_BESIDE_MAX, Next, OUTPUT_ENTRIES_MAX, OUTPUT_PAGE_BYTES_MAX,
     OutputCursor, OutputEntry, OutputPage, OutputPiece, PODS_PAGE_MAX, PodLine, PodPage, Produced, QUOTE_BYTES_MAX,
-    ReadPodOutput, ReadRejection, RestartKind, RestartPolicy, SendKind, SendRejection, SendToPod, Sent, SpawnPod,
-    SpawnRejection, Spawned, StopOutcome, StopPod, StopRejection, Stopped, TargetFault, Told, WORKER_BYTES_MAX,
+    RIGHT_PATH_BYTES_MAX, ReadPodOutput, ReadRejection, RestartKind, RestartPolicy, SendKind, SendRejection, SendToPod,
+    Sent, SpawnCap, SpawnPod, SpawnRejection, Spawned, StopOutcome, StopPod, StopRejection, Stopped, TargetFault, Told,
+    WORKER_BYTES_MAX,
 };
 pub use work::{
     Accepted, NOTE_BYTES_MAX, Notify, NotifyRejection, Queued, RUN_INPUT_BYTES_MAX, Run, RunRejection, TurnCap,

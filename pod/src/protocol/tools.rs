@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{PodId, PodName, TurnId, WorkId};
 use crate::protocol::work::{TurnCap, busy};
 use crate::protocol::{PodState, RUN_INPUT_BYTES_MAX, SCOPE_RULES_MAX, Text};
-use crate::scope::ScopeRule;
+use crate::scope::{Permission, ScopeRule};
 
 /// LIMIT: a child's worker as JSON, in bytes: a script, too, with room in the frame for the child's first input.
 pub const WORKER_BYTES_MAX: usize = 128 * 1024;
@@ -25,6 +25,8 @@ pub const OUTPUT_PAGE_BYTES_MAX: usize = 48 * 1024;
 pub const OUTPUT_ENTRIES_MAX: usize = 256;
 /// LIMIT: pods in one page of a list.
 pub const PODS_PAGE_MAX: usize = 100;
+/// LIMIT: the path of a right that is refused, in bytes: as long as the system takes any.
+pub const RIGHT_PATH_BYTES_MAX: usize = 4096;
 /// LIMIT: names that stand beside one that is unknown.
 pub const NAMES_BESIDE_MAX: usize = 8;
 
@@ -150,6 +152,98 @@ pub enum SpawnRejection {
         name: PodName,
         /// Why.
         reason: Text<1024>,
+    },
+    /// A bound of the whole tree is reached.
+    #[error("`{name}` was not started: {cap}")]
+    Cap {
+        /// The child.
+        name: PodName,
+        /// Which.
+        cap: SpawnCap,
+    },
+    /// Another pod may write where it is to.
+    #[error(
+        "`{name}` was not started: `{path}` is being written by pod `{holder}`: wait for its end, or ask for another place or for reading"
+    )]
+    Overlap {
+        /// The child.
+        name: PodName,
+        /// Where.
+        path: Text<RIGHT_PATH_BYTES_MAX>,
+        /// By whom.
+        holder: PodName,
+    },
+    /// The parent does not have what it would give.
+    #[error("`{name}` was not started: {reason}")]
+    NotGiven {
+        /// The child.
+        name: PodName,
+        /// The target of the rule.
+        path: Text<RIGHT_PATH_BYTES_MAX>,
+        /// What was asked for.
+        wanted: Permission,
+        /// What the parent has there.
+        has: Permission,
+        /// The same in words, with what would help.
+        reason: Text<1024>,
+    },
+    /// A rule of its scope is none.
+    #[error("`{name}` was not started: {reason}")]
+    Rule {
+        /// The child.
+        name: PodName,
+        /// What is wrong with which, and what would be right.
+        reason: Text<1024>,
+    },
+    /// Its programs cannot be confined as far as they must be.
+    #[error("`{name}` was not started: {reason}")]
+    Confinement {
+        /// The child.
+        name: PodName,
+        /// What is missing, and what to do.
+        reason: Text<1024>,
+    },
+    /// The pod of that name is another one's child, or a root. It was not touched.
+    #[error("the name `{name}` is another pod's: {owner}")]
+    NotOurs {
+        /// The child.
+        name: PodName,
+        /// Whose it is, and what to do.
+        owner: Text<512>,
+    },
+}
+
+/// A bound of the whole tree, beyond which its pods start no child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, rpc::Wire, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum SpawnCap {
+    /// The child would be too deep.
+    #[error("the tree may be {max} deep (`limits.depth` of its root)")]
+    Depth {
+        /// How deep it may be.
+        max: u32,
+    },
+    /// Too many pods live.
+    #[error("{max} pods of the tree live already (`limits.pods` of its root); wait for the end of one, or stop one")]
+    Pods {
+        /// How many may.
+        max: u32,
+    },
+    /// Too many were started of late.
+    #[error(
+        "the tree may start {max} pods in a minute (`limits.spawns_per_minute` of its root); the next one in {retry_after_ms} ms"
+    )]
+    SpawnRate {
+        /// How many may be, in a minute.
+        max: u32,
+        /// When there is room for one.
+        retry_after_ms: u64,
+    },
+    /// Its time is over.
+    #[error("the tree has had its {max_seconds} s (`limits.tree_seconds` of its root); start a new one, or raise it")]
+    WallTime {
+        /// How long it had.
+        max_seconds: u64,
     },
 }
 

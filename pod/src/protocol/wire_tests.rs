@@ -165,6 +165,11 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     };
     check(&PodPage { pods: [line].into(), more: false }, "010162fb2c0105726561647901070401010178000001020500");
     check(&SpawnRejection::Stopping, "05");
+    let cap = SpawnCap::SpawnRate { max: 3, retry_after_ms: 300 };
+    check(&SpawnRejection::Cap { name: pod("b").name, cap }, "0701620203fb2c01");
+    let overlap = SpawnRejection::Overlap { name: pod("b").name, path: "/x".into(), holder: pod("a").name };
+    check(&overlap, "080162022f780161");
+    check(&SubscribeRejection::Ending, "04");
     check(&TargetFault::NotVisible { name: pod("b").name }, "010162");
     check(&Observed::Entries { first: 1, last: 2, lines: "{}\n{}\n".into() }, "000102067b7d0a7b7d0a");
     let piece = PieceInFlight { output: "text".into(), piece: 3, left_out: 4, text: "so".into() };
@@ -221,7 +226,7 @@ fn answers_have_stable_bytes_and_survive_whatever_arrives() {
     };
     check(
         &status,
-        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010205010303026e6f01000501020106",
+        "0161fb2c010100066c65646765720101030405060708090a01026e6f0b0c0d0e010162fb2c010107057265616479022f73010205010303026e6f0100050102010607",
     );
 }
 
@@ -229,10 +234,15 @@ fn kept() -> Kept {
     Kept { detached: true, restart: RestartKind::Permanent, restarts: 5 }
 }
 
-const REPORT: &str = "016101010700000001030001066c6564676572000101020106010162fb2c01057265616479010701020501020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
+const REPORT: &str = "016101010700000001030001066c656467657200010102010607010162fb2c01057265616479010701020501020107000300017801020304050608000901090400066f7574707574022f64fb2c010300010162";
 
-const CONFINED: Confined =
-    Confined { asked: Confinement::BestEffort, in_force: Confinement::Required, scoped: true, landlock_abi: 6 };
+const CONFINED: Confined = Confined {
+    asked: Confinement::BestEffort,
+    in_force: Confinement::Required,
+    scoped: true,
+    landlock_abi: 6,
+    landlock_kernel: 7,
+};
 
 fn report() -> PodReport {
     PodReport {

@@ -12,6 +12,10 @@ use super::rows::{by_incarnation, scope_of};
 use super::{ClaimError, Place, Registry, in_file};
 use crate::id::PodId;
 use crate::scope::Rules;
+use crate::store::Clock;
+
+/// LIMIT: dead lives that are taken out of an adoption's way: each costs two looks through the process table.
+const RECLAIMED_MAX: usize = 64;
 
 impl Registry {
     /// Makes `child`, with all that is below it, a child of the life at `place`. One that nobody has registered has nothing that could
@@ -20,6 +24,19 @@ impl Registry {
     /// # Errors
     /// [`ClaimError`]: that life is below the child, the tree's bounds do not allow it, or it has less than the child.
     pub fn adopt(&self, place: &Place, child: &PodId) -> Result<Option<Rules>, ClaimError> {
+        match self.try_adopt(place, child) {
+            // Whoever is dead and not taken out yet takes no place from the living.
+            Err(ClaimError::Cap(Cap::Pods { max })) => {
+                match self.reclaim(RECLAIMED_MAX, Clock::System.now())?.is_empty() {
+                    true => Err(Cap::Pods { max }.into()),
+                    false => self.try_adopt(place, child),
+                }
+            }
+            done => done,
+        }
+    }
+
+    fn try_adopt(&self, place: &Place, child: &PodId) -> Result<Option<Rules>, ClaimError> {
         self.transaction(|tx| {
             // As it is now: the tree may have moved, or its root may be another life, since `place` was looked at.
             let unknown = || ClaimError::ParentUnknown { parent: place.pod.clone() };

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::SpawnCap;
 use crate::store::UnixMillis;
 
 /// The bounds of a tree. 0 is no bound, except for `depth`, of which 0 says that there are no children.
@@ -25,26 +26,22 @@ pub struct TreeLimits {
     pub seconds: u64,
 }
 
-/// A bound of the whole tree that is reached.
+/// A bound of the whole tree that is reached; said in the words of [`SpawnCap`], as which it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", SpawnCap::from(*self))]
 #[non_exhaustive]
 pub enum Cap {
     /// The child would be too deep.
-    #[error("the tree may be {max} deep (`limits.depth` of its root)")]
     Depth {
         /// How deep it may be.
         max: u32,
     },
     /// Too many pods live.
-    #[error("{max} pods of the tree live already (`limits.pods` of its root); wait for the end of one, or stop one")]
     Pods {
         /// How many may.
         max: u32,
     },
     /// Too many were started of late.
-    #[error(
-        "the tree may start {max} pods in a minute (`limits.spawns_per_minute` of its root); the next one in {retry_after_ms} ms"
-    )]
     SpawnRate {
         /// How many may be, in a minute.
         max: u32,
@@ -52,11 +49,21 @@ pub enum Cap {
         retry_after_ms: u64,
     },
     /// Its time is over.
-    #[error("the tree has had its {max} s (`limits.tree_seconds` of its root); start a new one, or raise it")]
     WallTime {
         /// How long it had, in seconds.
         max: u64,
     },
+}
+
+impl From<Cap> for SpawnCap {
+    fn from(cap: Cap) -> Self {
+        match cap {
+            Cap::Depth { max } => Self::Depth { max },
+            Cap::Pods { max } => Self::Pods { max },
+            Cap::SpawnRate { max, retry_after_ms } => Self::SpawnRate { max, retry_after_ms },
+            Cap::WallTime { max } => Self::WallTime { max_seconds: max },
+        }
+    }
 }
 
 impl Cap {

@@ -97,7 +97,8 @@ impl Registry {
                 if *at == usize::MAX {
                     *at = line.iter().position(is_it).unwrap_or(usize::MAX);
                 }
-                *at != usize::MAX
+                // A number and a moment of another boot, or as another process namespace has them, are somebody else's here.
+                line.get(*at).is_some_and(is_it)
             }
             // Rows stay until what a life has started is proven dead, too; its process is not it any more.
             _ => false,

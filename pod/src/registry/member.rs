@@ -41,6 +41,8 @@ impl Member {
     /// # Errors
     /// [`ClaimError`].
     pub(crate) fn join(registry: Registry, claim: &Claim) -> Result<Self, ClaimError> {
+        // Nothing is claimed, and nobody is believed, by a file that is not as it was written.
+        registry.check()?;
         let place = match &claim.origin {
             Origin::Root { .. } => registry.claim(claim, Clock::System.now())?,
             Origin::Child { parent, .. } => {

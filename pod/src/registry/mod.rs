@@ -22,6 +22,7 @@ mod open;
 mod proof;
 mod returns;
 mod rows;
+mod sums;
 mod turns;
 
 use std::path::{Path, PathBuf};
@@ -158,6 +159,15 @@ pub enum RegistryError {
         #[source]
         source: rusqlite::Error,
     },
+    /// There is no room for what was to be written.
+    #[error(
+        "the disk is full: the registry of pods `{}` cannot be written; free some space and try again, nothing of it is lost",
+        path.display()
+    )]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
     /// Somebody is in the middle of a transaction for very long.
     #[error(
         "the registry of pods `{}` has been held by another process for {} s: look for a pod that is stopped (`ps` shows \
@@ -206,7 +216,8 @@ impl Registry {
         self.look(|tx| all(tx, "SELECT {} FROM pods ORDER BY name", []))
     }
 
-    /// Looks through the whole file.
+    /// Looks through the whole file: a name or a right that is not as it was written is nobody's to act on. For whoever starts a
+    /// pod, and before it does. Takes milliseconds.
     ///
     /// # Errors
     /// `Unusable` says what is damaged.

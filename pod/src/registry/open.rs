@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-use super::RegistryError;
+use super::{RegistryError, sums};
 
 /// LIMIT: how long another process may hold the file. A transaction takes a millisecond; only a stopped process takes
 /// longer.
@@ -24,7 +24,7 @@ const MODE_PAUSE: Duration = Duration::from_millis(2);
 const APPLICATION_ID: i64 = 0x706f_6472;
 
 /// What turns version `n` into `n + 1`. One that was shipped is never edited.
-const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
+const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, V5];
 
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -98,6 +98,9 @@ ALTER TABLE trees ADD COLUMN root_name TEXT NOT NULL DEFAULT '';
 UPDATE trees SET root_name = coalesce((SELECT name FROM pods WHERE incarnation = trees.root), trees.root);
 ";
 
+/// sums: of all rows of each table, and of the schema (`sums`).
+const V5: &str = "CREATE TABLE sums (what TEXT PRIMARY KEY, sum INTEGER NOT NULL) WITHOUT ROWID;";
+
 /// A connection to the registry at `path`, which is made if there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, RegistryError> {
     create_private(path)?;
@@ -105,6 +108,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, RegistryError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(error)?;
     conn.busy_timeout(BUSY_TIMEOUT).map_err(error)?;
+    crate::store::install_sums(&conn).map_err(error)?;
     conn.execute_batch(
         // LIMIT: 256 KiB of pages a pod: the whole of a registry of a thousand pods.
         "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY;
@@ -123,10 +127,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, RegistryError> {
     Ok(conn)
 }
 
+/// Whether it is of a version before this one.
+pub(super) fn is_older(path: &Path, conn: &Connection) -> Result<bool, RegistryError> {
+    Ok(version(path, conn)? < VERSION)
+}
+
+/// Compares all of it with itself and with its sums.
 pub(super) fn check(path: &Path, conn: &Connection) -> Result<(), RegistryError> {
-    let found: String =
-        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(|error| classify(path, error))?;
-    if found == "ok" { Ok(()) } else { Err(RegistryError::Unusable { path: path.to_owned(), reason: found }) }
+    let error = |error| classify(path, error);
+    let found: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(error)?;
+    let wrong = if found == "ok" { sums::differing(conn).map_err(error)? } else { Some(found) };
+    wrong.map_or(Ok(()), |reason| Err(RegistryError::Unusable { path: path.to_owned(), reason }))
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
@@ -140,6 +151,11 @@ pub(super) fn classify(path: &Path, source: rusqlite::Error) -> RegistryError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => RegistryError::Busy { path },
         Some(ErrorCode::NotADatabase) => RegistryError::Unusable { path, reason: "it is no database".to_owned() },
         Some(ErrorCode::DatabaseCorrupt) => RegistryError::Unusable { path, reason: source.to_string() },
+        Some(ErrorCode::DiskFull) => RegistryError::DiskFull { path },
+        // The log's index cannot grow: SQLite gives that a number of its own.
+        _ if source.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
+            RegistryError::DiskFull { path }
+        }
         _ => RegistryError::Sqlite { path, source },
     }
 }
@@ -179,6 +195,7 @@ fn migrate(path: &Path, conn: &mut Connection) -> Result<(), RegistryError> {
         for step in MIGRATIONS.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
             tx.execute_batch(step)?;
         }
+        sums::seal(&tx)?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", from.max(VERSION))?;
         tx.commit()

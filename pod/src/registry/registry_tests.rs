@@ -579,6 +579,87 @@ fn files_that_are_no_registry_are_refused_untouched() {
     assert!(world.registry.pods().unwrap_err().to_string().contains("symbolic link"));
 }
 
+/// A registry of a few lives with their rights, all of it in one file.
+fn written(world: &World) -> Vec<Registered> {
+    let (top, leaf) = (pod("top", 1), pod("leaf", 1));
+    world.claim(&top, root(Some(world.writing("tree")))).unwrap();
+    world.claim(&leaf, child(&top, world.writing("tree/x"))).unwrap();
+    let conn = rusqlite::Connection::open(world.registry.path()).unwrap();
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    world.registry.pods().unwrap()
+}
+
+#[test]
+fn name_or_right_that_was_flipped_is_refused_and_says_in_which_table() {
+    for (table, flip) in [
+        ("pods", "UPDATE pods SET name = 'leaf2' WHERE name = 'leaf'"),
+        ("leases", "UPDATE leases SET target = replace(target, 'tree/x', 'tree/y')"),
+        ("trees", "UPDATE trees SET pods_max = 7"),
+        ("schema", "UPDATE sums SET sum = sum + 1 WHERE what = 'schema'"),
+    ] {
+        let world = World::new();
+        written(&world);
+        world.registry.check().unwrap();
+        let behind = rusqlite::Connection::open(world.registry.path()).unwrap();
+        // As nobody else writes it: the sums stay what they were.
+        behind
+            .create_scalar_function("pod_sum", -1, rusqlite::functions::FunctionFlags::SQLITE_INNOCUOUS, |_| Ok(0))
+            .unwrap();
+        behind.execute_batch(flip).unwrap();
+        let error = world.registry.check().unwrap_err().to_string();
+        let words = if table == "schema" { "tables, indexes and triggers".to_owned() } else { format!("`{table}`") };
+        assert!(error.contains(&words) && error.contains("move it away"), "{flip}: {error}");
+        // Nobody starts by it.
+        let life = pod("late", 1);
+        let state_dir = world.roots.pod(&life.name).state_dir().to_owned();
+        let claim = Claim { pod: life, worker: "ledger".into(), state_dir, origin: root(None) };
+        let again = Registry::at(&world.roots);
+        assert!(
+            matches!(Member::join(again, &claim), Err(ClaimError::Registry(RegistryError::Unusable { .. }))),
+            "{flip}"
+        );
+    }
+}
+
+#[test]
+fn file_of_which_any_bit_was_flipped_is_refused_or_has_the_same_rows() {
+    let world = World::new();
+    let rows = written(&world);
+    let whole = std::fs::read(world.registry.path()).unwrap();
+    let rights = |registry: &Registry| registry.named(&pod("leaf", 1).name).unwrap();
+    let right = rights(&world.registry);
+    let (mut refused, mut same) = (0, 0);
+    // Every so manyth bit, so that each page and each of its parts is met; POD_FLIPS says how many.
+    let flips = std::env::var("POD_FLIPS").ok().and_then(|flips| flips.parse().ok()).unwrap_or(400);
+    for flip in 0..flips {
+        let bit = flip * (whole.len() * 8 / flips) + flip % 8;
+        let other = World::new();
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(other.registry.path(), &bytes).unwrap();
+        std::fs::set_permissions(other.registry.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        match other.registry.check() {
+            Err(_) => refused += 1,
+            Ok(()) => {
+                assert_eq!(other.registry.pods().unwrap(), rows, "bit {bit} was flipped and is believed");
+                assert_eq!(rights(&other.registry), right, "bit {bit} was flipped and is believed");
+                same += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && same > 0, "{refused} refused, {same} the same");
+}
+
+#[test]
+fn full_disk_is_said_as_that() {
+    let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+    let error = open::classify(Path::new("/r"), rusqlite::Error::SqliteFailure(full, None));
+    assert!(
+        matches!(error, RegistryError::DiskFull { .. }) && error.to_string().contains("free some space"),
+        "{error}"
+    );
+}
+
 #[test]
 fn adopted_child_moves_with_all_below_it_its_rights_and_its_place_in_both_accounts() {
     let world = World::new();

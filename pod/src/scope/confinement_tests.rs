@@ -1,6 +1,8 @@
 //! What a pod is told about its confinement, and what becomes of one that cannot be had.
 
-use super::{Confined, Confinement, Permission, ScopeRule, kernel_confinement, kernel_landlock_abi};
+use super::{
+    Confined, Confinement, Permission, ScopeRule, kernel_confinement, kernel_landlock_abi, kernel_landlock_version,
+};
 use crate::runtime_dir::Roots;
 use crate::{PodController, PodOptions, SpawnError, SpawnPod, StartError, WorkerSpec};
 
@@ -50,11 +52,17 @@ async fn status_and_report_say_what_was_asked_for_and_what_is_in_force() {
         let dir = tempfile::tempdir().unwrap();
         let options = options(&dir, asked).scope(if scoped { rules(&dir) } else { Vec::new() });
         let pod = PodController::spawn(options).await.unwrap();
-        let expected = Confined { asked, in_force, scoped, landlock_abi: kernel_landlock_abi() };
+        let (landlock_abi, landlock_kernel) = (kernel_landlock_abi(), kernel_landlock_version());
+        let expected = Confined { asked, in_force, scoped, landlock_abi, landlock_kernel };
         assert_eq!(pod.status().await.unwrap().confined, expected);
         let report = crate::discovery::inspect(pod.roots(), &pod.id().name).unwrap();
         assert_eq!((report.confined, report.scope.len()), (Some(expected), usize::from(scoped)));
         pod.shutdown().await;
     }
     assert_eq!(kernel >= Confinement::Required, kernel_landlock_abi() >= 3);
+    // What is made use of is a part of what there is, and all of it up to 6.
+    assert!(kernel_landlock_abi() == kernel_landlock_version() || kernel_landlock_version() > 3);
+    assert!(kernel_landlock_abi() <= kernel_landlock_version());
+    // To ask has restricted nobody but who asked.
+    assert!(std::fs::read_dir("/").is_ok() && std::fs::read("/proc/self/status").is_ok());
 }

@@ -17,8 +17,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetStatus,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, LandlockStatus, PathBeneath, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus,
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -95,7 +95,8 @@ pub fn kernel_confinement() -> Confinement {
     }
 }
 
-/// The newest version of Landlock that this kernel has and that is made use of here: 9, 6 and less; 0 for none.
+/// The newest version of Landlock that this kernel has and that is made use of here: 6, 5, 3 and less; 0 for none. What newer ones
+/// can do besides is not asked of them.
 pub fn kernel_landlock_abi() -> u32 {
     let handles = |abi: ABI| {
         let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
@@ -104,18 +105,37 @@ pub fn kernel_landlock_abi() -> u32 {
         let ruleset = if scopes.is_empty() { ruleset } else { ruleset.and_then(|ruleset| ruleset.scope(scopes)) };
         ruleset.and_then(Ruleset::create).is_ok()
     };
-    let known = [(9, ABI::V9), (6, ABI::V6), (5, ABI::V5), (3, ABI::V3), (2, ABI::V2), (1, ABI::V1)];
+    let known = [(6, ABI::V6), (5, ABI::V5), (3, ABI::V3), (2, ABI::V2), (1, ABI::V1)];
     known.into_iter().find(|(_, abi)| handles(*abi)).map_or(0, |(number, _)| number)
+}
+
+/// The version of Landlock that this kernel says it has, whatever is made use of; 0 for none. Blocks for a moment.
+pub fn kernel_landlock_version() -> u32 {
+    // The library tells it whoever has restricted itself: a thread that does so and nothing else, for which alone it counts.
+    let restricted = std::thread::spawn(|| {
+        let ruleset = Ruleset::default().handle_access(AccessFs::Execute).and_then(Ruleset::create);
+        ruleset.and_then(landlock::RulesetCreated::restrict_self).map(|status| status.landlock)
+    });
+    match restricted.join() {
+        Ok(Ok(LandlockStatus::Available { kernel_abi: Some(newer), .. })) => u32::try_from(newer).unwrap_or(0),
+        Ok(Ok(LandlockStatus::Available { effective_abi, .. })) => {
+            let known = [ABI::V1, ABI::V2, ABI::V3, ABI::V4, ABI::V5, ABI::V6, ABI::V7, ABI::V8, ABI::V9];
+            let at = known.iter().position(|abi| *abi == effective_abi);
+            at.and_then(|at| u32::try_from(at).ok()).map_or(0, |at| at + 1)
+        }
+        _ => 0,
+    }
 }
 
 /// How the programs of a pod are confined, of which `asked` is asked, and which has a scope or not.
 pub(crate) fn confined(asked: Confinement, scoped: bool) -> Confined {
     // Asked once: it is the same as long as the machine runs.
-    static KERNEL: OnceLock<(Confinement, u32)> = OnceLock::new();
-    let (best, landlock_abi) = *KERNEL.get_or_init(|| (kernel_confinement(), kernel_landlock_abi()));
+    static KERNEL: OnceLock<(Confinement, u32, u32)> = OnceLock::new();
+    let ask = || (kernel_confinement(), kernel_landlock_abi(), kernel_landlock_version());
+    let (best, landlock_abi, landlock_kernel) = *KERNEL.get_or_init(ask);
     // What is required and not there confines nothing: it is not run.
     let in_force = effective(asked, scoped, best).unwrap_or(Confinement::Off);
-    Confined { asked, in_force, scoped, landlock_abi }
+    Confined { asked, in_force, scoped, landlock_abi, landlock_kernel }
 }
 
 /// What a start in between is to be told so that it keeps to `scope`.

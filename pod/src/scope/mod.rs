@@ -16,7 +16,7 @@ use crate::protocol::Text;
 
 pub use confine::ScopeError;
 pub use held::Scope;
-pub use launch::{kernel_confinement, kernel_landlock_abi};
+pub use launch::{kernel_confinement, kernel_landlock_abi, kernel_landlock_version};
 pub use rules::{NotYours, RuleError, Rules};
 
 /// One right: what, how, and whether below it too.
@@ -65,6 +65,8 @@ pub struct Confined {
     pub scoped: bool,
     /// The newest version of Landlock that the kernel has and that is made use of; 0 for none.
     pub landlock_abi: u32,
+    /// The version of Landlock that the kernel says it has; 0 for none.
+    pub landlock_kernel: u32,
 }
 
 impl Confinement {

@@ -7,6 +7,7 @@
 //! Asked by `controller/calls` and the facade. What could not be finished is tried again, by this life and by its next one; a pod
 //! that stops begins nothing more, and is waited for by nobody who wants to adopt.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,8 +25,9 @@ use crate::store::{
 /// The first pause between two attempts at what was begun: another one may hold the old parent's lock that is not it, since somebody
 /// adopts from it, too; or a disk is full.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// LIMIT: the longest: each attempt opens the old parent's store.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// LIMIT: the longest: each attempt opens the old parent's store and holds its life lock meanwhile, which is in the way of whoever
+/// restores that parent.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Makes `child` of the dead pod `from` a child of ours.
 ///
@@ -101,6 +103,7 @@ async fn adopt_alone(shared: &Shared, child: &PodName, from: &PodName) -> Result
 /// time: whoever spawns it has said so in `adopting`.
 pub(crate) async fn resume(shared: Shared) {
     let mut pause = PAUSE_MIN;
+    let mut said: BTreeMap<PodId, String> = BTreeMap::new();
     loop {
         {
             let mut resumes = shared.adopting.lock().await;
@@ -119,7 +122,12 @@ pub(crate) async fn resume(shared: Shared) {
             if is_stopping(&shared) {
                 return;
             }
-            resume_one(&shared, &child, &from).await;
+            if let Err(why) = resume_one(&shared, &child, &from).await {
+                // Once for each reason: it may take days until somebody restores a store.
+                if said.insert(child.clone(), why.clone()).as_ref() != Some(&why) {
+                    tracing::error!(pod = %shared.id, %child, %from, why, "an adoption cannot be finished yet; it is tried again");
+                }
+            }
         }
         // CANCEL SAFETY: waiting changes nothing.
         tokio::select! {
@@ -130,13 +138,19 @@ pub(crate) async fn resume(shared: Shared) {
     }
 }
 
-/// One attempt. As long as it cannot be known whose the child is, or done, it stays begun.
-async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) {
+/// One attempt. What cannot be known or done yet stays begun.
+///
+/// # Errors
+/// Why.
+async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) -> Result<(), String> {
     let _alone = shared.adopting.lock().await;
     let name = child.name.clone();
     // Whoever has asked again meanwhile may have come to its end.
     if !matches!(shared.store.read(move |reads| reads.is_being_adopted(&name)).await, Ok(true)) {
-        return;
+        return Ok(());
+    }
+    if !shared.roots.pod(from).store().exists() {
+        return without_old(shared, child, from).await;
     }
     match adopt_alone(shared, &child.name, from).await {
         Ok(_) => tracing::info!(pod = %shared.id, %child, %from, "an adoption that was begun is done"),
@@ -148,15 +162,37 @@ async fn resume_one(shared: &Shared, child: &PodId, from: &PodName) {
             };
             // Another adopter holds it in the old parent's stead: that decides nothing.
             if holder.is_some_and(|holder| holder.name == *from) {
-                stay_or_finish(shared, child, from).await;
+                return stay_or_finish(shared, child, from).await;
             }
         }
         Err(AdoptRejection::NoSuchChild { .. } | AdoptRejection::NameTaken { .. } | AdoptRejection::Refused { .. }) => {
             give_up(shared, &child.name).await;
         }
         Err(AdoptRejection::Stopping) => {}
-        Err(error @ AdoptRejection::Unavailable { .. }) => not_yet(shared, child, error.to_string()),
+        Err(error @ AdoptRejection::Unavailable { .. }) => return Err(error.to_string()),
     }
+    Ok(())
+}
+
+/// The old parent's files are gone, and with them the word that decided. What is kept here is the only one of a child that lives:
+/// it is not dropped.
+async fn without_old(shared: &Shared, child: &PodId, from: &PodName) -> Result<(), String> {
+    let paths = shared.roots.pod(&child.name);
+    let (store, lock, own) = (paths.store(), paths.life_lock(), shared.id.name.clone());
+    let found = tokio::task::spawn_blocking(move || (StoreReader::owner_of(store), life_lock::probe(&lock)));
+    let (owner, life) = found.await.map_err(|error| error.to_string())?;
+    // It has read that it was moved here before they were.
+    if owner == Some(Owner::Parent(own)) {
+        return finish(shared, child).await;
+    }
+    if matches!(life, Ok(Life::Free)) {
+        give_up(shared, &child.name).await;
+        return Ok(());
+    }
+    Err(format!(
+        "the files of pod `{from}` are gone, and whether it had given `{child}` away; put them back, or stop `{}`",
+        child.name
+    ))
 }
 
 /// The steps, under the old parent's lock. The row is there if the child became ours by them.
@@ -172,8 +208,7 @@ async fn take(
         Whose::Ours(adoption) => {
             let (known, pod) = ((adoption.watermark, adoption.works.len()), adoption.child.clone());
             if let Some(by) = shared.commit(move |tx| tx.begin_adoption(&adoption)).await.map_err(stored)? {
-                let reason = format!("pod `{own}` has a child `{child}` already: {by}");
-                return Err(AdoptRejection::NameTaken { reason: Text::clipped(reason) });
+                return Err(taken(&own, child, &by));
             }
             crate::failpoint!("adopt_after_copy");
             let refused = match shared.member.adopt(&pod).await {
@@ -207,6 +242,7 @@ async fn take(
                 Again::Moved(to) => {
                     return Err(missing(format!("pod `{own}` had adopted {pod}, and gave it to pod `{to}` since")));
                 }
+                Again::NameTaken(by) => return Err(taken(&own, child, &by)),
             }
         }
         Whose::MovedTo(_, to) => return Err(missing(format!("`{child}` is a child of pod `{to}` now"))),
@@ -219,25 +255,28 @@ async fn take(
 }
 
 /// The old parent is back: its store says whether it had given the child away.
-async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) {
+async fn stay_or_finish(shared: &Shared, child: &PodId, from: &PodName) -> Result<(), String> {
     let (store, parent, name) = (shared.roots.pod(from).store(), from.clone(), child.name.clone());
     let whose = StoreReader::open(&store).and_then(|reader| reader.look(|reads| reads.whose(&parent, &name)));
     match whose {
-        Ok(Whose::MovedTo(_, to)) if to == shared.id.name => {
-            let name = child.name.clone();
-            match shared.commit(move |tx| tx.finish_adoption(&name)).await {
-                Ok(Some(row)) => follow(shared, row).await,
-                Ok(None) => {}
-                Err(error) => not_yet(shared, child, error.chain()),
-            }
+        Ok(Whose::MovedTo(_, to)) if to == shared.id.name => finish(shared, child).await,
+        Ok(_) => {
+            give_up(shared, &child.name).await;
+            Ok(())
         }
-        Ok(_) => give_up(shared, &child.name).await,
-        Err(error) => not_yet(shared, child, error.chain()),
+        Err(error) => Err(error.chain()),
     }
 }
 
-fn not_yet(shared: &Shared, child: &PodId, error: String) {
-    tracing::error!(pod = %shared.id, %child, error, "an adoption cannot be finished yet; it is tried again");
+/// The last step, which alone is left.
+async fn finish(shared: &Shared, child: &PodId) -> Result<(), String> {
+    let name = child.name.clone();
+    match shared.commit(move |tx| tx.finish_adoption(&name)).await {
+        Ok(Some(row)) => follow(shared, row).await,
+        Ok(None) => {}
+        Err(error) => return Err(error.chain()),
+    }
+    Ok(())
 }
 
 async fn give_up(shared: &Shared, child: &PodName) {
@@ -320,6 +359,10 @@ fn stranger(pod: &PodName) -> Own {
     }
 }
 
+fn taken(own: &PodName, child: &PodName, by: &PodId) -> AdoptRejection {
+    AdoptRejection::NameTaken { reason: Text::clipped(format!("pod `{own}` has a child `{child}` already: {by}")) }
+}
+
 fn missing(reason: String) -> AdoptRejection {
     AdoptRejection::NoSuchChild { reason: Text::clipped(reason) }
 }
@@ -336,6 +379,8 @@ fn stored(error: StoreError) -> AdoptRejection {
 mod tests {
     use super::*;
     use crate::fixture::{Puppet, within};
+    use crate::store::fixture::{self, new_child};
+    use crate::store::{Lifetime, NewChild};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn adoption_that_waits_for_its_turn_is_told_that_the_pod_stops_and_holds_up_nothing() {
@@ -351,5 +396,104 @@ mod tests {
         let answer = within("the answer", waits).await.unwrap();
         assert_eq!(answer.unwrap_err(), AdoptRejection::Stopping);
         drop(other);
+    }
+
+    /// The dead pod `name` with a detached child `child` that lives no more and is not buried.
+    async fn dead_parent(shared: &Shared, name: &str, child: &PodId) -> PathBuf {
+        let paths = shared.roots.pod(&name.parse().unwrap());
+        paths.make_state_dir().unwrap();
+        let store = Store::open(paths.store(), fixture::options(name)).unwrap();
+        let row = NewChild { lifetime: Lifetime::Detached, ..new_child(child) };
+        store.write(move |tx| tx.reserve_child(&row).map(drop)).await.unwrap();
+        store.close().await;
+        paths.store()
+    }
+
+    async fn is_ours(shared: &Shared, child: &PodId) -> bool {
+        let child = child.clone();
+        shared.store.read(move |reads| reads.child(&child)).await.unwrap().is_some()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn adoption_that_could_not_be_finished_is_by_the_same_life_without_being_asked_again() {
+        let puppet = Puppet::new().await;
+        let shared = puppet.pod.shared().clone();
+        let child = fixture::pod("a", 7);
+        dead_parent(&shared, "old", &child).await;
+        // The last step finds no room, once or twice.
+        let refuse =
+            "CREATE TEMP TRIGGER no_room BEFORE INSERT ON main.children BEGIN SELECT RAISE(ABORT, 'no room'); END";
+        shared.store.write(move |tx| tx.run(refuse, []).map(drop)).await.unwrap();
+        let answer = adopt(&shared, &child.name, &"old".parse().unwrap()).await;
+        assert!(matches!(answer, Err(AdoptRejection::Unavailable { .. })), "{answer:?}");
+        assert!(!is_ours(&shared, &child).await);
+        shared.store.write(|tx| tx.run("DROP TRIGGER no_room", []).map(drop)).await.unwrap();
+        let becomes = async {
+            while !is_ours(&shared, &child).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the adoption", becomes).await;
+        puppet.pod.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn adoption_that_cannot_be_finished_is_in_no_other_ones_way() {
+        let puppet = Puppet::new().await;
+        let shared = puppet.pod.shared().clone();
+        let (first, second) = (fixture::pod("a", 7), fixture::pod("b", 8));
+        let newer = dead_parent(&shared, "newer", &first).await;
+        dead_parent(&shared, "old", &second).await;
+        for (name, child) in [("newer", &first), ("old", &second)] {
+            let (from, name) = (name.parse::<PodName>().unwrap(), child.name.clone());
+            let reader = StoreReader::open(shared.roots.pod(&from).store()).unwrap();
+            let Whose::Ours(adoption) = reader.look(|reads| reads.whose(&from, &name)).unwrap() else {
+                panic!("{name}")
+            };
+            shared.commit(move |tx| tx.begin_adoption(&adoption).map(drop)).await.unwrap();
+        }
+        rusqlite::Connection::open(newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        *shared.adopting.lock().await = true;
+        let resumes = tokio::spawn(resume(shared.clone()));
+        let becomes = async {
+            while !is_ours(&shared, &second).await {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the other adoption", becomes).await;
+        let name = first.name.clone();
+        assert!(shared.store.read(move |reads| reads.is_being_adopted(&name)).await.unwrap(), "it stays begun");
+        within("the end of the pod", puppet.pod.shutdown()).await;
+        within("the end of the attempts", resumes).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn adoption_whose_old_parents_files_are_gone_is_what_the_child_says_of_it() {
+        let puppet = Puppet::new().await;
+        let shared = puppet.pod.shared().clone();
+        let (from, child) = ("old".parse::<PodName>().unwrap(), fixture::pod("a", 7));
+        dead_parent(&shared, "old", &child).await;
+        let reader = StoreReader::open(shared.roots.pod(&from).store()).unwrap();
+        let name = child.name.clone();
+        let Whose::Ours(adoption) = reader.look(|reads| reads.whose(&from, &name)).unwrap() else {
+            panic!("it is old's")
+        };
+        drop(reader);
+        shared.commit(move |tx| tx.begin_adoption(&adoption).map(drop)).await.unwrap();
+        std::fs::remove_dir_all(shared.roots.pod(&from).state_dir()).unwrap();
+        // It lives, and has not read whose it is.
+        let paths = shared.roots.pod(&child.name);
+        paths.make_state_dir().unwrap();
+        let lives = LifeLock::acquire(&paths.life_lock(), &child).unwrap();
+        let why = resume_one(&shared, &child, &from).await.unwrap_err();
+        assert!(why.contains("`old` are gone") && !is_ours(&shared, &child).await, "{why}");
+        let store = Store::open(paths.store(), fixture::options("a").owned_by(Owner::Parent(from.clone()))).unwrap();
+        let own = shared.id.name.clone();
+        store.write(move |tx| tx.move_to(&own)).await.unwrap();
+        store.close().await;
+        resume_one(&shared, &child, &from).await.unwrap();
+        assert!(is_ours(&shared, &child).await);
+        drop(lives);
+        within("the end of the pod", puppet.pod.shutdown()).await;
     }
 }

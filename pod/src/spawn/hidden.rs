@@ -16,8 +16,22 @@ use crate::store::UnixMillis;
 
 /// LIMIT: hidden processes above each other; a login has one, a browser three.
 const LINE_MAX: usize = 32;
-/// Programs that take in what others have left alone.
-const TAKES_IN_ORPHANS: [&str; 2] = ["systemd", "init"];
+/// Programs that take in what others have left alone, as the kernel cuts their names: supervisors of a login, of a container, of
+/// services. Nothing shows whether any other process does so, too.
+const TAKES_IN_ORPHANS: [&str; 12] = [
+    "systemd",
+    "init",
+    "conmon",
+    "tini",
+    "docker-init",
+    "podman-init",
+    "dumb-init",
+    "catatonit",
+    "s6-svscan",
+    "runsvdir",
+    "gnome-session-b",
+    "flatpak-session",
+];
 
 /// Whether `pid`, which shows nothing, was started by somebody who is neither a life that began at `since` nor a program of
 /// it. The life itself and whoever bears its mark are known not to be among the living.
@@ -145,7 +159,9 @@ mod tests {
     #[test]
     fn process_that_may_have_been_left_alone_by_a_life_is_nobody_elses() {
         Table::new().process(30, "agent", 1, NEW, None).check(30, false);
-        for (name, environment) in [("systemd", "A=1\0"), ("pod", "POD_BACKGROUND=1\0")] {
+        for (name, environment) in
+            [("systemd", "A=1\0"), ("pod", "POD_BACKGROUND=1\0"), ("conmon", "A=1\0"), ("tini", "A=1\0")]
+        {
             let above = Table::new().process(20, name, 1, OLD, Some(environment));
             above.process(30, "agent", 20, NEW, None).check(30, false);
         }

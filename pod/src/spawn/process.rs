@@ -313,7 +313,17 @@ pub(super) fn mark_of(proc: &Path, pid: Pid) -> io::Result<Option<Marked>> {
 /// Whether a process that does not show its environment can be none of a life that began at `since`: it is another
 /// user's, or older, or was started by somebody who is not of that life.
 fn is_none_of_ours(proc: &Path, pid: Pid, since: UnixMillis) -> io::Result<bool> {
-    Ok(is_of_another_user_or_older(proc, pid, since)? || super::hidden::is_anothers(proc, pid, since)?)
+    Ok(is_dead(proc, pid)?
+        || is_of_another_user_or_older(proc, pid, since)?
+        || super::hidden::is_anothers(proc, pid, since)?)
+}
+
+/// Whether it has ended and is not reaped, or is gone. A dead one shows nothing to anybody but root, and runs nothing; one whose first
+/// thread alone has ended looks like that and has others.
+fn is_dead(proc: &Path, pid: Pid) -> io::Result<bool> {
+    let Some(stat) = unless_gone(std::fs::read_to_string(of(proc, pid, "stat")))? else { return Ok(true) };
+    let threads: Option<u64> = field(&stat, 20).and_then(|threads| threads.parse().ok());
+    Ok(matches!(field(&stat, 3), Some("Z" | "X")) && threads.is_some_and(|threads| threads <= 1))
 }
 
 /// One that runs with more than its user's rights is still that user's.
@@ -461,6 +471,21 @@ mod tests {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
+    }
+
+    #[test]
+    fn process_that_is_dead_shows_nothing_and_is_no_program_unless_a_thread_of_it_lives() {
+        let proc = tempfile::tempdir().unwrap();
+        let dir = proc.path().join("30");
+        std::fs::create_dir(&dir).unwrap();
+        let pid = Pid::from_raw(30).unwrap();
+        for (state, threads, dead) in [("Z", 1, true), ("Z", 0, true), ("X", 1, true), ("Z", 3, false), ("S", 1, false)]
+        {
+            let zeros = "0 ".repeat(20 - 5);
+            std::fs::write(dir.join("stat"), format!("30 (a) Z) {state} 1 {zeros}{threads} 0 9 0\n")).unwrap();
+            assert_eq!(is_dead(proc.path(), pid).unwrap(), dead, "{state} {threads}");
+        }
+        assert!(is_dead(proc.path(), Pid::from_raw(31).unwrap()).unwrap(), "it is gone");
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test")]

@@ -387,6 +387,10 @@ mod tests {
         let (mut its, mut left) = (gate(None), gate(Some(&life)));
         let pid = |child: &Child| Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
         let (its_pid, left_pid) = (pid(&its), pid(&left));
+        // A process that is just becoming its program has no environment for a moment.
+        while life_marked(left_pid).is_none() {
+            std::thread::yield_now();
+        }
         let mut others = Others::default();
         others.look();
         assert!(others.inherited.contains(&left_pid) && !others.inherited.contains(&its_pid));

@@ -70,6 +70,8 @@ pub(crate) enum Again {
     Over,
     /// Nothing: it was ours, and was given to that pod.
     Moved(PodName),
+    /// Nothing: another life has the name here.
+    NameTaken(PodId),
 }
 
 impl Reads<'_> {
@@ -146,7 +148,7 @@ impl Tx<'_> {
         // A life of that name that is not this one is not given up for it.
         match self.begin_adoption(adoption)? {
             None => Ok(Again::Finish),
-            Some(_) => Ok(Again::Over),
+            Some(by) => Ok(Again::NameTaken(by)),
         }
     }
 
@@ -298,6 +300,9 @@ mod tests {
         let older = fixture::memory("new");
         assert_eq!(older.with(|tx| tx.adopt_again(&kept)), Again::Finish);
         assert_eq!(older.with(|tx| tx.finish_adoption(&name)).map(|row| row.pod), Some(b));
+        let other = fixture::memory("new");
+        other.with(|tx| tx.reserve_child(&new_child(&pod("b", 2))).map(drop));
+        assert_eq!(other.with(|tx| tx.adopt_again(&kept)), Again::NameTaken(pod("b", 2)));
     }
 
     #[test]

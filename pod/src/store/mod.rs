@@ -43,6 +43,7 @@ pub use context::{
     Compaction, Rewind, RewindOutcome, RewindTarget, RewindTargets, Rewound, SUMMARY_BYTES_MAX, Summary,
 };
 pub use error::StoreError;
+pub(crate) use guard::install as install_sums;
 pub use history::{
     Attachment, EventKey, HistoryItem, HistoryRow, Origin, OutputKind, SystemItem, ToolEnd, TurnCause, TurnOutcome,
     Usage,

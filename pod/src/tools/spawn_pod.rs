@@ -8,6 +8,7 @@ use crate::handle;
 use crate::id::PodName;
 use crate::manifest::{RestartEntry, WorkerSpec};
 use crate::protocol::{RUN_INPUT_BYTES_MAX, RestartPolicy, SpawnPod, SpawnRejection, Spawned, Text, WORKER_BYTES_MAX};
+use crate::registry::ClaimError;
 use crate::scope::{Permission, ScopeRule};
 use crate::spawn::READY_TIMEOUT;
 use crate::store::{Lifetime, Restart};
@@ -26,8 +27,9 @@ pub(super) const DESCRIPTION: Description = Description {
             "input": {"type": "string", "description": "what it is to do first"},
             "scope": {"type": "array", "description": "what it may read and write, of what you may", "items": {
                 "type": "object",
-                "properties": {"path": {"type": "string"}, "write": {"type": "boolean"}, "recursive": {"type": "boolean"}},
-                "required": ["path"]}},
+                "properties": {"path": {"type": "string"}, "write": {"type": "boolean"}, "recursive": {"type": "boolean"},
+                    "deny": {"type": "boolean", "description": "neither to be read nor written, though what is above it may be"}},
+                "required": ["path"], "additionalProperties": false}},
             "lifetime": {"enum": ["tied", "detached"], "description": "tied (the default): it ends with you; detached: it goes on when your process is gone, and reports when you are back"},
             "restart": {"type": "object", "description": "whether it is started again when it has ended, at most max times within so many seconds", "properties": {
                 "when": {"enum": ["temporary", "transient", "permanent"], "description": "never (the default), if it failed, always"},
@@ -74,6 +76,9 @@ pub struct Right {
     /// Whether all below it is meant, too.
     #[serde(default)]
     pub recursive: bool,
+    /// Whether it may not be used at all, whatever may be done with what is above it.
+    #[serde(default)]
+    pub deny: bool,
 }
 
 impl TryFrom<SpawnPodInput> for SpawnPod {
@@ -85,6 +90,9 @@ impl TryFrom<SpawnPodInput> for SpawnPod {
             serde_json::to_string(&input.worker).map_err(|error| format!("the worker cannot be told: {error}"))?;
         fits("worker", &worker, WORKER_BYTES_MAX)?;
         fits("input", input.input.as_deref().unwrap_or_default(), RUN_INPUT_BYTES_MAX)?;
+        if let Some(both) = input.scope.iter().find(|right| right.write && right.deny) {
+            return Err(format!("`{}` cannot be both written and denied; say one of the two", both.path));
+        }
         let rules: Vec<ScopeRule> = input.scope.into_iter().map(ScopeRule::from).collect();
         let scope = rpc::List::try_from(rules).map_err(|error| format!("the scope is not valid: {error}"))?;
         let Restart { when, max, within_ms } = input.restart.policy()?;
@@ -103,7 +111,11 @@ impl TryFrom<SpawnPodInput> for SpawnPod {
 
 impl From<Right> for ScopeRule {
     fn from(right: Right) -> Self {
-        let permission = if right.write { Permission::Write } else { Permission::Read };
+        let permission = match (right.deny, right.write) {
+            (true, _) => Permission::Deny,
+            (false, true) => Permission::Write,
+            (false, false) => Permission::Read,
+        };
         Self { target: right.path.into(), permission, recursive: right.recursive }
     }
 }
@@ -157,6 +169,23 @@ pub(crate) fn rejection(name: &PodName, error: &SpawnError) -> SpawnRejection {
         SpawnError::NotReady { stderr, .. } => {
             let limit_ms = u64::try_from(READY_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
             SpawnRejection::TimedOut { name, limit_ms, stderr: Text::clipped(stderr) }
+        }
+        SpawnError::Cap { cap, .. } => SpawnRejection::Cap { name, cap: (*cap).into() },
+        SpawnError::Scope { source: ClaimError::Overlap { path, holder }, .. } => {
+            SpawnRejection::Overlap { name, path: Text::clipped(path.to_string_lossy()), holder: holder.clone() }
+        }
+        SpawnError::Scope { source: ClaimError::NotYours(right), .. } => SpawnRejection::NotGiven {
+            name,
+            path: Text::clipped(right.target.to_string_lossy()),
+            wanted: right.wanted,
+            has: right.has,
+            reason: Text::clipped(right.to_string()),
+        },
+        SpawnError::Scope { source, .. } => SpawnRejection::Rule { name, reason: Text::clipped(in_one_line(source)) },
+        SpawnError::Confinement { reason, .. } => SpawnRejection::Confinement { name, reason: Text::clipped(reason) },
+        SpawnError::NotOurs { owner, .. } => {
+            let owner = format!("it is {owner}: {}", owner.remedy(name.as_str()));
+            SpawnRejection::NotOurs { name, owner: Text::clipped(owner) }
         }
         other => SpawnRejection::Refused { name, reason: Text::clipped(in_one_line(other)) },
     }

@@ -535,6 +535,103 @@ async fn child_that_is_not_started_is_refused_with_a_reason_of_its_own_and_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn child_that_its_tree_or_its_scope_does_not_allow_is_refused_by_a_pod_with_what_is_in_the_way() {
+    use crate::handle::{PodController, PodOptions};
+    use crate::manifest::{Limits, WorkerSpec};
+    use crate::protocol::SpawnCap;
+    use crate::registry::{Claim, Origin, Registry};
+    use crate::scope::{Confinement, Permission, Rules, ScopeRule};
+
+    let limits = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        limits
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().canonicalize().unwrap().join("x").to_str().unwrap().to_owned();
+    std::fs::create_dir(&place).unwrap();
+    let rule = |permission| vec![ScopeRule::below(place.as_str(), permission)];
+    let ask = async |limits: Limits, reads: bool, asked: Vec<ScopeRule>, times: usize| {
+        let root = tempfile::tempdir().unwrap();
+        let roots = crate::runtime_dir::Roots::at(&root.path().join("r")).unwrap();
+        // Children are started from `/bin/false`: one that is not refused dies.
+        let name = "root".parse().unwrap();
+        let options = PodOptions::new(name, WorkerSpec::ledger()).roots(roots.clone()).program("/bin/false");
+        let options = options.limits(limits).confinement(Confinement::Off);
+        let options = if reads { options.scope(rule(Permission::Read)) } else { options };
+        let pod = PodController::spawn(options).await.unwrap();
+        // Another root writes there.
+        let other = PodId { name: "other".parse().unwrap(), incarnation: crate::id::Incarnation(9) };
+        let paths = roots.pod(&other.name);
+        paths.make_state_dir().unwrap();
+        let _lives = crate::life_lock::LifeLock::acquire(&paths.life_lock(), &other).unwrap();
+        let scoped = Some(Rules::new(&rule(Permission::Write)).unwrap());
+        let (confinement, state_dir) = (Confinement::Off, paths.state_dir().to_owned());
+        let origin = Origin::Root { limits: Limits::default().tree(), scope: scoped, confinement };
+        let claim = Claim { pod: other, worker: "ledger".into(), state_dir, origin };
+        Registry::at(&roots).claim(&claim, crate::store::Clock::System.now()).unwrap();
+        let client = rpc::Client::<Method>::new(&pod.address());
+        let began = std::time::Instant::now();
+        let mut last = None;
+        for time in 0.. {
+            let request = SpawnPod {
+                name: format!("child{time}").parse().unwrap(),
+                worker: r#"{"kind":"ledger"}"#.into(),
+                input: None,
+                scope: rpc::List::try_from(asked.clone()).unwrap(),
+                detached: false,
+                restart: Default::default(),
+            };
+            let Err(rpc::CallError::Rejected(why)) = client.call(request).await else { panic!("it was started") };
+            // Of a bound in time, until it is over.
+            let dies = matches!(why, SpawnRejection::Exited { .. });
+            last = Some(why);
+            if !dies || (times > 0 && time + 1 >= times) || began.elapsed() > std::time::Duration::from_secs(60) {
+                break;
+            }
+        }
+        pod.shutdown().await;
+        last.unwrap()
+    };
+    let cap = |refused: &SpawnRejection| match refused {
+        SpawnRejection::Cap { cap, .. } => *cap,
+        other => panic!("{other}"),
+    };
+    let none = Vec::<ScopeRule>::new;
+    let refused = ask(limits(|limits| limits.depth = 0), false, none(), 1).await;
+    assert_eq!(cap(&refused), SpawnCap::Depth { max: 0 });
+    let refused = ask(limits(|limits| limits.pods = 1), false, none(), 1).await;
+    assert_eq!(cap(&refused), SpawnCap::Pods { max: 1 });
+    let refused = ask(limits(|limits| limits.spawns_per_minute = 1), false, none(), 2).await;
+    assert!(matches!(cap(&refused), SpawnCap::SpawnRate { max: 1, retry_after_ms: 1..=60_000 }), "{refused}");
+    let refused = ask(limits(|limits| limits.tree_seconds = 1), false, none(), 0).await;
+    assert_eq!(cap(&refused), SpawnCap::WallTime { max_seconds: 1 });
+    assert!(refused.to_string().contains("limits.tree_seconds"), "{refused}");
+    let refused = ask(Limits::default(), false, rule(Permission::Write), 1).await;
+    let SpawnRejection::Overlap { path, holder, .. } = &refused else { panic!("{refused}") };
+    assert_eq!((path.as_str(), holder.as_str()), (place.as_str(), "other"));
+    let refused = ask(Limits::default(), true, rule(Permission::Write), 1).await;
+    let SpawnRejection::NotGiven { path, wanted, has, .. } = &refused else { panic!("{refused}") };
+    assert_eq!((path.as_str(), *wanted, *has), (place.as_str(), Permission::Write, Permission::Read));
+    let refused = ask(Limits::default(), false, vec![ScopeRule::below("not/absolute", Permission::Read)], 1).await;
+    assert!(matches!(refused, SpawnRejection::Rule { .. }), "{refused}");
+}
+
+#[test]
+fn right_that_a_model_denies_is_a_deny_and_one_that_is_both_is_refused() {
+    let told = |right: Value| {
+        let input = json!({ "name": "a", "worker": { "kind": "ledger" }, "scope": [right] });
+        SpawnPod::try_from(serde_json::from_value::<SpawnPodInput>(input).unwrap())
+    };
+    let permission = |right| told(right).unwrap().scope.iter().map(|rule| rule.permission).collect::<Vec<_>>();
+    use crate::scope::Permission::{Deny, Read, Write};
+    assert_eq!(permission(json!({ "path": "/x", "deny": true })), [Deny]);
+    assert_eq!(permission(json!({ "path": "/x", "write": true })), [Write]);
+    assert_eq!(permission(json!({ "path": "/x" })), [Read]);
+    assert!(told(json!({ "path": "/x", "write": true, "deny": true })).unwrap_err().contains("one of the two"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn use_of_a_tool_stands_in_history_with_its_one_result_also_if_it_is_refused() {
     let mut puppet = Puppet::new().await;
     puppet.pod.notify("go").await.unwrap();
