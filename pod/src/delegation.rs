@@ -111,8 +111,9 @@ async fn attempt(
             tracing::info!(pod = %shared.id, %child, %work, %turn, "work in doubt is known to be taken on");
         }
         Answer::Never => {
-            shared.commit(move |tx| tx.delegation_refused(work)).await?;
+            let settled = shared.commit(move |tx| tx.delegation_refused(work)).await?;
             shared.registry.refused(child, work);
+            shared.registry.settled(&settled);
         }
         Answer::NotNow(why) => {
             tracing::debug!(pod = %shared.id, %child, %work, why, "work in doubt stays so");

@@ -1,11 +1,12 @@
 //! Work in doubt, with a child that this test plays: its socket is real, its life lock is held, its answers are a script.
 
 use crate::RunError;
-use crate::fixture::{Played, Puppet, within};
+use crate::fixture::{Act, Played, Puppet, Said, within};
 use crate::id::{TurnId, WorkId};
-use crate::protocol::{Accepted, RunRejection, SendKind, SendRejection, SendToPod, Sent, Text, WorkResult};
-use crate::store::{Direction, WorkRow};
+use crate::protocol::{Accepted, PodState, RunRejection, SendKind, SendRejection, SendToPod, Sent, Text, WorkResult};
+use crate::store::{Direction, TurnCause, WorkRow};
 use crate::tools::{Caller, send_to_pod};
+use crate::worker::TurnEnd;
 
 async fn delegated(puppet: &Puppet) -> WorkRow {
     let works = puppet.pod.store().read(|reads| reads.works(Direction::Delegated, false)).await.unwrap();
@@ -200,4 +201,20 @@ async fn acceptance_that_cannot_be_committed_is_recorded_once_it_can_and_the_wor
     });
     assert_eq!(known(&puppet, |row| row.turn.is_some()).await.turn, Some(TurnId(4)));
     answering.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusal_of_the_last_that_a_work_waits_for_is_told_to_whoever_waits_for_that_work() {
+    let mut puppet = Puppet::new().await;
+    let mut child = Played::of(&puppet.pod, "child").await;
+    let work = puppet.pod.run("do it").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    let (pod, name, own) = (puppet.pod.clone(), child.pod.name.clone(), work.id());
+    let giving = tokio::spawn(async move { pod.delegate(&name, None, Some(own), "part of it".into()).await });
+    drop(child.asked().await);
+    assert!(matches!(within("the doubt", giving).await.unwrap(), Err(RunError::Unknown { .. })));
+    puppet.act(Act::End(TurnEnd::Finished)).await;
+    puppet.state(PodState::Idle).await;
+    child.asked().await.1.reject(RunRejection::Stopping);
+    assert_eq!(within("the end of the work", work.settled()).await, WorkResult::Finished);
 }

@@ -387,14 +387,19 @@ impl PodHandle {
             Err(CallError::Rejected(rejection)) => RunError::Rejected(rejection),
             Err(CallError::NotDelivered(why)) => RunError::NotDelivered(why),
         };
-        if let Err(error) = self.shared.commit(move |tx| tx.delegation_refused(work)).await {
-            // It stays open, and is sent again: that it was not taken would be no word to act on.
-            crate::delegation::send_until_known(&self.shared, pod, work);
-            let cause = format!("{why}, which could not be recorded: {}", error.chain());
-            return Err(RunError::Unknown { work, cause });
+        match self.shared.commit(move |tx| tx.delegation_refused(work)).await {
+            Ok(settled) => {
+                self.shared.registry.refused(&pod, work);
+                self.shared.registry.settled(&settled);
+                Err(why)
+            }
+            Err(error) => {
+                // It stays open, and is sent again: that it was not taken would be no word to act on.
+                crate::delegation::send_until_known(&self.shared, pod, work);
+                let cause = format!("{why}, which could not be recorded: {}", error.chain());
+                Err(RunError::Unknown { work, cause })
+            }
         }
-        self.shared.registry.refused(&pod, work);
-        Err(why)
     }
 
     /// The child took the work on, and does it, whatever is recorded of that here.

@@ -83,6 +83,8 @@ pub(crate) struct Actor {
     later: FuturesUnordered<Completing>,
     worker: Option<Box<dyn Worker>>,
     in_flight: Option<TurnInFlight>,
+    /// Whether it was a bound of the tree that has blocked the pod.
+    pub(super) capped: bool,
     /// How many turns have begun in this life.
     pub(super) launched: u64,
     signal: watch::Sender<Option<Signal>>,
@@ -130,6 +132,7 @@ impl Actor {
             later: FuturesUnordered::new(),
             worker: Some(worker),
             in_flight: None,
+            capped: false,
             launched: 0,
             signal: watch::Sender::new(None),
             patience: None,
@@ -465,6 +468,7 @@ impl Actor {
         self.step(Input::TurnRefused(facts));
         self.tell_not_started(Some(cap));
         if self.phase() == PodState::Blocked {
+            self.capped = true;
             self.go_on_when_counted();
         }
     }
@@ -565,6 +569,7 @@ impl Actor {
         give(self.waiting.launched(self.phase(), started.turn));
         self.watch_time(started.turn);
         self.launched += 1;
+        self.capped &= started.cause == TurnCause::Compact;
         self.in_flight = Some(turn::start(self.handle.clone(), made, started, rewound, self.signal.subscribe()));
     }
 

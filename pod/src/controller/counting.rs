@@ -119,8 +119,8 @@ impl Actor {
             return;
         }
         let Some(wanted) = self.counting.waiting.pop_front() else { return };
-        let spare = u32::from(self.counting.spare > 0);
-        self.counting.spare -= spare;
+        let spare = self.counting.place.clone().filter(|_| self.counting.spare > 0);
+        self.counting.spare -= u32::from(spare.is_some());
         let (shared, work) = (self.shared.clone(), wanted.work);
         self.counting.current = Some(wanted);
         self.counting.under_way.push(Box::pin(async move {
@@ -132,8 +132,16 @@ impl Actor {
     fn was_counted(&mut self, Counted { verdict, spare, place }: Counted) {
         let root = |place: &Option<Arc<Place>>| place.as_ref().map(|place| place.root);
         if place.is_some() && root(&place) != root(&self.counting.place) {
-            // What is spare there is of no use here: it was counted too many.
-            (self.counting.spare, self.counting.place) = (0, place);
+            // What is spare there is of no use here.
+            let turns = std::mem::take(&mut self.counting.spare);
+            let left = std::mem::replace(&mut self.counting.place, place).filter(|_| turns > 0);
+            if let Some(left) = left {
+                let shared = self.shared.clone();
+                self.later(Box::pin(async move {
+                    give_back(&shared, left, turns).await;
+                    Box::new(|_: &mut Self| {}) as Completion
+                }));
+            }
         }
         self.counting.spare += spare;
         match self.counting.current.take() {
@@ -196,7 +204,9 @@ impl Actor {
             }
             Box::new(|actor: &mut Self| {
                 actor.counting.looking = false;
-                if actor.phase() == PodState::Blocked {
+                if !actor.capped {
+                    // Something else has lifted that, and may have blocked it again.
+                } else if actor.phase() == PodState::Blocked {
                     actor.may_go_on();
                 } else if actor.state().behind_compaction() == Some(PodState::Blocked) {
                     actor.go_on_when_counted();
@@ -228,9 +238,25 @@ impl Actor {
     }
 }
 
-async fn count(shared: &Shared, work: Option<WorkId>, spare: u32) -> Counted {
+async fn give_back(shared: &Shared, place: Arc<Place>, turns: u32) {
+    if let Err(error) = shared.member.give_turns_back(place, turns).await {
+        tracing::warn!(pod = %shared.id, %error, "turns that did not begin stay counted");
+    }
+}
+
+/// `spare`: where a turn was counted that has not begun, if there is one.
+async fn count(shared: &Shared, work: Option<WorkId>, spare: Option<Arc<Place>>) -> Counted {
     let unavailable = |error: &dyn std::error::Error| NotCounted::Unavailable(Text::clipped(error.to_string()));
     let found = shared.member.look_again().await;
+    let root = found.as_ref().ok().map(|(place, _)| place.root);
+    // In another tree it is of no use.
+    let spare = match spare {
+        Some(counted_in) if root.is_some_and(|root| root != counted_in.root) => {
+            give_back(shared, counted_in, 1).await;
+            0
+        }
+        other => u32::from(other.is_some()),
+    };
     let (place, verdict) = match found {
         Ok((place, verdict)) => (Some(place), verdict.map_err(NotCounted::Cap)),
         // A tree that counts nothing needs no registry.
@@ -254,14 +280,11 @@ async fn count(shared: &Shared, work: Option<WorkId>, spare: u32) -> Counted {
         }
         Err(why) => Counted { verdict: Err(why), spare, place },
         Ok(()) if !counts => Counted { verdict: Ok(false), spare, place },
-        Ok(()) => {
-            let verdict = match shared.member.take_turn().await {
-                Ok(Ok(())) => Ok(true),
-                Ok(Err(cap)) => Err(NotCounted::Cap(cap)),
-                Err(error) => Err(unavailable(&error)),
-            };
-            Counted { verdict, spare, place }
-        }
+        Ok(()) => match shared.member.take_turn().await {
+            Ok(Ok(counted_in)) => Counted { verdict: Ok(true), spare, place: Some(Arc::new(counted_in)) },
+            Ok(Err(cap)) => Counted { verdict: Err(NotCounted::Cap(cap)), spare, place },
+            Err(error) => Counted { verdict: Err(unavailable(&error)), spare, place },
+        },
     }
 }
 

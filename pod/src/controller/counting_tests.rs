@@ -284,3 +284,19 @@ async fn turn_that_was_counted_and_not_taken_is_no_way_past_the_time_of_the_tree
     within("the end of the pod", puppet.pod.shutdown()).await;
     assert_eq!(spent(&puppet, "puppet"), 0, "a turn that did not begin stays counted");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turn_that_was_counted_in_another_tree_starts_none_in_this_one() {
+    let puppet = bounded(9).await;
+    let refuse = "CREATE TRIGGER held BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'held by a test'); END";
+    puppet.pod.store().write(move |tx| tx.run(refuse, [])).await.unwrap();
+    assert!(matches!(run(&puppet, 1).await, Err(RunRejection::Unavailable { .. })));
+    puppet.pod.store().write(|tx| tx.run("DROP TRIGGER held", [])).await.unwrap();
+    let place = root(&puppet, 1, 1);
+    let registry = Registry::at(puppet.pod.roots());
+    registry.take_turn(&place.pod, Clock::System.now()).unwrap().unwrap();
+    adopt(&puppet, &place);
+    let cap = TurnCap::Turns { max: 1 };
+    assert_eq!(run(&puppet, 2).await, Err(RunRejection::Cap { cap }));
+    assert_eq!(spent(&puppet, "top"), 1);
+}

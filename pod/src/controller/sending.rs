@@ -164,8 +164,16 @@ impl Actor {
                             // One whose end is being committed was not told: it has ended by itself.
                             running.filter(|_| !matches!(told, Some(Verdict::Refuse(_))))
                         }
+                        // It is about to begin, and is told when it does.
+                        None if interrupt && !run.duplicate && meant == Some(actor.launched + 1) => {
+                            if actor.state().is_starting() {
+                                actor.step(Input::Method(MethodKind::Cancel));
+                            }
+                            None
+                        }
                         _ => None,
                     };
+                    let paused = paused.filter(|_| actor.phase() == PodState::Paused);
                     let gives_way = interrupt || actor.phase() != PodState::Paused;
                     actor.uncounted(counted && run.duplicate);
                     actor.staged(ordered, behind, gives_way && !run.duplicate, interrupt);

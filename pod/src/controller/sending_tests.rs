@@ -277,3 +277,24 @@ async fn interrupt_that_comes_while_a_turn_is_about_to_begin_ends_that_one() {
     puppet.expect(Said::Asked).await;
     puppet.expect(Said::Started(TurnCause::Run)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupt_reaches_a_turn_that_was_put_off_when_it_begins() {
+    let mut puppet = Puppet::with_outbox(3).await;
+    let client = rpc::Client::<Method>::new(&puppet.pod.address());
+    send(&puppet, WorkId(1), SendKind::FollowUp, "the first").await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    puppet.act(Act::End(TurnEnd::Paused)).await;
+    puppet.state(PodState::Paused).await;
+    puppet.pod.store().write(|tx| tx.set_meta_number("next_seq", 4)).await.unwrap();
+    // Answered when its start was put off.
+    assert_eq!(within("the answer", client.call(crate::protocol::Resume)).await.unwrap().turn, None);
+    let sent = send(&puppet, KEY, SendKind::Interrupt, "instead").await.unwrap();
+    assert!(matches!(sent, Sent::Interrupted { turn: None, next: Some(_) }), "{sent:?}");
+    puppet.act(Act::EndWhenAsked(TurnEnd::Cancelled)).await;
+    puppet.pod.store().write(|tx| tx.set_meta_number("acked_seq", 3)).await.unwrap();
+    puppet.expect(Said::Started(TurnCause::Resume)).await;
+    puppet.expect(Said::Asked).await;
+    puppet.expect(Said::Started(TurnCause::Run)).await;
+    assert_eq!(inputs(&puppet).await.last().unwrap().1, "instead");
+}

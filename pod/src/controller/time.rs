@@ -27,6 +27,12 @@ const STEP: Duration = if cfg!(test) { Duration::from_millis(100) } else { Durat
 /// back with more time; a look is some tens of microseconds, and a turn may go on for so much longer than its tree.
 const LOOK_EVERY: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
 
+/// Before the next look behind one that failed. LIMIT: what makes a look fail lasts for a while.
+const LOOK_AFTER_FAILURE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
+/// LIMIT: looks that fail until the end that was known last is taken for the end: longer than a registry is held.
+const FAILED_MAX: u32 = 10;
+const TREE: &str = "the tree's (`limits.tree_seconds`)";
+
 /// When a turn that was asked to end is ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -92,13 +98,21 @@ impl Actor {
 
 /// Waits until the time of the tree is over in which the pod is then.
 async fn tree_time_over(member: &Member) -> &'static str {
+    let mut failed = 0;
     loop {
         let left = member.place().ends_at.map(|end| end.0.saturating_sub(Clock::System.now().0));
         let pause = left.map_or(LOOK_EVERY, |left| Duration::from_millis(left).min(LOOK_EVERY));
         // What ends within a millisecond is over behind it.
         tokio::time::sleep(pause + Duration::from_millis(1)).await;
-        if matches!(member.look_again().await, Ok((_, Err(TurnCap::WallTime { .. })))) {
-            return "the tree's (`limits.tree_seconds`)";
+        match member.look_again().await {
+            Ok((_, Err(TurnCap::WallTime { .. }))) => return TREE,
+            Ok(_) => failed = 0,
+            // It may have more time by now; but what is known is that it is over.
+            Err(_) if left == Some(0) && failed >= FAILED_MAX => return TREE,
+            Err(_) => {
+                failed += 1;
+                tokio::time::sleep(LOOK_AFTER_FAILURE).await;
+            }
         }
     }
 }

@@ -157,7 +157,7 @@ impl Member {
     ///
     /// # Errors
     /// [`RegistryError`]; whether it is counted is then not known. `Ok(Err(_))` if the tree may start none.
-    pub(crate) async fn take_turn(&self) -> Result<Result<(), TurnCap>, RegistryError> {
+    pub(crate) async fn take_turn(&self) -> Result<Result<Place, TurnCap>, RegistryError> {
         let own = self.own.clone();
         self.blocking(move |registry| registry.take_turn(&own, Clock::System.now())).await
     }

@@ -36,11 +36,11 @@ impl Registry {
     }
 
     /// Counts a turn that `pod` is about to start, or to be given: before that is committed, so that none is ever started
-    /// uncounted. Whoever dies in between has counted one too many.
+    /// uncounted. Whoever dies in between has counted one too many. Says where it is counted.
     ///
     /// # Errors
     /// `Ok(Err(_))` if its tree may start none; it is then not counted.
-    pub fn take_turn(&self, pod: &PodId, now: UnixMillis) -> Result<Result<(), TurnCap>, RegistryError> {
+    pub fn take_turn(&self, pod: &PodId, now: UnixMillis) -> Result<Result<Place, TurnCap>, RegistryError> {
         self.transaction(|tx| {
             let place = self.living(tx, pod)?;
             if let Some(cap) = over(&place, now) {
@@ -48,13 +48,13 @@ impl Registry {
             }
             let max = place.limits.turns;
             if max == 0 {
-                return Ok(Ok(()));
+                return Ok(Ok(place));
             }
             let max_stored = i64::try_from(max).unwrap_or(i64::MAX);
             let sql = "INSERT INTO spent (root_name, turns) SELECT root_name, 1 FROM trees WHERE root = ?1
                        ON CONFLICT (root_name) DO UPDATE SET turns = turns + 1 WHERE turns < ?2";
             let counted = tx.execute(sql, (place.root, max_stored)).map_err(|error| in_file(tx, error))?;
-            Ok(if counted == 1 { Ok(()) } else { Err(TurnCap::Turns { max }) })
+            Ok(if counted == 1 { Ok(place) } else { Err(TurnCap::Turns { max }) })
         })
     }
 

@@ -112,7 +112,9 @@ impl Reads<'_> {
         // Accepted to be done instead of what is paused, and not started yet.
         let lifting = self.meta_number("lifting_run")?;
         let lifted = self.meta_number("lifted_turn")?;
-        let is_lifted = paused.is_some_and(|turn| turn.0 == lifted)
+        // A store that was written before this was kept says it of whatever is paused.
+        let any = !self.exists("SELECT 1 FROM meta WHERE key = 'lifted_turn'", [])?;
+        let is_lifted = paused.is_some_and(|turn| any || turn.0 == lifted)
             && self.exists("SELECT 1 FROM runs WHERE turn = ?1", [int(lifting)])?;
         Ok(Control {
             state: state_of(running, paused.filter(|_| !is_lifted), until.is_some()),

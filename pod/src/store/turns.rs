@@ -336,12 +336,15 @@ impl Tx<'_> {
 
     /// A bound of the tree refuses the turn that was to tell the agent what waits: none is started until a run, a resume or the
     /// timer; the parent is told once. What waits is kept, but no work waits for it any more, nor for what comes until the pod is
-    /// unblocked: a turn that may never come would leave it open for ever. Returns the works that are settled by that. Nothing to do if a turn runs or is paused.
+    /// unblocked: a turn that may never come would leave it open for ever. Returns the works that are settled by that. Nothing to do if a turn runs or is paused, or a run is
+    /// staged.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn block_by(&self, cap: TurnCap) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
-        if self.turn_in("running")?.is_some() || self.turn_in("paused")?.is_some() {
+        // A run was counted when it was taken: it is started, and told what waits.
+        let goes_on = self.exists("SELECT 1 FROM runs", [])?;
+        if goes_on || self.turn_in("running")?.is_some() || self.turn_in("paused")?.is_some() {
             return Ok(Vec::new());
         }
         self.set_meta_number("blocked_until", self.now().plus(CAP_REST_MS).0)?;

@@ -355,6 +355,25 @@ fn report_that_comes_while_a_bound_blocks_the_pod_is_kept_and_leaves_no_work_ope
 }
 
 #[test]
+fn pod_whose_run_is_staged_is_not_blocked_by_a_bound_and_the_run_is_told_what_waits() {
+    let store = fixture::memory("a");
+    let (work, cap) = (WorkId(5), crate::protocol::TurnCap::Turns { max: 1 });
+    store.with(|tx| {
+        tx.stage_run(&NewRun { work, origin: Origin::Host, input: "do it".into() })?;
+        let turn = started(tx.start_turn(StartCause::Wake)?).turn.0;
+        tx.push_report(&report(1))?;
+        tx.run("INSERT INTO inbox_works (inbox, work) SELECT id, ?1 FROM inbox", [work])?;
+        tx.end_turn(&ended(turn, TurnResult::Finished))?;
+        tx.stage_run(&run(6))?;
+        assert_eq!(tx.block_by(cap)?, []);
+        assert_eq!(tx.control()?.state, PodState::Idle);
+        let next = started(tx.start_turn(StartCause::Wake)?);
+        assert_eq!((next.reports.len(), next.works), (1, vec![work, WorkId(6)]));
+        Ok(())
+    });
+}
+
+#[test]
 fn paused_turn_gives_way_to_a_run_that_is_damaged_and_what_waits_is_told_then() {
     let store = fixture::memory("a");
     store.with(|tx| {

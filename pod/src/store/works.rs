@@ -247,17 +247,20 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The child did not take the work, or is known never to have been asked.
+    /// The child did not take the work, or is known never to have been asked. Returns the works of ours that this settles.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn delegation_refused(&self, work: WorkId) -> Result<(), StoreError> {
+    #[must_use = "whoever waits for a work that this settles has to be told"]
+    pub fn delegation_refused(&self, work: WorkId) -> Result<Vec<(WorkId, WorkResult)>, StoreError> {
         let sql = "SELECT child FROM works WHERE work = ?1 AND direction = 'delegated'";
-        if let Some(child) = self.one(sql, [work], |row| row.get::<_, PodName>(0))? {
-            self.settle_delegated(work, &child, WorkResult::Refused)?;
-            self.settle_works()?;
+        match self.one(sql, [work], |row| row.get::<_, PodName>(0))? {
+            Some(child) => {
+                self.settle_delegated(work, &child, WorkResult::Refused)?;
+                self.settle_works()
+            }
+            None => Ok(Vec::new()),
         }
-        Ok(())
     }
 
     /// A delegated work is over. False if it was over already, or is not that child's.

@@ -95,10 +95,10 @@ async fn send(caller: &Caller, pod: &PodName, request: SendToPod) -> Result<Sent
         }
         (_, None) => {
             let refused = shared.commit(move |tx| tx.delegation_refused(work)).await;
-            if refused.is_ok() {
+            refused.map(|settled| {
                 shared.registry.refused(&row.pod, work);
-            }
-            refused
+                shared.registry.settled(&settled);
+            })
         }
     };
     let Err(error) = recorded else { return answer };
