@@ -56,7 +56,11 @@ pub(crate) async fn stop_all(args: &StopArgs, global: &Global, output: &mut Outp
     let leave = loop {
         let mut plan = plan(list(&roots).await?, &roots, args.name.as_ref(), args.detached);
         let known = |name: &PodName, living: &Living| {
-            seen.iter().any(|(seen, holder): &(PodName, Holder)| seen == name && *holder == living.holder)
+            // Another life only if both say which they are.
+            let is_same = |holder: &Holder| {
+                holder.pod.is_none() || living.holder.pod.is_none() || holder.pod == living.holder.pod
+            };
+            seen.iter().any(|(seen, holder): &(PodName, Holder)| seen == name && is_same(holder))
         };
         plan.stop.retain(|name, living| !known(name, living));
         if plan.stop.is_empty() {

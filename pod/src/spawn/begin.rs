@@ -220,7 +220,9 @@ async fn reserve_and_start(
     };
     let mut leader = None;
     // Opened before: whoever looks who a sender is waits for what is done in there.
-    let started = supervisor::prepare(shared, &row, &paths.stderr()).and_then(|mut command| {
+    let (of, its, log) = (shared.clone(), row.clone(), paths.stderr());
+    let prepared = tokio::task::spawn_blocking(move || supervisor::prepare(&of, &its, &log)).await;
+    let started = prepared.unwrap_or_else(|error| Err(std::io::Error::other(error))).and_then(|mut command| {
         shared.registry.add(&row, || {
             let process = supervisor::start(&mut command, &row)?;
             let pid = process.pid();
@@ -243,7 +245,10 @@ async fn reserve_and_start(
     // The same holds for whoever gives it up, and looks then which life was begun.
     let unwanted = *shared.phase.borrow() == PodState::Stopping || spawn.wish.is_given_up();
     let stop = Stop { now: true, grace: Duration::from_secs(5) };
-    if unwanted {
+    if unwanted && !spawn.wish.is_given_up() && spawn.again.is_some() && spawn.lifetime == Lifetime::Detached {
+        // This pod stops, and this one is none of what stops with it: its next life starts it again.
+        shared.registry.give_up(&pod, stop);
+    } else if unwanted {
         shared.registry.stop(&pod, stop);
     } else if recorded.is_err() {
         // Nobody has meant it to end: its policy decides what follows.

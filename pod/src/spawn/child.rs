@@ -6,13 +6,12 @@
 
 use std::time::Duration;
 
-use super::SpawnedPodRegistry;
 use super::registry::Stop;
-use super::stop::{self, Followed};
+use super::stop;
 use crate::error::{RunError, StopError};
 use crate::handle::{PodHandle, Work};
 use crate::id::PodId;
-use crate::store::{StoreError, Terminal};
+use crate::store::{Followed, StoreError, Terminal};
 
 /// One life of a child.
 #[derive(Clone, Debug)]
@@ -47,18 +46,13 @@ impl Child {
     pub async fn terminal(&self) -> Result<Terminal, StopError> {
         let shared = self.handle.shared();
         let stopped = || StopError::Stopped { name: self.pod.name.clone() };
-        // One that has ended long ago is no longer among the lines.
-        let over = |registry: &SpawnedPodRegistry| match registry.life(&self.pod) {
-            Some(line) => line.terminal.map(Some),
-            None => Some(None),
-        };
         // CANCEL SAFETY: waiting changes nothing.
-        let seen = tokio::select! {
+        tokio::select! {
             biased;
-            seen = shared.registry.until(over) => seen,
+            over = stop::until_over(shared, &self.pod) => over.map_err(|_| stopped())?,
             () = self.handle.wait() => return Err(stopped()),
-        };
-        match seen {
+        }
+        match shared.registry.life(&self.pod).and_then(|line| line.terminal) {
             Some(terminal) => Ok(terminal),
             None => {
                 let pod = self.pod.clone();
@@ -79,7 +73,9 @@ impl Child {
         let mut own = None;
         loop {
             shared.registry.stop(&life.pod, Stop { now: false, grace });
-            let terminal = life.terminal().await?;
+            let terminal = life.terminal().await;
+            shared.registry.forget_stop(&life.pod);
+            let terminal = terminal?;
             own.get_or_insert(terminal.clone());
             match stop::forego(shared, &life.pod).await {
                 Ok(Followed { by: Some(next), .. }) => life.pod = next,

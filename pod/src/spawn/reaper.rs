@@ -300,10 +300,14 @@ impl<'r> Exempt<'r> {
                 .map_or(Ok(false), |registry| is_pod_of(&registry)),
             known => known,
         };
-        let found = found.unwrap_or_else(|error| {
-            tracing::error!(pod = %self.own, %error, pid = process.pid, "who is a pod cannot be told: it is left alone");
-            true
-        });
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(pod = %self.own, %error, pid = process.pid, "who is a pod cannot be told: it is left alone");
+                // Asked again: the next look may find out.
+                return true;
+            }
+        };
         self.pods.borrow_mut().insert(key, found);
         found
     }

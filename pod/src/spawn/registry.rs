@@ -112,6 +112,9 @@ struct Inner {
     of_pid: HashMap<u32, u64>,
     ended: VecDeque<u64>,
     works: HashMap<WorkId, watch::Sender<WorkProgress>>,
+    /// Lives that are to be ended and are reserved, but not among the children yet; and whether their parent wants it. Who waits
+    /// for the end takes it away.
+    to_be_stopped: HashMap<PodId, (Stop, bool)>,
     /// All were asked to end: one of another life that comes later is left to the pod's next one.
     stopping: bool,
 }
@@ -220,7 +223,8 @@ impl SpawnedPodRegistry {
     pub(crate) fn course(&self, pod: &PodId) -> (bool, bool) {
         let inner = self.lock();
         let entry = inner.of_pod.get(pod).and_then(|at| inner.children.get(at));
-        entry.map_or((false, false), |entry| (entry.wanted, entry.was_ready))
+        let before = || inner.to_be_stopped.get(pod).is_some_and(|(_, wanted)| *wanted);
+        entry.map_or_else(|| (before(), false), |entry| (entry.wanted, entry.was_ready))
     }
 
     /// Adds a life, and returns how its supervisor hears that it is to be ended. `start` runs with the registry locked,
@@ -234,6 +238,9 @@ impl SpawnedPodRegistry {
         {
             let mut inner = self.lock();
             let pid = start()?;
+            // Somebody may have wanted its end before it was here to hear of it.
+            let before = inner.to_be_stopped.remove(&row.pod);
+            stop.send_replace(before.map(|(stop, _)| stop));
             let left = pid.is_none() && inner.stopping;
             inner.add(Entry {
                 status: ChildStatus {
@@ -256,7 +263,7 @@ impl SpawnedPodRegistry {
                 unreaped: pid.is_some(),
                 adopted: pid.is_none(),
                 identity: None,
-                wanted: false,
+                wanted: before.is_some_and(|(_, wanted)| wanted),
                 was_ready: row.state == ChildState::Ready,
                 left,
                 stop,
@@ -308,7 +315,14 @@ impl SpawnedPodRegistry {
                 entry.status.work_end = lost(terminal);
             }
         });
-        self.lock().forget(pod);
+        let mut inner = self.lock();
+        inner.to_be_stopped.remove(pod);
+        inner.forget(pod);
+    }
+
+    /// Nobody waits any more for the end of a life that is not here.
+    pub(crate) fn forget_stop(&self, pod: &PodId) {
+        self.lock().to_be_stopped.remove(pod);
     }
 
     /// Work was given to it.
@@ -463,10 +477,22 @@ impl SpawnedPodRegistry {
     fn end_one(&self, pod: &PodId, stop: Stop, wanted: bool) -> bool {
         let mut inner = self.lock();
         let at = inner.of_pod.get(pod).copied();
-        let Some(entry) = at.and_then(|at| inner.children.get_mut(&at)) else { return false };
+        let Some(entry) = at.and_then(|at| inner.children.get_mut(&at)) else {
+            // It is reserved, and has no process yet; or it is over, and long forgotten.
+            let before = inner.to_be_stopped.remove(pod);
+            let wanted = wanted || before.is_some_and(|(_, wanted)| wanted);
+            inner.to_be_stopped.insert(pod.clone(), (hastened(before.map(|(stop, _)| stop), stop), wanted));
+            return true;
+        };
         entry.wanted |= wanted;
         ask(&entry.stop, stop);
         entry.status.phase != ChildPhase::Ended
+    }
+
+    /// Whether `pod` is to be ended as soon as it is here.
+    #[cfg(test)]
+    pub(crate) fn is_to_be_stopped(&self, pod: &PodId) -> bool {
+        self.lock().to_be_stopped.contains_key(pod)
     }
 
     /// How a child was asked to end, if it was.
@@ -556,12 +582,14 @@ pub(super) fn has_ended(pidfd: &AsyncFd<OwnedFd>) -> bool {
 
 /// A later wish only hastens an earlier one.
 fn ask(sender: &watch::Sender<Option<Stop>>, stop: Stop) {
-    sender.send_modify(|asked| {
-        *asked = Some(match *asked {
-            Some(before) => Stop { now: before.now || stop.now, grace: before.grace.min(stop.grace) },
-            None => stop,
-        });
-    });
+    sender.send_modify(|asked| *asked = Some(hastened(*asked, stop)));
+}
+
+fn hastened(before: Option<Stop>, stop: Stop) -> Stop {
+    match before {
+        Some(before) => Stop { now: before.now || stop.now, grace: before.grace.min(stop.grace) },
+        None => stop,
+    }
 }
 
 fn end_of(event: &PodEvent) -> Option<(WorkId, WorkEnd)> {

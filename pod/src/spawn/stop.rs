@@ -1,34 +1,48 @@
-//! Ending a child for good: the life that is meant, and whatever its policy would start behind it.
+//! Ending a child for good: the life that is meant, and whatever its policy has started, or would start, behind it.
 //!
-//! That none follows is a transaction, as is the reservation of a next life: of the two one comes first, and the other sees it. So
-//! no life is left that was begun in between.
+//! That none follows is a transaction, as is the reservation of a next life: of the two one comes first, and the other sees it. A
+//! life that is reserved and has no process yet is told to end as soon as it has one (`registry`). So no life is left that was begun
+//! in between.
 //!
 //! Asked by `child` and by the tool.
 
 use crate::handle::Shared;
 use crate::id::PodId;
-use crate::store::{ChildState, StoreError, Tx};
+use crate::store::{ChildState, Followed, StoreError};
 
-/// What follows a life that is over.
-#[derive(Debug)]
-pub(crate) struct Followed {
-    /// Its next one was due, and is not any more.
-    pub(crate) was_due: bool,
-    /// Its policy has begun one that lives: it is to be ended, too.
-    pub(crate) by: Option<PodId>,
-}
-
-/// From here on no life is begun by the policy of `dead`, which is over.
+/// From here on no life is begun by the policy of `dead`, which is over, nor by that of a life which it has begun.
 ///
 /// # Errors
 /// If that cannot be committed.
 pub(crate) async fn forego(shared: &Shared, dead: &PodId) -> Result<Followed, StoreError> {
     let dead = dead.clone();
-    let forego = move |tx: &Tx<'_>| {
-        let was_due = tx.forego_restart(&dead.name)?;
-        let newest = tx.child_by_name(&dead.name)?;
-        let by = newest.filter(|row| row.pod != dead && row.restarted && row.state != ChildState::Ended);
-        Ok(Followed { was_due, by: by.map(|row| row.pod) })
-    };
-    shared.store.write(forego).await
+    shared.store.write(move |tx| tx.forego_lives_after(&dead)).await
+}
+
+/// Waits until the life is over for this pod: its end is committed, and told to those who look.
+///
+/// # Errors
+/// If the store cannot be read.
+///
+/// # Cancel safety
+/// Waiting changes nothing.
+pub(crate) async fn until_over(shared: &Shared, pod: &PodId) -> Result<(), StoreError> {
+    let mut changes = shared.registry.watch();
+    loop {
+        changes.borrow_and_update();
+        match shared.registry.life(pod) {
+            Some(line) if line.terminal.is_some() => return Ok(()),
+            Some(_) => {}
+            // One that has ended long ago is no longer among the lines; one that is reserved is not yet.
+            None => {
+                let wanted = pod.clone();
+                let row = shared.store.read(move |reads| reads.child(&wanted)).await?;
+                if row.is_none_or(|row| row.state == ChildState::Ended) {
+                    return Ok(());
+                }
+            }
+        }
+        // The sender lives as long as the registry does.
+        let _ = changes.changed().await;
+    }
 }

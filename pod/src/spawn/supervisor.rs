@@ -407,7 +407,8 @@ pub(crate) async fn start_what_was_due(shared: &Shared) -> Result<(), StoreError
                 // A clock that was set makes nobody wait for ever.
                 tokio::spawn(again(shared.clone(), row, Duration::from_millis(wait_ms).min(AGAIN_MAX)));
             }
-            _ => shared.commit(move |tx| tx.restart_ended_with_us(&dead)).await?,
+            // Nobody listens to what a commit tells yet; whoever begins to looks first.
+            _ => shared.store.write(move |tx| tx.restart_ended_with_us(&dead)).await?,
         }
     }
     Ok(())
@@ -424,6 +425,11 @@ fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<O
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shared.stopped() => return,
+            }
+            let dead = row.pod.clone();
+            // Looked at again where it is reserved: here nobody is to wait for a name that has been taken for good.
+            if matches!(shared.store.read(move |reads| reads.is_restart_due(&dead)).await, Ok(false)) {
+                return;
             }
             match PodHandle::new(shared.clone()).spawn_pod(SpawnPod::again(&row)).await {
                 Ok(_) => return,
@@ -454,9 +460,13 @@ fn again(shared: Shared, row: ChildRow, after: Duration) -> Pin<Box<dyn Future<O
 /// This pod ends. What is tied to it does, too; what is not, its next life starts again.
 async fn end_with_us(shared: &Shared, row: &ChildRow) {
     if row.lifetime == Lifetime::Tied {
-        let name = row.pod.name.clone();
+        let dead = row.pod.clone();
+        let forego = move |tx: &Tx<'_>| match tx.is_restart_due(&dead)? {
+            true => tx.forego_restart(&dead.name).map(drop),
+            false => Ok(()),
+        };
         // If that is not committed its next life tells its agent.
-        let _ = shared.store.write(move |tx| tx.forego_restart(&name)).await;
+        let _ = shared.store.write(forego).await;
     }
 }
 

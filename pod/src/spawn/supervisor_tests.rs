@@ -151,6 +151,73 @@ async fn child_that_is_stopped_in_the_pause_before_its_next_life_stays_ended() {
     assert_eq!(lives(&puppet).await.len(), 1, "it was started again after it was stopped");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn child_that_is_stopped_between_the_reservation_of_its_next_life_and_its_process_is_ended_with_that() {
+    for by_name in [true, false] {
+        let puppet = Puppet::new().await;
+        let first = row_of(&puppet, "c").await;
+        // Whoever opens it to write waits for somebody who reads.
+        let log = puppet.pod.roots().pod(&first.pod.name).stderr();
+        mkfifo(&log);
+        let shared = puppet.pod.shared().clone();
+        let Ok(_) = shared.registry.add(&first, || Ok::<_, std::convert::Infallible>(None));
+        shared.registry.phase(&first.pod, ChildPhase::Ready);
+        bury_soon(&shared, &first, KILLED).await;
+        until("its next life is reserved", async || lives(&puppet).await.len() == 2).await;
+        let next = lives(&puppet).await.remove(1).pod;
+        let child = super::super::Child { handle: puppet.pod.clone(), pod: first.pod.clone() };
+        let pod = puppet.pod.clone();
+        let stopping = tokio::spawn(async move {
+            if by_name {
+                let request = StopPod { pod: "c".parse().unwrap(), now: false, grace_ms: 1_000 };
+                let outcome = stop_pod(&Caller::of_pod(&pod), request).await.unwrap();
+                assert!(matches!(outcome, StopOutcome::Ended(_)), "{outcome:?}");
+            } else {
+                child.stop(Duration::from_secs(1)).await.unwrap();
+            }
+        });
+        until("it is told before it is there", async || shared.registry.is_to_be_stopped(&next)).await;
+        let open = read_without_waiting(&log);
+        within("the stop", stopping).await.unwrap();
+        let rows = lives(&puppet).await;
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.state == ChildState::Ended), "{rows:?}");
+        assert!(puppet.pod.store().read(|reads| reads.restarts_due()).await.unwrap().is_empty(), "one more is due");
+        assert!(!shared.registry.is_to_be_stopped(&next));
+        drop(open);
+    }
+}
+
+fn read_without_waiting(path: &Path) -> std::fs::File {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).unwrap();
+    // Whoever quotes the log finds none, and does not wait for one.
+    std::fs::remove_file(path).unwrap();
+    file
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test")]
+fn mkfifo(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn detached_child_that_is_being_started_again_when_its_parent_stops_is_left_to_its_next_life() {
+    let puppet = Puppet::new().await;
+    let first = row_of(&puppet, "c").await;
+    let log = puppet.pod.roots().pod(&first.pod.name).stderr();
+    mkfifo(&log);
+    let shared = puppet.pod.shared().clone();
+    let Ok(_) = shared.registry.add(&first, || Ok::<_, std::convert::Infallible>(None));
+    shared.registry.phase(&first.pod, ChildPhase::Ready);
+    bury_soon(&shared, &first, KILLED).await;
+    until("its next life is reserved", async || lives(&puppet).await.len() == 2).await;
+    shared.phase.send_replace(PodState::Stopping);
+    let _open = read_without_waiting(&log);
+    until("that is over", async || lives(&puppet).await[1].state == ChildState::Ended).await;
+    let due = puppet.pod.store().read(|reads| reads.restarts_due()).await.unwrap();
+    assert_eq!(due.into_iter().map(|(dead, _)| dead).collect::<Vec<_>>(), [lives(&puppet).await[1].pod.clone()]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn child_whose_next_life_has_begun_before_it_is_stopped_is_ended_with_that() {
     let puppet = Puppet::new().await;

@@ -57,6 +57,7 @@ pub use open::{Durability, Identity, OUTBOX_FULL_AT, StoreLimits, StoreOptions};
 pub use outbox::{Meeting, OutboxRow, OutboxState, Room, UndeliverableReason};
 pub use owner::Owner;
 pub use reader::StoreReader;
+pub(crate) use restarts::Followed;
 pub use status::{Control, StatusCounts, TurnFailure};
 pub(crate) use thread::Reading;
 pub use thread::{Store, Submitted};

@@ -7,12 +7,22 @@
 //! else begins.
 
 use crate::id::{NoteKey, PodId, PodName};
+use crate::store::children::ChildState;
 use crate::store::clock::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::history::Origin;
 use crate::store::intents::IntentKind;
 use crate::store::sql::int;
 use crate::store::tx::{Reads, Tx};
+
+/// What follows a life that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// A next one was due, and is not any more.
+    pub(crate) was_due: bool,
+    /// The policy has begun one that lives: it is to be ended, too.
+    pub(crate) by: Option<PodId>,
+}
 
 impl Reads<'_> {
     /// The lives after which a next one is due, with the time at which it is.
@@ -45,6 +55,20 @@ impl Tx<'_> {
     pub(crate) fn forego_restart(&self, name: &PodName) -> Result<bool, StoreError> {
         let sql = "DELETE FROM intents WHERE name = ?1 AND json_extract(body, '$.intent') = 'restart'";
         Ok(self.run(sql, [name])? > 0)
+    }
+
+    /// No life is to begin by the policy of `dead`, nor of one that it has begun. A life that somebody has begun anew is none of
+    /// these, nor is what comes behind that.
+    pub(crate) fn forego_lives_after(&self, dead: &PodId) -> Result<Followed, StoreError> {
+        let lives = self.children()?.into_iter().filter(|row| row.pod.name == dead.name);
+        let later: Vec<_> = lives.skip_while(|row| row.pod != *dead).skip(1).collect();
+        if !later.iter().all(|row| row.restarted) {
+            return Ok(Followed { was_due: false, by: None });
+        }
+        let last = later.last();
+        let was_due = self.is_restart_due(last.map_or(dead, |row| &row.pod))? && self.forego_restart(&dead.name)?;
+        let by = last.filter(|row| row.state != ChildState::Ended).map(|row| row.pod.clone());
+        Ok(Followed { was_due, by })
     }
 
     /// The same for those whose lives began behind the entry `seq` of the history.
@@ -98,6 +122,7 @@ impl Tx<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::NewChild;
     use crate::store::fixture::{self, new_child, pod};
 
     #[test]
@@ -116,6 +141,36 @@ mod tests {
             tx.restart_at(&second, UnixMillis(8))?;
             assert!(!tx.forego_restart(&pod("c", 1).name)? && tx.forego_restart(&second.name)?);
             assert!(tx.restarts_due()?.is_empty() && !tx.forego_restart(&second.name)?);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn handle_of_an_old_life_has_no_part_in_what_somebody_has_begun_anew() {
+        let store = fixture::memory("a");
+        let lives: Vec<PodId> = (1..=4).map(|life| pod("b", life)).collect();
+        store.with(|tx| {
+            let begin = |at: usize, restarted| {
+                tx.reserve_child(&NewChild { restarted, ..new_child(&lives[at]) })?;
+                tx.backdate_child(&lives[at], 10_000 - 1_000 * at as u64)
+            };
+            let end = |at: usize| tx.end_life(&tx.child(&lives[at])?.unwrap());
+            // The second is a restart of the first; the third is somebody's, and the fourth a restart of that.
+            begin(0, false)?;
+            end(0)?;
+            begin(1, true)?;
+            assert_eq!(tx.forego_lives_after(&lives[0])?.by, Some(lives[1].clone()));
+            end(1)?;
+            tx.restart_at(&lives[1], UnixMillis(7))?;
+            assert_eq!(tx.forego_lives_after(&lives[0])?, Followed { was_due: true, by: None });
+            begin(2, false)?;
+            end(2)?;
+            tx.restart_at(&lives[2], UnixMillis(7))?;
+            assert_eq!(tx.forego_lives_after(&lives[1])?, Followed { was_due: false, by: None });
+            assert!(tx.is_restart_due(&lives[2])?);
+            begin(3, true)?;
+            assert_eq!(tx.forego_lives_after(&lives[0])?, Followed { was_due: false, by: None });
+            assert_eq!(tx.forego_lives_after(&lives[2])?, Followed { was_due: false, by: Some(lives[3].clone()) });
             Ok(())
         });
     }

@@ -8,7 +8,7 @@ use super::{Caller, Description, still_running, target};
 use crate::id::{PodId, PodName};
 use crate::protocol::{LifeEnd, StopOutcome, StopPod, StopRejection, Stopped, Text, WorkResult};
 use crate::spawn::carry_out_intents;
-use crate::spawn::registry::{SpawnedPodRegistry, Stop};
+use crate::spawn::registry::Stop;
 use crate::spawn::stop;
 use crate::store::{ChildState, Direction, IntentKind, StoreError};
 
@@ -98,25 +98,25 @@ pub async fn stop_pod(caller: &Caller, request: StopPod) -> Result<StopOutcome, 
 async fn until_ended(
     caller: &Caller,
     pod: &PodId,
-    stop: Stop,
+    how: Stop,
     begun: Instant,
 ) -> Result<Result<(), StopOutcome>, StopRejection> {
     let shared = caller.pod.shared();
-    shared.registry.stop(pod, stop);
-    // This life and no later one; what is not among the lines any more has ended.
-    let over =
-        |registry: &SpawnedPodRegistry| registry.life(pod).is_none_or(|line| line.terminal.is_some()).then_some(());
+    shared.registry.stop(pod, how);
     // CANCEL SAFETY: waiting changes nothing.
-    let ended = tokio::time::timeout((stop.grace + AFTER_GRACE).saturating_sub(begun.elapsed()), async {
+    let ended = tokio::time::timeout((how.grace + AFTER_GRACE).saturating_sub(begun.elapsed()), async {
         tokio::select! {
             biased;
-            () = shared.registry.until(over) => true,
-            () = caller.pod.wait() => false,
+            over = stop::until_over(shared, pod) => over.map(|()| true),
+            () = caller.pod.wait() => Ok(false),
         }
     });
-    match ended.await {
-        Ok(true) => Ok(Ok(())),
-        Ok(false) => Err(StopRejection::Stopping),
+    let ended = ended.await;
+    shared.registry.forget_stop(pod);
+    match ended {
+        Ok(Ok(true)) => Ok(Ok(())),
+        Ok(Ok(false)) => Err(StopRejection::Stopping),
+        Ok(Err(error)) => Err(unavailable(&error)),
         Err(_) => {
             let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             Ok(Err(StopOutcome::StillRunning { pod: pod.clone(), waited_ms }))

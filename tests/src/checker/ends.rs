@@ -120,7 +120,9 @@ fn why_not_lost(
         return Some("it had committed that it shuts down".to_owned());
     }
     let own = recording.pods.get(&life.name);
-    if let Some(later) = own.and_then(|own| rows_of(own, life).find(|row| row.at > end.at)) {
+    // That a child of a dead pod is another's now is written by that one.
+    let is_own = |row: &HistoryRow| !matches!(row.item, HistoryItem::ChildMoved { .. });
+    if let Some(later) = own.and_then(|own| rows_of(own, life).find(|row| row.at > end.at && is_own(row))) {
         return Some(format!("it went on to write {} into its history", later.item.kind()));
     }
     if recording.killed.contains(life) {
