@@ -20,6 +20,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{PodId, PodName};
+use crate::spawn::process::{PROC, state_of};
 
 /// LIMIT: what a holder writes about itself, in bytes; four times what it needs.
 const HOLDER_BYTES_MAX: u64 = 1024;
@@ -194,7 +195,11 @@ impl Holder {
     pub fn is_for_the_dead(&self, name: &PodName) -> bool {
         let is_gone = |pid: u32| {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+            pid.is_some_and(|pid| {
+                rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
+                    // Dead, and not reaped yet.
+                    || matches!(state_of(Path::new(PROC), pid), Some('Z' | 'X'))
+            })
         };
         self.pod.as_ref().is_some_and(|pod| pod.name != *name) || self.pid.is_some_and(is_gone)
     }
@@ -332,9 +337,13 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "a process that is gone")]
     fn lock_that_is_held_in_the_stead_of_a_dead_life_is_told_from_one_that_a_living_one_holds() {
         let (own, other): (PodName, PodName) = ("b".parse().unwrap(), "other".parse().unwrap());
-        let mut gone = std::process::Command::new("true").spawn().unwrap();
-        gone.wait().unwrap();
         let said = |pid: u32| Holder { pid: Some(pid), pod: Some(pod()) };
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(gone.id()).unwrap()).unwrap();
+        let dead = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), dead).unwrap();
+        assert!(said(gone.id()).is_for_the_dead(&own), "dead, and not reaped");
+        gone.wait().unwrap();
         let lives = said(std::process::id());
         assert!(!lives.is_for_the_dead(&own) && lives.is_for_the_dead(&other));
         assert!(said(gone.id()).is_for_the_dead(&own));

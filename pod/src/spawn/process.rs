@@ -46,7 +46,7 @@ const DYING_MAX: Duration = Duration::from_secs(2);
 const WHILE_DYING: Duration = Duration::from_millis(10);
 
 /// Where the kernel shows its processes.
-pub(super) const PROC: &str = "/proc";
+pub(crate) const PROC: &str = "/proc";
 /// LIMIT: 100 wherever Linux runs, but for two machines that are no longer made.
 const TICKS_PER_SECOND: u64 = 100;
 /// LIMIT: the kernel says when it was booted in whole seconds; a clock that is set moves that.
@@ -391,7 +391,7 @@ fn by_parent(proc: &Path, parent: Pid) -> io::Result<Vec<Pid>> {
 }
 
 /// The state of a process, as `ps` shows it; none if it is gone.
-pub(super) fn state_of(proc: &Path, pid: Pid) -> Option<char> {
+pub(crate) fn state_of(proc: &Path, pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(of(proc, pid, "stat")).ok()?;
     field(&stat, 3)?.chars().next()
 }
