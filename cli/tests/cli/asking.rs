@@ -82,7 +82,7 @@ async fn process_of_another_user_is_refused_and_logged_also_where_every_door_is_
         // A test that was left out is no test that has passed.
         let said = std::env::var_os(NO_ROOT).is_some();
         assert!(said, "only root can run a process as another user; set {NO_ROOT}=1 where nobody is root");
-        return println!("SKIPPED, as {NO_ROOT} says: nothing is known of other users");
+        return eprintln!("SKIPPED, as {NO_ROOT} says: nothing is known of other users");
     }
     let world = World::new();
     ok(&world, &["serve", "--name", "r", "--detach"]).await;

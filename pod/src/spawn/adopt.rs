@@ -211,14 +211,19 @@ async fn take(
                 return Err(taken(&own, child, &by));
             }
             crate::failpoint!("adopt_after_copy");
-            let refused = match shared.member.adopt(&pod).await {
-                _ if is_stopping(shared) => Some(AdoptRejection::Stopping),
-                Ok(()) => None,
-                Err(ClaimError::Registry(error)) => Some(unavailable(error)),
-                Err(error) => Some(AdoptRejection::Refused { reason: Text::clipped(in_one_line(&error)) }),
+            // Not asked behind it: where the child has moved in the registry it has to move here, too, or its old parent could not start
+            // beside the rights that it holds.
+            let refused = if is_stopping(shared) {
+                Some(AdoptRejection::Stopping)
+            } else {
+                match shared.member.adopt(&pod).await {
+                    Ok(()) => None,
+                    Err(ClaimError::Registry(error)) => Some(unavailable(error)),
+                    Err(error) => Some(AdoptRejection::Refused { reason: Text::clipped(in_one_line(&error)) }),
+                }
             };
             if let Some(refused) = refused {
-                // Nothing is given up: where it has moved in the registry, its old parent takes it up at its next start.
+                // Nothing is given up.
                 let name = child.clone();
                 shared.commit(move |tx| tx.drop_adoption(&name)).await.map_err(stored)?;
                 return Err(refused);
@@ -407,6 +412,39 @@ mod tests {
         store.write(move |tx| tx.reserve_child(&row).map(drop)).await.unwrap();
         store.close().await;
         paths.store()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn child_that_has_moved_in_the_registry_is_given_away_though_the_adopter_stops_meanwhile() {
+        let puppet = Puppet::new().await;
+        let shared = puppet.pod.shared().clone();
+        let (child, own) = (fixture::pod("a", 7), shared.id.name.clone());
+        let old = dead_parent(&shared, "old", &child).await;
+        let held = shared.member.registry().hold();
+        let adopting = tokio::spawn({
+            let (shared, child) = (shared.clone(), child.name.clone());
+            async move { adopt(&shared, &child, &"old".parse().unwrap()).await }
+        });
+        let name = child.name.clone();
+        let begun = async || {
+            let name = name.clone();
+            shared.store.read(move |reads| reads.is_being_adopted(&name)).await.unwrap()
+        };
+        within("the adoption to begin", async {
+            while !begun().await {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let stopping = tokio::spawn(async move { puppet.pod.shutdown().await });
+        within("the pod to stop", stops(&shared)).await;
+        drop(held);
+        let answer = within("the answer", adopting).await.unwrap();
+        // Its own store may be closed by then; its next life goes on with it.
+        assert!(matches!(answer, Ok(_) | Err(AdoptRejection::Unavailable { .. })), "{answer:?}");
+        let whose = StoreReader::open(&old).unwrap().look(|reads| reads.whose(&"old".parse().unwrap(), &child.name));
+        assert!(matches!(whose.unwrap(), Whose::MovedTo(_, to) if to == own), "it has moved in the registry alone");
+        within("the end of the pod", stopping).await.unwrap();
     }
 
     async fn is_ours(shared: &Shared, child: &PodId) -> bool {

@@ -79,7 +79,10 @@ fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<(Vec<(Mode, usize)>, usize)>, String> {
+/// What is measured, each with its number, and how many rounds of it.
+type Asked = (Vec<(Mode, usize)>, usize);
+
+fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Asked>, String> {
     let (mut modes, mut rounds) = (Vec::new(), 5);
     while let Some(name) = arguments.next() {
         let mode = match name.as_str() {
