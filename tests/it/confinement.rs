@@ -1,6 +1,5 @@
 //! What a pod's programs can do outside of its scope: nothing, where the kernel has Landlock.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use pod::protocol::SCOPE_RULES_MAX;
@@ -40,7 +39,7 @@ fn can_confine() -> bool {
         said,
         "this kernel has no Landlock, and nothing is known of confined programs; set {NO_LANDLOCK}=1 where that is so"
     );
-    writeln!(std::io::stdout(), "SKIPPED, as {NO_LANDLOCK} says: nothing is known of confined programs").unwrap();
+    eprintln!("SKIPPED, as {NO_LANDLOCK} says: nothing is known of confined programs");
     false
 }
 
