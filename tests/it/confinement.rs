@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use pod::protocol::SCOPE_RULES_MAX;
 use pod::scope::{Confinement, Permission, ScopeRule, kernel_confinement};
 use pod::store::HistoryItem;
-use pod::{SpawnError, SpawnPod, TurnResult, WorkEnd, WorkerSpec};
-use tests::world::{InTime as _, World};
+use pod::{SpawnError, SpawnPod, Terminal, TurnResult, WorkEnd, WorkerSpec};
+use rustix::process::{Pid, Signal};
+use tests::world::{InTime as _, World, until};
 
 use crate::world;
 
@@ -112,9 +113,14 @@ async fn scope_that_a_sibling_writes_is_refused_by_its_name_and_is_free_after_it
     assert!(matches!(error, SpawnError::Scope { .. }) && source.contains("`first`"), "{error}: {source}");
     assert_eq!(world.history("boss").0.len(), before, "something was recorded");
     assert!(!world.root().join("state/second").exists(), "something was made");
-    // Killed, not stopped: its right comes back all the same.
-    first.stop(std::time::Duration::from_secs(5)).in_time().await.unwrap();
-    boss.spawn_pod(spawn("second", &inside.join("sub"))).await.unwrap();
+    // Killed, not stopped: its right comes back all the same, once.
+    let pid = boss.children()[0].pid.unwrap();
+    rustix::process::kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    until("its right is back", || (boss.scope().at(&inside) == Permission::Write).then_some(())).await;
+    assert!(matches!(first.terminal().in_time().await, Ok(Terminal::Lost { .. })));
+    let second = boss.spawn_pod(spawn("second", &inside.join("sub"))).await.unwrap();
+    assert_eq!(boss.scope().at(&inside.join("sub")), Permission::Read);
+    second.stop(std::time::Duration::from_secs(5)).in_time().await.unwrap();
     boss.shutdown().in_time().await;
 }
 

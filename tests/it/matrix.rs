@@ -17,7 +17,7 @@ async fn judge_all(cells: Vec<Cell>) -> (usize, u64) {
     let (began, runs) = (Instant::now(), cells.len());
     let program = Path::new(env!("CARGO_BIN_EXE_host_pod"));
     let outcomes = stream::iter(cells.into_iter().zip(1..)).map(|(cell, seed)| async move {
-        let outcome = run(program, cell, seed, false).await;
+        let outcome = run(program, cell, seed, None, false).await;
         (cell, outcome.unwrap_or_else(|error| panic!("{cell:?}: {error}")))
     });
     let mut outcomes = outcomes.buffer_unordered(3);

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pod::protocol::{LocalEvent, PodEvent, PodState, Shutdown, ShutdownMode, Status};
+use pod::protocol::{LocalEvent, LostReason, PodEvent, PodState, Shutdown, ShutdownMode, Status};
 use pod::scope::{Permission, ScopeRule};
 use pod::store::HistoryItem;
 use pod::{PodController, SpawnError, SpawnPod, StartError, Terminal, TurnResult, WorkEnd, WorkResult, WorkerSpec};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tests::world::{Ask, HostProcess, InTime as _, World, until};
 
 use super::ends::scripted;
@@ -72,6 +72,27 @@ async fn program_that_has_left_its_group_is_dead_when_what_its_pod_wrote_is_give
     let sibling = boss.spawn_pod(sibling).await;
     assert!(!writes(), "two write the same place");
     sibling.unwrap();
+    boss.shutdown().in_time().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_hears_neither_its_parent_nor_sigterm_is_killed_with_its_programs_and_has_one_end() {
+    let world = world();
+    let boss = world.boss().await;
+    let command = "trap '' TERM; echo $$ >&2; sleep 600 & wait; sleep 600";
+    let child = boss.spawn_pod(SpawnPod::new("a".parse().unwrap(), WorkerSpec::command(command))).await.unwrap();
+    let work = child.run("go").await.unwrap();
+    let running = until("its programs run", || Some(world.processes()).filter(|pids| pids.len() >= 3)).await;
+    let leader = boss.children()[0].pid.unwrap();
+    kill_process(Pid::from_raw(leader.cast_signed()).unwrap(), Signal::STOP).unwrap();
+    let terminal = child.stop(Duration::from_millis(200)).in_time().await.unwrap();
+    let reason = LostReason::Killed { signal: 9 };
+    assert_eq!(terminal, Terminal::Lost { reason });
+    assert_eq!(work.ended().in_time().await, WorkEnd::Lost(reason));
+    world.at_rest("boss").await;
+    assert_eq!(world.history("boss").terminals("a").len(), 1);
+    let left: Vec<_> = world.processes().into_iter().filter(|pid| running.contains(pid)).collect();
+    assert!(left.is_empty(), "{left:?} of {running:?} live on");
     boss.shutdown().in_time().await;
 }
 

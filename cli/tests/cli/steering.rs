@@ -235,3 +235,44 @@ async fn pod_that_cannot_be_steered_is_named_with_the_reason() {
         world.pod(args).await.refused(2, &[word]);
     }
 }
+
+/// What `a` has produced from `from` on, in pages of the smallest size; at most so many pages. And the place behind it.
+async fn read(world: &World, from: &str, pages: usize) -> (String, String) {
+    let (mut text, mut from) = (String::new(), from.to_owned());
+    for _ in 0..pages {
+        let page =
+            world.pod(&["output", "a", "--from", &from, "--max-bytes", "256", "--json"]).await.records().remove(0);
+        let entries = page["entries"].as_array().unwrap();
+        let said = entries.iter().filter_map(|entry| entry["what"]["text"]["text"].as_str());
+        text.extend(said);
+        page["next"].as_str().unwrap().clone_into(&mut from);
+        if page["more"] != true {
+            break;
+        }
+    }
+    (text, from)
+}
+
+#[tokio::test]
+async fn place_in_the_middle_of_an_output_stays_good_over_a_compaction_a_rewind_and_a_restart() {
+    let world = World::new();
+    let long: String = (0..200).map(|number| format!("{number:04}.")).collect();
+    let script =
+        format!("summary = 'short'\nruns = [[{{ say = '{long}' }}], [{{ say = 'two' }}], [{{ say = 'three' }}]]");
+    let run = kept(&world, &script).await;
+    let (begun, place) = read(&world, "0", 1).await;
+    assert!(long.starts_with(&begun) && !begun.is_empty() && begun.len() < long.len(), "{begun}");
+    assert!(place.contains('+'), "no place within an entry: {place}");
+    let whole = async |what: &str, behind: &str| {
+        let (rest, _) = read(&world, &place, 20).await;
+        assert_eq!(begun.clone() + &rest, format!("{long}{behind}"), "after {what}");
+    };
+    work(&world, "a", "the second thing").await;
+    assert_eq!(world.pod(&["compact", "a"]).await.code, 0);
+    whole("a compaction", "two").await;
+    work(&world, "a", "the third thing").await;
+    assert_eq!(world.pod(&["rewind", "a", "--to", "2"]).await.code, 0);
+    whole("a rewind", "twothree").await;
+    stopped(&world, run).await;
+    whole("its end", "twothree").await;
+}

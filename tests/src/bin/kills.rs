@@ -16,12 +16,13 @@ use tokio::task::JoinSet;
 const USAGE: &str = "\
 Kills or halts a child, its parent or both at each step of an event's way, starts them again, and judges their stores.
 
-usage: kills [--runs N] [--seed FIRST] [--jobs N] [--how kill|halt] [--settle-max S] [--keep]
+usage: kills [--runs N] [--seed FIRST] [--jobs N] [--how kill|halt] [--halt-seconds S] [--settle-max S] [--keep]
 
   --runs N        how many runs (default: one for each field of the matrix); consecutive seeds go through the matrix
   --seed FIRST    the seed of the first one (default 0)
   --jobs N        how many at the same time (default 2)
   --how HOW       only those that kill, or only those that halt
+  --halt-seconds S  how long each halt is, 1 to 60 (default: 0.2 to 30 s, as the seed says)
   --settle-max S  seconds from the last fault until nothing is under way, above which a run has failed (default 10)
   --keep          leave the files of a run that failed where they are, and say where
   --help          print this
@@ -48,6 +49,7 @@ struct Arguments {
     keep: bool,
     matrix: Vec<Cell>,
     how: Option<&'static str>,
+    halt: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -89,11 +91,13 @@ async fn all(arguments: &Arguments, program: &std::path::Path) -> (Sums, bool) {
             && let Some(seed) = seeds.next()
         {
             let cell = arguments.cell(seed);
-            let (program, keep) = (PathBuf::from(program), arguments.keep);
+            let (program, halt, keep) = (PathBuf::from(program), arguments.halt, arguments.keep);
             running.spawn(async move {
                 // In a task of its own: a run that panics is a run that failed.
                 let one =
-                    tokio::spawn(async move { tokio::time::timeout(RUN_MAX, run(&program, cell, seed, keep)).await });
+                    tokio::spawn(
+                        async move { tokio::time::timeout(RUN_MAX, run(&program, cell, seed, halt, keep)).await },
+                    );
                 let aborts = AbortOnDrop(one.abort_handle());
                 let done = match one.await {
                     Ok(Ok(done)) => done,
@@ -140,7 +144,8 @@ impl Arguments {
 
     fn replay(&self, seed: u64) -> String {
         let how = self.how.map(|how| format!(" --how {how}")).unwrap_or_default();
-        format!("cargo run --release -p tests --bin kills -- --runs 1 --seed {seed}{how} --keep")
+        let halt = self.halt.map(|halt| format!(" --halt-seconds {}", halt.as_secs())).unwrap_or_default();
+        format!("cargo run --release -p tests --bin kills -- --runs 1 --seed {seed}{how}{halt} --keep")
     }
 }
 
@@ -218,6 +223,7 @@ fn report(sums: &Sums, arguments: &Arguments, took: Duration) -> bool {
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
     let (mut runs, mut first, mut jobs, mut settle_max, mut keep, mut how) = (None, 0, 2, 10, false, None);
+    let mut halt = None;
     while let Some(name) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("`{name}` needs a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("`{text}` is no number"));
@@ -226,6 +232,10 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments
             "--seed" => first = number(value()?)?,
             "--jobs" => jobs = number(value()?)?.clamp(1, 64),
             "--settle-max" => settle_max = number(value()?)?,
+            "--halt-seconds" => match number(value()?)? {
+                seconds @ 1..=60 => halt = Some(Duration::from_secs(seconds)),
+                seconds => return Err(format!("a halt of {seconds} s is not possible; 1 to 60 are")),
+            },
             "--keep" => keep = true,
             "--how" => {
                 how = Some(match value()?.as_str() {
@@ -246,5 +256,5 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments
     let matrix: Vec<Cell> = cells().into_iter().filter(wanted).collect();
     let runs = runs.unwrap_or(matrix.len() as u64);
     let jobs = usize::try_from(jobs).unwrap_or(1);
-    Ok(Some(Arguments { runs, first, jobs, settle_max: Duration::from_secs(settle_max), keep, matrix, how }))
+    Ok(Some(Arguments { runs, first, jobs, settle_max: Duration::from_secs(settle_max), keep, matrix, how, halt }))
 }

@@ -147,15 +147,16 @@ pub fn cells() -> Vec<Cell> {
     cells
 }
 
-/// Runs the field of the matrix that `seed` falls on; consecutive seeds go through all of them.
+/// Runs the field of the matrix that `seed` falls on; consecutive seeds go through all of them. Who is halted is so for `halt`, or for
+/// as long as the seed says.
 ///
 /// # Errors
 /// What could not be done, or never came to rest; the tree's files are then kept if `keep` says so.
 ///
 /// # Panics
 /// If a process cannot be started or waited for.
-pub async fn run(program: &Path, cell: Cell, seed: u64, keep: bool) -> Result<Outcome, String> {
-    let mut run = OneRun::new(program, cell, seed).map_err(|error| error.to_string())?;
+pub async fn run(program: &Path, cell: Cell, seed: u64, halt: Option<Duration>, keep: bool) -> Result<Outcome, String> {
+    let mut run = OneRun::new(program, cell, seed, halt).map_err(|error| error.to_string())?;
     let done = run.carry_out().await;
     let wrong = done.as_ref().map_or(true, |outcome| !outcome.verdict.is_clean());
     let kept = if wrong && keep { format!("; kept in {}", run.tree.keep().display()) } else { String::new() };
@@ -166,15 +167,16 @@ struct OneRun {
     tree: Tree,
     cell: Cell,
     random: Random,
+    halt: Option<Duration>,
     child: &'static str,
     parent: &'static str,
 }
 
 impl OneRun {
-    fn new(program: &Path, cell: Cell, seed: u64) -> std::io::Result<Self> {
+    fn new(program: &Path, cell: Cell, seed: u64, halt: Option<Duration>) -> std::io::Result<Self> {
         let mut random = Random::new(seed);
         let parent = if random.per_mille(500) { ROOT } else { "mid" };
-        Ok(Self { tree: Tree::new(program)?, cell, random, child: "leaf", parent })
+        Ok(Self { tree: Tree::new(program)?, cell, random, halt, child: "leaf", parent })
     }
 
     async fn carry_out(&mut self) -> Result<Outcome, String> {
@@ -302,6 +304,7 @@ impl OneRun {
                 let long = self.random.per_mille(120) && !self.cell.place.name.starts_with("store");
                 let (least, most) = if long { (12_000, 30_000) } else { (200, 4_000) };
                 let halted = Duration::from_millis(self.random.between(least, most));
+                let halted = self.halt.unwrap_or(halted);
                 for pod in hit {
                     self.tree.halt(pod);
                 }
